@@ -1,0 +1,1 @@
+//! Alignment: losses, methods and the training loop.

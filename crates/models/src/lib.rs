@@ -1,0 +1,1 @@
+//! Towers, tokenizers and the file formats that weights come in.

@@ -1,0 +1,1 @@
+//! Trainable layers on the tensor engine, with fused forward and backward.

@@ -1,0 +1,1 @@
+//! The store of embedded items, and search over it.
