@@ -1,1 +1,3 @@
 //! Towers, tokenizers and the file formats that weights come in.
+
+pub mod weights;

@@ -1,0 +1,156 @@
+//! What can go wrong while weights are read.
+
+use std::path::{Path, PathBuf};
+
+/// An error from reading a file of weights. Each message says what is wrong, where, and what to do next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The operating system refused to open or read the file.
+    #[error("cannot read {}: {source}; check that the path exists and is readable", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The first bytes belong to no format that Bifocal reads.
+    #[error(
+        "{} is not a file of weights that Bifocal reads: it looks like {looks_like}; give a .gguf, a .safetensors (or a folder of them), or a .pth of the old torch.save layout",
+        path.display()
+    )]
+    NotRecognised {
+        /// The file.
+        path: PathBuf,
+        /// What the content looks like.
+        looks_like: String,
+    },
+    /// The file contradicts its own format, or is cut short.
+    #[error("{}: {place}: {detail}; the file is damaged or was not downloaded completely, fetch it again", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The part of the file, e.g. `tensor "blk.0.attn_q.weight"` or `byte 1234`.
+        place: String,
+        /// What is wrong there.
+        detail: String,
+    },
+    /// A number in the file goes beyond what Bifocal accepts before it allocates memory.
+    #[error("{}: {place} is {value}, more than the limit of {limit}; Bifocal does not load this file", path.display())]
+    Limit {
+        /// The file.
+        path: PathBuf,
+        /// The number that is too large.
+        place: String,
+        /// Its value.
+        value: u64,
+        /// The largest value accepted.
+        limit: u64,
+    },
+    /// The file is sound but uses something that Bifocal does not read.
+    #[error("{}: {what} is not supported; {advice}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The element type, version, or pickle instruction.
+        what: String,
+        /// What to do next.
+        advice: String,
+    },
+    /// There is no tensor of this name.
+    #[error("{} has no tensor \"{name}\"{hint}; check that the weights belong to this architecture", path.display())]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The name asked for.
+        name: String,
+        /// Names that are there and look alike, as a phrase, or nothing.
+        hint: String,
+    },
+    /// A tensor has another shape than the architecture needs.
+    #[error("{}: tensor \"{name}\" has shape {found:?}, the architecture needs {expected:?}; check that weights and configuration belong together", path.display())]
+    ShapeMismatch {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape needed.
+        expected: Vec<usize>,
+    },
+    /// A row index lies outside of a tensor.
+    #[error("{}: row {row} of tensor \"{name}\" was asked for, it has {rows}; check that tokenizer and weights belong together", path.display())]
+    RowOutOfRange {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The index asked for.
+        row: usize,
+        /// The number of rows.
+        rows: usize,
+    },
+}
+
+impl WeightsError {
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn malformed(
+        path: &Path,
+        place: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self::Malformed {
+            path: path.to_owned(),
+            place: place.into(),
+            detail: detail.into(),
+        }
+    }
+
+    pub(crate) fn unsupported(
+        path: &Path,
+        what: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::Unsupported {
+            path: path.to_owned(),
+            what: what.into(),
+            advice: advice.into(),
+        }
+    }
+
+    pub(crate) fn missing<'a>(
+        path: &Path,
+        name: &str,
+        known: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        Self::MissingTensor {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            hint: similar(name, known),
+        }
+    }
+}
+
+/// Up to three known names that share their last two components with `name`: what a person looks for when a
+/// prefix differs ("model.encoder…" against "encoder…").
+fn similar<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let tail = |s: &str| s.rsplit('.').take(2).collect::<Vec<_>>().join(".");
+    let wanted = tail(name);
+    let found: Vec<String> = known
+        .filter(|k| tail(k) == wanted)
+        .take(3)
+        .map(|k| format!("\"{k}\""))
+        .collect();
+    if found.is_empty() {
+        String::new()
+    } else {
+        format!(" (it has {})", found.join(", "))
+    }
+}

@@ -1,0 +1,109 @@
+//! Files of weights: one trait over the formats that published models come in.
+//!
+//! Every reader treats its file as hostile: counts, lengths and offsets are checked against the file's length
+//! before memory is allocated, and nothing in a file is ever executed.
+
+mod error;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use error::WeightsError;
+
+/// A tensor in memory: row-major f32 values and their shape.
+///
+/// # Shapes
+/// `data.len()` is the product of `shape`; a scalar has an empty shape and one value. Axes are in PyTorch's
+/// order (slowest first), whatever the order in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor {
+    /// Sizes, slowest axis first.
+    pub shape: Vec<usize>,
+    /// Values, row-major.
+    pub data: Vec<f32>,
+}
+
+/// Named tensors that can be loaded one at a time as f32.
+pub trait TensorSource: Send + Sync {
+    /// The names of all tensors, sorted.
+    fn names(&self) -> Vec<String>;
+
+    /// The shape of a tensor in PyTorch's order, without loading it; `None` if there is no such tensor.
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
+
+    /// Loads one tensor as f32.
+    ///
+    /// # Errors
+    /// [`WeightsError::MissingTensor`] for an unknown name; otherwise whatever is wrong with the file.
+    fn load(&self, name: &str) -> Result<HostTensor, WeightsError>;
+
+    /// Where the tensors come from, for messages.
+    fn path(&self) -> &Path;
+
+    /// Loads one tensor whose shape is known beforehand; the shape is checked before any data is read.
+    ///
+    /// # Errors
+    /// [`WeightsError::ShapeMismatch`] if the shape differs; otherwise as [`TensorSource::load`].
+    fn load_shaped(&self, name: &str, expected: &[usize]) -> Result<HostTensor, WeightsError> {
+        match self.shape(name) {
+            Some(found) if found != expected => Err(WeightsError::ShapeMismatch {
+                path: self.path().to_owned(),
+                name: name.to_owned(),
+                found,
+                expected: expected.to_vec(),
+            }),
+            _ => self.load(name),
+        }
+    }
+
+    /// Loads some rows (indices of the first axis, in any order, repeats allowed) of one tensor.
+    ///
+    /// # Shapes
+    /// For a tensor `[R, …]` and `n` row indices the result is `[n, …]`.
+    ///
+    /// # Errors
+    /// [`WeightsError::RowOutOfRange`] for an index ≥ R; otherwise as [`TensorSource::load`].
+    fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
+        let whole = self.load(name)?;
+        let count = whole.shape.first().copied().unwrap_or(0);
+        let width = whole.data.len().checked_div(count).unwrap_or(0);
+        let mut data = Vec::with_capacity(rows.len().saturating_mul(width));
+        for &row in rows {
+            if row >= count {
+                return Err(WeightsError::RowOutOfRange {
+                    path: self.path().to_owned(),
+                    name: name.to_owned(),
+                    row,
+                    rows: count,
+                });
+            }
+            data.extend_from_slice(&whole.data[row * width..(row + 1) * width]);
+        }
+        let mut shape = whole.shape;
+        if let Some(first) = shape.first_mut() {
+            *first = rows.len();
+        }
+        Ok(HostTensor { shape, data })
+    }
+}
+
+/// Tensors that are already in memory: for weights that were computed, and for tests.
+impl TensorSource for BTreeMap<String, HostTensor> {
+    fn names(&self) -> Vec<String> {
+        self.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.get(name).map(|t| t.shape.clone())
+    }
+
+    fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
+        self.get(name).cloned().ok_or_else(|| {
+            WeightsError::missing(self.path(), name, self.keys().map(String::as_str))
+        })
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("(memory)")
+    }
+}
