@@ -1,1 +1,20 @@
-//! Trainable layers on the tensor engine, with fused forward and backward.
+//! Trainable layers on the tensor engine: fused forward and backward on the CPU, composed of burn operations elsewhere.
+//!
+//! - [`fused`]: the operations; [`composed`]: their twins of ordinary burn operations;
+//! - [`layers`]: modules with parameters, without any model's name in them;
+//! - [`params`]: parameters by name: loading, saving, freezing;
+//! - [`optim`]: AdamW in place, gradients by name.
+//!
+//! Activations are packed rows: a batch of sequences is `[t, c]` with `offsets` where each begins; there is no
+//! padding anywhere, so that cost follows the real number of tokens.
+
+pub mod composed;
+pub mod engine;
+pub mod fused;
+pub mod init;
+pub mod layers;
+pub mod optim;
+pub mod params;
+
+pub use burn::module::{Module, Param};
+pub use burn::tensor::{Device, Tensor};

@@ -1,0 +1,248 @@
+//! The same operations composed of ordinary burn operations: what devices without our kernels run, and
+//! what the tests hold the kernels against. Shapes are those of [`crate::fused`].
+
+use std::sync::Arc;
+
+use burn::tensor::{Int, Tensor, TensorData, activation, module, ops::ConvOptions};
+
+use crate::fused::{Activation, AttentionShape, ConvShape, Rope, RopeStyle};
+
+/// Applies an activation.
+pub fn activate<const D: usize>(x: Tensor<D>, act: Activation) -> Tensor<D> {
+    match act {
+        Activation::Identity => x,
+        Activation::GeluErf => activation::gelu(x),
+        Activation::GeluTanh => {
+            let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * 0.797_884_6;
+            x * (inner.tanh() + 1.0) * 0.5
+        }
+        Activation::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
+        Activation::Relu => activation::relu(x),
+        Activation::Relu6 => x.clamp(0.0, 6.0),
+        Activation::Silu => activation::silu(x),
+    }
+}
+
+/// See [`crate::fused::linear`].
+pub fn linear(
+    x: Tensor<2>,
+    w: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    act: Activation,
+    residual: Option<Tensor<2>>,
+) -> Tensor<2> {
+    let mut y = x.matmul(w.transpose());
+    if let Some(bias) = bias {
+        y = y + bias.unsqueeze();
+    }
+    y = activate(y, act);
+    match residual {
+        Some(residual) => y + residual,
+        None => y,
+    }
+}
+
+/// See [`crate::fused::gated`].
+pub fn gated(gate_up: Tensor<2>, act: Activation) -> Tensor<2> {
+    let mut halves = gate_up.chunk(2, 1).into_iter();
+    match (halves.next(), halves.next()) {
+        (Some(gate), Some(up)) => activate(gate, act) * up,
+        _ => unreachable!("an even width splits in two"),
+    }
+}
+
+/// See [`crate::fused::layer_norm`].
+pub fn layer_norm(x: Tensor<2>, w: Tensor<1>, b: Tensor<1>, eps: f32) -> Tensor<2> {
+    let centred = x.clone() - x.mean_dim(1);
+    let var = centred.clone().powi_scalar(2).mean_dim(1);
+    centred / (var + eps).sqrt() * w.unsqueeze() + b.unsqueeze()
+}
+
+/// See [`crate::fused::rms_norm`].
+pub fn rms_norm(x: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
+    let square = x.clone().powi_scalar(2).mean_dim(1);
+    x / (square + eps).sqrt() * w.unsqueeze()
+}
+
+/// See [`crate::fused::head_rms_norm`].
+pub fn head_rms_norm(
+    qkv: Tensor<2>,
+    wq: Tensor<1>,
+    wk: Tensor<1>,
+    eps: f32,
+    heads: usize,
+    kv_heads: usize,
+) -> Tensor<2> {
+    let [t, width] = qkv.dims();
+    let [d] = wq.dims();
+    let (q, k) = (heads * d, (heads + kv_heads) * d);
+    let norm = |x: Tensor<2>, w: Tensor<1>, heads: usize| {
+        rms_norm(x.reshape([t * heads, d]), w, eps).reshape([t, heads * d])
+    };
+    Tensor::cat(
+        vec![
+            norm(qkv.clone().slice([0..t, 0..q]), wq, heads),
+            norm(qkv.clone().slice([0..t, q..k]), wk, kv_heads),
+            qkv.slice([0..t, k..width]),
+        ],
+        1,
+    )
+}
+
+/// See [`crate::fused::attention`].
+pub fn attention(qkv: Tensor<2>, offsets: &Arc<[usize]>, s: &AttentionShape) -> Tensor<2> {
+    let d = s.head_dim;
+    let group = s.heads / s.kv_heads;
+    let device = qkv.device();
+    let mut sequences = Vec::new();
+    for bounds in offsets.windows(2) {
+        let (a, b) = (bounds[0], bounds[1]);
+        let n = b - a;
+        if n == 0 {
+            continue;
+        }
+        let mask: Vec<f32> = (0..n * n)
+            .map(|i| {
+                let (row, col) = (i / n, i % n);
+                let future = s.causal && col > row;
+                let far = s
+                    .window
+                    .is_some_and(|w| row.abs_diff(col) >= w && (!s.causal || col < row));
+                if future || far { -1e30 } else { 0.0 }
+            })
+            .collect();
+        let mask = Tensor::<2>::from_data(TensorData::new(mask, [n, n]), &device);
+        let part = |head: usize| qkv.clone().slice([a..b, head * d..(head + 1) * d]);
+        let heads = (0..s.heads)
+            .map(|head| {
+                let k = part(s.heads + head / group);
+                let v = part(s.heads + s.kv_heads + head / group);
+                let scores = part(head).matmul(k.transpose()) * s.scale + mask.clone();
+                activation::softmax(scores, 1).matmul(v)
+            })
+            .collect();
+        sequences.push(Tensor::cat(heads, 1));
+    }
+    if sequences.is_empty() {
+        return Tensor::zeros([0, s.heads * d], &device);
+    }
+    Tensor::cat(sequences, 0)
+}
+
+/// See [`crate::fused::rope`].
+pub fn rope(qkv: Tensor<2>, positions: &Arc<[u32]>, r: Rope) -> Tensor<2> {
+    let (t, d) = (positions.len(), r.head_dim);
+    let half = d / 2;
+    let device = qkv.device();
+    let angles: Vec<f64> = positions
+        .iter()
+        .flat_map(|&p| {
+            (0..half).map(move |i| {
+                f64::from(p) / f64::from(r.theta).powf(2.0 * i as f64 / d as f64)
+            })
+        })
+        .collect();
+    let table = |f: fn(f64) -> f64| {
+        let data: Vec<f32> = angles.iter().map(|&a| f(a) as f32).collect();
+        Tensor::<3>::from_data(TensorData::new(data, [t, 1, half]), &device)
+    };
+    let (cos, sin) = (table(f64::cos), table(f64::sin));
+    let n = r.rotated_heads;
+    let x = qkv.clone().slice([0..t, 0..n * d]);
+    let rotate = |a: Tensor<3>, b: Tensor<3>| {
+        (
+            a.clone() * cos.clone() - b.clone() * sin.clone(),
+            b * cos.clone() + a * sin.clone(),
+        )
+    };
+    let rotated = match r.style {
+        RopeStyle::Half => {
+            let x = x.reshape([t, n, d]);
+            let (a, b) = rotate(
+                x.clone().slice([0..t, 0..n, 0..half]),
+                x.slice([0..t, 0..n, half..d]),
+            );
+            Tensor::cat(vec![a, b], 2)
+        }
+        RopeStyle::Interleaved => {
+            let x = x.reshape([t, n, half, 2]);
+            let pick = |i: usize| x.clone().slice([0..t, 0..n, 0..half, i..i + 1]).reshape([t, n, half]);
+            let (a, b) = rotate(pick(0), pick(1));
+            Tensor::<4>::stack(vec![a, b], 3).reshape([t, n, d])
+        }
+    };
+    Tensor::cat(
+        vec![
+            rotated.reshape([t, n * d]),
+            qkv.slice([0..t, n * d..r.heads * d]),
+        ],
+        1,
+    )
+}
+
+/// See [`crate::fused::segment_mean`].
+pub fn segment_mean(x: Tensor<2>, offsets: &Arc<[usize]>) -> Tensor<2> {
+    let [_, width] = x.dims();
+    let rows = offsets
+        .windows(2)
+        .map(|b| {
+            if b[0] == b[1] {
+                Tensor::zeros([1, width], &x.device())
+            } else {
+                x.clone().slice([b[0]..b[1], 0..width]).mean_dim(0)
+            }
+        })
+        .collect();
+    Tensor::cat(rows, 0)
+}
+
+/// See [`crate::fused::embedding`].
+pub fn embedding(table: Tensor<2>, ids: &Arc<[u32]>) -> Tensor<2> {
+    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    let n = ids.len();
+    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [n]), &table.device());
+    table.select(0, ids)
+}
+
+fn channels_first(x: Tensor<2>, s: &ConvShape) -> Tensor<4> {
+    x.reshape([s.n, s.h, s.w, s.c]).permute([0, 3, 1, 2])
+}
+
+fn padded(x: Tensor<4>, s: &ConvShape) -> Tensor<4> {
+    let [top, bottom, left, right] = s.pad;
+    x.pad((left, right, top, bottom), 0.0)
+}
+
+fn rows(y: Tensor<4>) -> Tensor<2> {
+    let [n, c, h, w] = y.dims();
+    y.permute([0, 2, 3, 1]).reshape([n * h * w, c])
+}
+
+/// See [`crate::fused::conv2d`].
+pub fn conv2d(
+    x: Tensor<2>,
+    w: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    act: Activation,
+    s: &ConvShape,
+) -> Tensor<2> {
+    let [out, _] = w.dims();
+    let w = w.reshape([out, s.kh, s.kw, s.c]).permute([0, 3, 1, 2]);
+    let options = ConvOptions::new([s.stride; 2], [0, 0], [1, 1], 1);
+    let y = module::conv2d(padded(channels_first(x, s), s), w, bias, options);
+    activate(rows(y), act)
+}
+
+/// See [`crate::fused::depthwise_conv2d`].
+pub fn depthwise_conv2d(
+    x: Tensor<2>,
+    w: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    act: Activation,
+    s: &ConvShape,
+) -> Tensor<2> {
+    let w = w.transpose().reshape([s.c, 1, s.kh, s.kw]);
+    let options = ConvOptions::new([s.stride; 2], [0, 0], [1, 1], s.c);
+    let y = module::conv2d(padded(channels_first(x, s), s), w, bias, options);
+    activate(rows(y), act)
+}
