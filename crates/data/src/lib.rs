@@ -1,1 +1,16 @@
 //! From files to batches: sources, decoding, transforms, the feature cache.
+//!
+//! Everything that is read here is hostile until checked: limits come before allocation, a bad row or a damaged
+//! picture is counted and reported, and nothing that a file contains can end the process.
+
+pub mod decode;
+pub mod image;
+pub mod load;
+pub mod source;
+pub mod transform;
+
+pub use decode::{DecodeError, Limits, decode, open};
+pub use image::RgbImage;
+pub use load::{BadImage, LoadedImages, load_images};
+pub use source::{Dataset, Sample, SourceError};
+pub use transform::{Filter, Preprocess, ResizeMode};
