@@ -1,0 +1,320 @@
+//! Heads: from a tower's embedding into the joint space.
+
+use bifocal_nn::engine::tensor;
+use bifocal_nn::fused::Activation;
+use bifocal_nn::init::{Init, Rng};
+use bifocal_nn::layers::{LayerNorm, Linear, zeros};
+use bifocal_nn::{Module, Param, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// The layer norms of heads, PyTorch's default.
+const EPS: f32 = 1e-5;
+/// SAIL cuts what goes into its product to ± this.
+const GLU_LIMIT: f32 = 1e3;
+/// Below this a row is divided by this in place of its norm, as PyTorch's `normalize` does.
+const NORM_FLOOR: f32 = 1e-12;
+
+/// Kinds of heads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadKind {
+    /// Nothing: the tower already embeds into the joint space.
+    #[default]
+    Identity,
+    /// One linear layer.
+    Linear,
+    /// SAIL's gated head (Zhang et al. 2025): norm, then G(ReLU6(F₁x) ⊙ F₂x).
+    Glu,
+    /// LLM2CLIP's adaptor (Huang et al. 2024): pre-norm residual blocks, then norm and linear.
+    Residual,
+}
+
+/// How a head is built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Which head.
+    pub kind: HeadKind,
+    /// Width of its output; the identity has that of its input.
+    pub width: Option<usize>,
+    /// Residual: how many blocks. LLM2CLIP has 4.
+    pub blocks: usize,
+    /// Width of the hidden layers as a multiple of the input. LLM2CLIP has 2, SAIL 8.
+    pub ratio: usize,
+    /// Probability of dropping a hidden value in training.
+    pub dropout: f32,
+    /// Whether inputs are brought to length 1 first, as LLM2CLIP does with cached embeddings.
+    pub normalize_input: bool,
+    /// Whether the linear head has a bias.
+    pub bias: bool,
+}
+
+impl Default for HeadConfig {
+    fn default() -> Self {
+        Self {
+            kind: HeadKind::Identity,
+            width: None,
+            blocks: 4,
+            ratio: 2,
+            dropout: 0.0,
+            normalize_input: false,
+            bias: true,
+        }
+    }
+}
+
+/// A head that cannot be built.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeadError {
+    /// No width for a head that needs one.
+    #[error("a {0:?} head needs `width`, the width of the joint space; set it in the recipe")]
+    NoWidth(HeadKind),
+    /// An identity head with another width than its input.
+    #[error("an identity head gives {input} values, not `width` = {width}; take a linear head, or leave `width` out")]
+    IdentityWidth {
+        /// Width of its input.
+        input: usize,
+        /// The width asked for.
+        width: usize,
+    },
+    /// A number that cannot be.
+    #[error("a head's `{field}` is {value}, it must be {allowed}; correct it in the recipe")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What would do.
+        allowed: &'static str,
+    },
+}
+
+/// The largest width and number of blocks of a head.
+const MAX_WIDTH: usize = 1 << 16;
+const MAX_BLOCKS: usize = 64;
+
+impl HeadConfig {
+    fn check(&self, input: usize) -> Result<(), HeadError> {
+        let field = |field, value: String, allowed| {
+            Err(HeadError::Field {
+                field,
+                value,
+                allowed,
+            })
+        };
+        let width = self.width.unwrap_or(input);
+        if width == 0 || width > MAX_WIDTH {
+            return field("width", width.to_string(), "1…65536");
+        }
+        if self.blocks == 0 || self.blocks > MAX_BLOCKS {
+            return field("blocks", self.blocks.to_string(), "1…64");
+        }
+        if self.ratio == 0 || self.ratio > MAX_BLOCKS {
+            return field("ratio", self.ratio.to_string(), "1…64");
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return field("dropout", self.dropout.to_string(), "0 or more and below 1");
+        }
+        Ok(())
+    }
+
+    /// Builds the head for inputs of width `input`.
+    ///
+    /// # Errors
+    /// [`HeadError`] when the settings cannot be.
+    pub fn build(&self, input: usize, rng: &mut Rng) -> Result<Head, HeadError> {
+        self.check(input)?;
+        let needed = || self.width.ok_or(HeadError::NoWidth(self.kind));
+        let unit = self.normalize_input;
+        Ok(match self.kind {
+            HeadKind::Identity => match self.width {
+                Some(width) if width != input => {
+                    return Err(HeadError::IdentityWidth { input, width });
+                }
+                _ => Head::Identity(IdentityHead { unit, width: input }),
+            },
+            HeadKind::Linear => Head::Linear(LinearHead {
+                linear: Linear::new(input, needed()?, self.bias, rng),
+                unit,
+            }),
+            HeadKind::Glu => {
+                let (width, hidden) = (needed()?, self.ratio * input);
+                Head::Glu(GluHead {
+                    norm: LayerNorm::new(input, EPS),
+                    gate: xavier(input, hidden, rng),
+                    value: xavier(input, hidden, rng),
+                    out: xavier(hidden, width, rng),
+                    unit,
+                    dropout: self.dropout,
+                })
+            }
+            HeadKind::Residual => {
+                let (width, hidden) = (needed()?, self.ratio * input);
+                let block = |rng: &mut Rng| ResidualBlock {
+                    norm: LayerNorm::new(input, EPS),
+                    fc: Linear::new(input, hidden, true, rng),
+                    proj: Linear::new(hidden, input, true, rng),
+                };
+                Head::Residual(ResidualHead {
+                    blocks: (0..self.blocks).map(|_| block(rng)).collect(),
+                    norm: LayerNorm::new(input, EPS),
+                    out: Linear::new(input, width, true, rng),
+                    unit,
+                    dropout: self.dropout,
+                })
+            }
+        })
+    }
+}
+
+/// A head.
+#[derive(Module, Debug)]
+pub enum Head {
+    /// See [`HeadKind::Identity`].
+    Identity(IdentityHead),
+    /// See [`HeadKind::Linear`].
+    Linear(LinearHead),
+    /// See [`HeadKind::Glu`].
+    Glu(GluHead),
+    /// See [`HeadKind::Residual`].
+    Residual(ResidualHead),
+}
+
+impl Head {
+    /// Maps embeddings into the joint space; they are not normalised. `dropout` is the source of random numbers in
+    /// training; without it nothing is dropped.
+    ///
+    /// # Shapes
+    /// `[n, input]` → `[n, dim]`.
+    pub fn forward(&self, x: Tensor<2>, dropout: Option<&mut Rng>) -> Tensor<2> {
+        match self {
+            Self::Identity(head) => enter(x, head.unit),
+            Self::Linear(head) => head.linear.forward(enter(x, head.unit)),
+            Self::Glu(head) => head.forward(x, dropout),
+            Self::Residual(head) => head.forward(x, dropout),
+        }
+    }
+
+    /// Width of its output.
+    pub fn dim(&self) -> usize {
+        let rows = |linear: &Linear| linear.weight.val().dims()[0];
+        match self {
+            Self::Identity(head) => head.width,
+            Self::Linear(head) => rows(&head.linear),
+            Self::Glu(head) => rows(&head.out),
+            Self::Residual(head) => rows(&head.out),
+        }
+    }
+}
+
+/// See [`HeadKind::Identity`].
+#[derive(Module, Debug)]
+pub struct IdentityHead {
+    #[module(skip)]
+    unit: bool,
+    #[module(skip)]
+    width: usize,
+}
+
+/// See [`HeadKind::Linear`].
+#[derive(Module, Debug)]
+pub struct LinearHead {
+    linear: Linear,
+    #[module(skip)]
+    unit: bool,
+}
+
+/// See [`HeadKind::Glu`].
+#[derive(Module, Debug)]
+pub struct GluHead {
+    norm: LayerNorm,
+    gate: Linear,
+    value: Linear,
+    out: Linear,
+    #[module(skip)]
+    unit: bool,
+    #[module(skip)]
+    dropout: f32,
+}
+
+impl GluHead {
+    fn forward(&self, x: Tensor<2>, rng: Option<&mut Rng>) -> Tensor<2> {
+        let x = self.norm.forward(enter(x, self.unit));
+        // ReLU6 leaves nothing of the gate beyond 6, cutting it at ±1000 first changes nothing
+        let gate = self.gate.fused(x.clone(), Activation::Relu6, None);
+        let value = self.value.forward(x).clamp(-GLU_LIMIT, GLU_LIMIT);
+        self.out.forward(drop(gate * value, self.dropout, rng))
+    }
+}
+
+/// See [`HeadKind::Residual`].
+#[derive(Module, Debug)]
+pub struct ResidualHead {
+    blocks: Vec<ResidualBlock>,
+    norm: LayerNorm,
+    out: Linear,
+    #[module(skip)]
+    unit: bool,
+    #[module(skip)]
+    dropout: f32,
+}
+
+/// x + W₂·GELU(W₁·norm(x) + b₁) + b₂.
+#[derive(Module, Debug)]
+pub struct ResidualBlock {
+    norm: LayerNorm,
+    /// `[ratio·c, c]`.
+    fc: Linear,
+    /// `[c, ratio·c]`.
+    proj: Linear,
+}
+
+impl ResidualHead {
+    fn forward(&self, x: Tensor<2>, mut rng: Option<&mut Rng>) -> Tensor<2> {
+        let mut x = enter(x, self.unit);
+        for block in &self.blocks {
+            let h = block.norm.forward(x.clone());
+            let h = block.fc.fused(h, Activation::GeluErf, None);
+            let h = drop(h, self.dropout, rng.as_deref_mut());
+            x = block.proj.fused(h, Activation::Identity, Some(x));
+        }
+        self.out.forward(self.norm.forward(x))
+    }
+}
+
+/// A linear layer with uniform weights in ±√(6 / (in + out)) and zero biases (Glorot & Bengio 2010).
+fn xavier(din: usize, dout: usize, rng: &mut Rng) -> Linear {
+    let bound = (6.0 / (din + dout) as f32).sqrt();
+    Linear {
+        weight: Param::from_tensor(Init::Uniform(bound).tensor([dout, din], rng)),
+        bias: Some(zeros([dout])),
+    }
+}
+
+fn enter(x: Tensor<2>, unit: bool) -> Tensor<2> {
+    if unit { normalize(x) } else { x }
+}
+
+/// Rows of length 1 (PyTorch's `normalize`: a row shorter than 1e-12 is divided by that).
+///
+/// # Shapes
+/// `[n, c]` → `[n, c]`.
+pub fn normalize(x: Tensor<2>) -> Tensor<2> {
+    // the root of a sum below the floor has no useful gradient, so the sum is cut, not the root
+    let square = x.clone().powi_scalar(2).sum_dim(1);
+    x / square.clamp_min(NORM_FLOOR * NORM_FLOOR).sqrt()
+}
+
+/// Inverted dropout: values survive with probability 1 − p and are divided by it.
+fn drop(x: Tensor<2>, p: f32, rng: Option<&mut Rng>) -> Tensor<2> {
+    let Some(rng) = rng.filter(|_| p > 0.0) else {
+        return x;
+    };
+    let dims = x.dims();
+    let keep = 1.0 / (1.0 - p);
+    let mask = (0..dims[0] * dims[1])
+        .map(|_| if rng.unit() < p { 0.0 } else { keep })
+        .collect();
+    x * tensor(mask, dims)
+}
