@@ -57,6 +57,16 @@ pub enum WeightsError {
         /// What to do next.
         advice: String,
     },
+    /// A metadata value that the model needs is missing or of another type.
+    #[error("{}: metadata \"{key}\" {problem}; convert the model anew, or take another edition of it", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with it, as a phrase.
+        problem: String,
+    },
     /// There is no tensor of this name.
     #[error("{} has no tensor \"{name}\"{hint}; check that the weights belong to this architecture", path.display())]
     MissingTensor {

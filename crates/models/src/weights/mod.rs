@@ -3,12 +3,22 @@
 //! Every reader treats its file as hostile: counts, lengths and offsets are checked against the file's length
 //! before memory is allocated, and nothing in a file is ever executed.
 
+mod elements;
 mod error;
+mod file;
+pub mod gguf;
+pub mod legacy_pth;
+mod open;
+mod pickle;
+pub mod safetensors;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::WeightsError;
+pub use open::{fingerprint, open};
 
 /// A tensor in memory: row-major f32 values and their shape.
 ///

@@ -1,0 +1,56 @@
+//! Plain (not quantised) element types, and their conversion to f32.
+
+use half::{bf16, f16};
+
+/// An element type of fixed size, as safetensors, PyTorch storages and GGUF know them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    F64,
+    F32,
+    F16,
+    Bf16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    Bool,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::Bf16 | Self::I16 | Self::U16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// Appends little-endian `bytes` to `out` as f32, rounded to nearest where f32 is narrower (f64; integers
+    /// beyond 2^24). Trailing bytes that make up no whole element are ignored.
+    pub(crate) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
+        fn each<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, f: impl Fn([u8; N]) -> f32) {
+            out.extend(bytes.as_chunks::<N>().0.iter().map(|&b| f(b)));
+        }
+        match self {
+            Self::F64 => each(bytes, out, |b| f64::from_le_bytes(b) as f32),
+            Self::F32 => each(bytes, out, f32::from_le_bytes),
+            Self::F16 => each(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
+            Self::Bf16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
+            Self::I64 => each(bytes, out, |b| i64::from_le_bytes(b) as f32),
+            Self::I32 => each(bytes, out, |b| i32::from_le_bytes(b) as f32),
+            Self::I16 => each(bytes, out, |b| i16::from_le_bytes(b).into()),
+            Self::I8 => each(bytes, out, |b| i8::from_le_bytes(b).into()),
+            Self::U64 => each(bytes, out, |b| u64::from_le_bytes(b) as f32),
+            Self::U32 => each(bytes, out, |b| u32::from_le_bytes(b) as f32),
+            Self::U16 => each(bytes, out, |b| u16::from_le_bytes(b).into()),
+            Self::U8 => each(bytes, out, |[b]: [u8; 1]| b.into()),
+            Self::Bool => each(bytes, out, |[b]: [u8; 1]| f32::from(b != 0)),
+        }
+    }
+}
