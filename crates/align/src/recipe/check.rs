@@ -1,0 +1,132 @@
+//! Values that no run can work with.
+
+use super::{HeadSpec, Recipe, RecipeError, SourceKind};
+use crate::methods;
+
+impl Recipe {
+    /// Checks ranges and contradictions; [`Recipe::load`] has done so.
+    ///
+    /// # Errors
+    /// [`RecipeError::Value`] with the key and what to do.
+    pub fn check(&self) -> Result<(), RecipeError> {
+        methods::find(&self.method)?;
+        need(!self.vision.model.is_empty(), "vision.model", || {
+            "which vision tower? Write the folder or file of its weights".to_owned()
+        })?;
+        need(!self.text.model.is_empty(), "text.model", || {
+            "which text tower? Write the folder or file of its weights".to_owned()
+        })?;
+        let prompt = self.text.prompt.as_deref();
+        need(prompt.is_none_or(|p| p.contains("{}")), "text.prompt", || {
+            "it has no {}, where the text goes".to_owned()
+        })?;
+        within("embed_dim", self.embed_dim as f64, 1.0, 16_384.0)?;
+        head(&self.image_head, "image_head")?;
+        head(&self.text_head, "text_head")?;
+        self.check_loss()?;
+        self.check_length()?;
+        self.check_data()?;
+        within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
+        within("run.keep", self.run.keep as f64, 1.0, 1e6)
+    }
+
+    fn check_loss(&self) -> Result<(), RecipeError> {
+        let (loss, optimizer) = (&self.loss, &self.optimizer);
+        within("loss.scale_init", f64::from(loss.scale_init), 1e-3, 1e4)?;
+        if let Some(max) = loss.scale_max {
+            within("loss.scale_max", f64::from(max), f64::from(loss.scale_init), 1e4)?;
+        }
+        within("loss.bias_init", f64::from(loss.bias_init), -1e4, 1e4)?;
+        within("loss.captions", loss.captions as f64, 1.0, 64.0)?;
+        within("optimizer.lr", optimizer.lr, 1e-12, 10.0)?;
+        within("optimizer.weight_decay", optimizer.weight_decay, 0.0, 1e4)?;
+        for beta in optimizer.betas {
+            within("optimizer.betas", f64::from(beta), 0.0, 0.999_999)?;
+        }
+        within("optimizer.eps", f64::from(optimizer.eps), 1e-30, 1.0)?;
+        if let Some(norm) = optimizer.clip_norm {
+            within("optimizer.clip_norm", norm, 1e-9, 1e9)?;
+        }
+        for rule in &self.freeze {
+            within("freeze.lr", rule.lr, 0.0, 1e4)?;
+            within("freeze.weight_decay", rule.weight_decay.unwrap_or(0.0), 0.0, 1e4)?;
+        }
+        Ok(())
+    }
+
+    fn check_length(&self) -> Result<(), RecipeError> {
+        let schedule = &self.schedule;
+        within("schedule.warmup", schedule.warmup, 0.0, 1e12)?;
+        match (schedule.steps, schedule.epochs) {
+            (Some(steps), _) => within("schedule.steps", steps as f64, 1.0, 1e12),
+            (None, Some(epochs)) => within("schedule.epochs", epochs, 1e-6, 1e9),
+            (None, None) => need(false, "schedule.steps", || {
+                "how long is the run? Write steps or epochs".to_owned()
+            }),
+        }
+    }
+
+    fn check_data(&self) -> Result<(), RecipeError> {
+        within("data.batch", self.data.batch as f64, 2.0, 1_048_576.0)?;
+        need(!self.data.sources.is_empty(), "data.sources", || {
+            "nothing to learn from; add a [[data.sources]] with a path".to_owned()
+        })?;
+        for source in &self.data.sources {
+            need(!source.path.is_empty(), "data.sources.path", || {
+                "a source has no path".to_owned()
+            })?;
+            within("data.sources.weight", source.weight, 1e-6, 1e6)?;
+            within("data.sources.holdout", source.holdout, 0.0, 1e12)?;
+            for template in &source.templates {
+                need(template.contains("{}"), "data.sources.templates", || {
+                    format!("{template:?} has no {{}}, where the caption goes")
+                })?;
+            }
+            let held = source.kind == SourceKind::Classifier && source.holdout > 0.0;
+            need(!held, "data.sources.holdout", || {
+                "a classifier's rows are not pictures; hold out captions instead".to_owned()
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn head(head: &HeadSpec, key: &'static str) -> Result<(), RecipeError> {
+    within(key, head.blocks as f64, 1.0, 64.0).map_err(|e| inside(e, "blocks"))?;
+    within(key, head.ratio as f64, 1.0, 64.0).map_err(|e| inside(e, "ratio"))?;
+    within(key, f64::from(head.dropout), 0.0, 0.99).map_err(|e| inside(e, "dropout"))?;
+    within(key, f64::from(head.input_dropout), 0.0, 0.99)
+        .map_err(|e| inside(e, "input_dropout"))?;
+    within(key, f64::from(head.noise), 0.0, 100.0).map_err(|e| inside(e, "noise"))
+}
+
+fn inside(error: RecipeError, field: &str) -> RecipeError {
+    match error {
+        RecipeError::Value { key, message } => RecipeError::Value {
+            key,
+            message: format!("{field}: {message}"),
+        },
+        other => other,
+    }
+}
+
+fn need(
+    holds: bool,
+    key: &'static str,
+    message: impl FnOnce() -> String,
+) -> Result<(), RecipeError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(RecipeError::Value {
+            key,
+            message: message(),
+        })
+    }
+}
+
+fn within(key: &'static str, value: f64, low: f64, high: f64) -> Result<(), RecipeError> {
+    need((low..=high).contains(&value), key, || {
+        format!("{value} is outside {low} to {high}")
+    })
+}

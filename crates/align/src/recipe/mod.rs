@@ -1,0 +1,121 @@
+//! Recipes: everything that decides how a run goes, in one TOML file.
+//!
+//! A recipe is layered: the method's own defaults, the file, the chosen `[profile.NAME]` of the file, then
+//! `--set key=value`. Each layer says only what it changes. The result, with every knob written out, is
+//! stored beside the run as `recipe.toml`; that file is a recipe itself and repeats the run.
+
+mod check;
+mod error;
+mod layers;
+mod spec;
+
+pub use error::RecipeError;
+pub use spec::{
+    BadStep, DataSpec, Decay, FreezeRule, HeadKind, HeadSpec, LossKind, LossSpec, Normalizer, OptimizerSpec,
+    RunSpec, ScheduleKind, ScheduleSpec, SourceKind, SourceSpec, TextSpec, VisionSpec,
+};
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// A run, described.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// Which method trains: `clip`, `sail`, `llm2clip` (see [`crate::methods::METHODS`]).
+    pub method: String,
+    /// Seed of everything that is drawn: initial weights, order of the data, choice of captions, dropout, noise.
+    pub seed: u64,
+    /// Width of the embedding space that both towers meet in.
+    pub embed_dim: usize,
+    /// The tower for pictures.
+    pub vision: VisionSpec,
+    /// The tower for texts.
+    pub text: TextSpec,
+    /// What stands between the vision tower and the embedding space.
+    pub image_head: HeadSpec,
+    /// What stands between the text tower and the embedding space.
+    pub text_head: HeadSpec,
+    /// The objective.
+    pub loss: LossSpec,
+    /// AdamW.
+    pub optimizer: OptimizerSpec,
+    /// How the learning rate changes and how long the run is.
+    pub schedule: ScheduleSpec,
+    /// What is learnt from.
+    pub data: DataSpec,
+    /// Which parameters learn and how, after the method's own rules; the last rule that matches a parameter counts.
+    pub freeze: Vec<FreezeRule>,
+    /// Checkpoints and reactions; these knobs do not change what is learnt, and may differ when a run is resumed.
+    pub run: RunSpec,
+    /// Named partial recipes (`[profile.smoke]`): what they say replaces what stands above.
+    #[serde(skip_serializing)]
+    pub profile: BTreeMap<String, Recipe>,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            method: String::new(),
+            seed: 42,
+            embed_dim: 512,
+            vision: VisionSpec::default(),
+            text: TextSpec::default(),
+            image_head: HeadSpec::default(),
+            text_head: HeadSpec::default(),
+            loss: LossSpec::default(),
+            optimizer: OptimizerSpec::default(),
+            schedule: ScheduleSpec::default(),
+            data: DataSpec::default(),
+            freeze: Vec::new(),
+            run: RunSpec::default(),
+            profile: BTreeMap::new(),
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe file, with a profile of it and `key=value` changes (dotted keys, TOML values; what is not
+    /// a TOML value is taken as text).
+    ///
+    /// # Errors
+    /// A file that cannot be read or parsed, a key that does not exist (with its line and the nearest one that does),
+    /// an unknown profile or method, a value out of range.
+    pub fn load(path: &Path, profile: Option<&str>, sets: &[String]) -> Result<Self, RecipeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path, profile, sets)
+    }
+
+    /// As [`Recipe::load`], from text; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn parse(
+        text: &str,
+        path: &Path,
+        profile: Option<&str>,
+        sets: &[String],
+    ) -> Result<Self, RecipeError> {
+        let recipe = layers::resolve(text, path, profile, sets)?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// The recipe with every knob written out.
+    pub fn to_toml(&self) -> String {
+        match toml::to_string(self) {
+            Ok(text) => text,
+            Err(error) => unreachable!("a recipe is tables of numbers and strings: {error}"),
+        }
+    }
+
+    /// The knobs in which two recipes differ, apart from those of `[run]`: `key: this one, other one`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        layers::differences(self, other)
+    }
+}

@@ -1,0 +1,331 @@
+//! Checkpoints: everything that a run needs to go on as if nothing had happened.
+//!
+//! ```text
+//! checkpoints/
+//!   LATEST                    name of the newest one
+//!   step-000000500/
+//!     weights.safetensors     parameters that learn
+//!     optimizer.safetensors   their moments, `m.NAME` and `v.NAME`
+//!     state.json              position in the run
+//!     manifest.json           length and BLAKE3 of the three files
+//! ```
+//!
+//! A checkpoint is written into a folder with another name and renamed when all of it is on the disk: it is there whole or not at
+//! all. Reading checks each file against the manifest and falls back to the checkpoint before.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bifocal_models::weights::HostTensor;
+use bifocal_nn::optim::Moments;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::disk::{Disk, SystemDisk};
+
+const WEIGHTS: &str = "weights.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const MANIFEST: &str = "manifest.json";
+const LATEST: &str = "LATEST";
+const PREFIX: &str = "step-";
+/// Name of a checkpoint that is being written.
+const UNFINISHED: &str = ".unfinished-";
+
+/// Position in a run. All randomness is drawn from the seed and the step, so that no generator needs to be saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Layout of the checkpoint.
+    pub format: u32,
+    /// Stage of the method, from 0.
+    pub stage: usize,
+    /// Steps taken in all stages.
+    pub step: u64,
+    /// Steps taken in this stage; with the seed it determines the next batch.
+    pub stage_step: u64,
+    /// Steps that the optimizer has taken (skipped ones are not among them).
+    pub optimizer_step: u64,
+    /// Pictures seen.
+    pub samples: u64,
+    /// Of data, towers and recipe: a checkpoint continues only the run that it belongs to.
+    pub fingerprint: String,
+}
+
+/// The present layout.
+pub const FORMAT: u32 = 1;
+
+/// A checkpoint in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Position.
+    pub state: State,
+    /// Parameters that learn, by name.
+    pub weights: BTreeMap<String, HostTensor>,
+    /// Optimizer state, by parameter.
+    pub moments: BTreeMap<String, Moments>,
+}
+
+/// A checkpoint that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why a checkpoint could not be written or listed.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The disk refused.
+    #[error("checkpoint {path}: {source}; earlier checkpoints are as they were", path = path.display())]
+    Io {
+        /// What was being written or read.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The weights could not be put into a file.
+    #[error("checkpoint {path}: {message}", path = path.display())]
+    Encode {
+        /// What was being written.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    files: BTreeMap<String, Entry>,
+}
+
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Entry {
+    bytes: u64,
+    blake3: String,
+}
+
+impl Entry {
+    fn of(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(bytes).to_hex().to_string(),
+        }
+    }
+}
+
+/// The checkpoints of a run.
+#[derive(Clone, Debug)]
+pub struct Checkpoints<D = SystemDisk> {
+    dir: PathBuf,
+    keep: usize,
+    disk: D,
+}
+
+impl Checkpoints {
+    /// Those in a folder, which is created; of those written, the last `keep` stay.
+    ///
+    /// # Errors
+    /// When the folder cannot be created.
+    pub fn open(dir: &Path, keep: usize) -> Result<Self, CheckpointError> {
+        fs::create_dir_all(dir).map_err(at(dir))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            keep: keep.max(1),
+            disk: SystemDisk,
+        })
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
+    let path = path.to_owned();
+    move |source| CheckpointError::Io { path, source }
+}
+
+impl<D: Disk> Checkpoints<D> {
+    /// Writes a checkpoint and deletes those that are too old. When this fails, what was there before is there still.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn save(&self, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
+        let name = format!("{PREFIX}{:012}", snapshot.state.step);
+        let target = self.dir.join(&name);
+        let files = encode(snapshot).map_err(|message| CheckpointError::Encode {
+            path: target.clone(),
+            message,
+        })?;
+        let unfinished = self.dir.join(format!("{UNFINISHED}{name}"));
+        for leftover in [&unfinished, &target] {
+            // `target` is there when a run goes on from an earlier checkpoint because this one was damaged.
+            if leftover.exists() {
+                self.disk.remove_dir(leftover).map_err(at(leftover))?;
+            }
+        }
+        self.disk.create_dir(&unfinished).map_err(at(&unfinished))?;
+        for (file, bytes) in &files {
+            let path = unfinished.join(file);
+            self.disk.write(&path, bytes).map_err(at(&path))?;
+        }
+        self.disk.sync_dir(&unfinished).map_err(at(&unfinished))?;
+        self.disk.rename(&unfinished, &target).map_err(at(&target))?;
+        self.disk.sync_dir(&self.dir).map_err(at(&self.dir))?;
+        let (latest, new) = (self.dir.join(LATEST), self.dir.join(format!("{LATEST}.new")));
+        self.disk.write(&new, format!("{name}\n").as_bytes()).map_err(at(&new))?;
+        self.disk.rename(&new, &latest).map_err(at(&latest))?;
+        self.disk.sync_dir(&self.dir).map_err(at(&self.dir))?;
+        for (_, old) in self.list()?.into_iter().skip(self.keep) {
+            self.disk.remove_dir(&old).map_err(at(&old))?;
+        }
+        Ok(target)
+    }
+
+    /// The newest checkpoint that is whole, and the newer ones that are not. Which one that is, the folder decides:
+    /// `LATEST` may be one behind when a run is killed between two renames.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn load_newest(&self) -> Result<(Option<Snapshot>, Vec<Skipped>), CheckpointError> {
+        let mut skipped = Vec::new();
+        for (step, path) in self.list()? {
+            match read(&path) {
+                Ok(snapshot) if snapshot.state.step == step => return Ok((Some(snapshot), skipped)),
+                Ok(snapshot) => skipped.push(Skipped {
+                    reason: format!("it says that it is of step {}", snapshot.state.step),
+                    path,
+                }),
+                Err(reason) => skipped.push(Skipped { path, reason }),
+            }
+        }
+        Ok((None, skipped))
+    }
+
+    /// Finished checkpoints, newest first.
+    fn list(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(at(&self.dir))? {
+            let path = entry.map_err(at(&self.dir))?.path();
+            let step = path
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_prefix(PREFIX)?.parse::<u64>().ok());
+            if let Some(step) = step {
+                found.push((step, path));
+            }
+        }
+        found.sort_by(|a, b| b.cmp(a));
+        Ok(found)
+    }
+}
+
+fn encode(snapshot: &Snapshot) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
+    let shape_of = |name: &str, n: usize| {
+        let shape = snapshot.weights.get(name).map(|t| t.shape.clone());
+        shape.unwrap_or_else(|| vec![n])
+    };
+    let weights = snapshot
+        .weights
+        .iter()
+        .map(|(name, t)| (name.clone(), t.shape.clone(), t.data.as_slice()));
+    let moments = snapshot.moments.iter().flat_map(|(name, moments)| {
+        let shape = shape_of(name, moments.m.len());
+        [
+            (format!("m.{name}"), shape.clone(), moments.m.as_slice()),
+            (format!("v.{name}"), shape, moments.v.as_slice()),
+        ]
+    });
+    let mut files = vec![
+        (WEIGHTS, tensors(weights)?),
+        (OPTIMIZER, tensors(moments)?),
+        (STATE, serde_json::to_vec_pretty(&snapshot.state).map_err(|e| e.to_string())?),
+    ];
+    let manifest = Manifest {
+        files: files
+            .iter()
+            .map(|(name, bytes)| ((*name).to_owned(), Entry::of(bytes)))
+            .collect(),
+    };
+    let manifest = serde_json::to_vec_pretty(&manifest).map_err(|e| e.to_string())?;
+    files.push((MANIFEST, manifest));
+    Ok(files)
+}
+
+fn tensors<'a>(
+    all: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>,
+) -> Result<Vec<u8>, String> {
+    let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = all
+        .map(|(name, shape, data)| {
+            (name, shape, data.iter().flat_map(|v| v.to_le_bytes()).collect())
+        })
+        .collect();
+    let mut views = Vec::with_capacity(bytes.len());
+    for (name, shape, data) in &bytes {
+        let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(|e| e.to_string())?;
+        views.push((name.as_str(), view));
+    }
+    safetensors::serialize(views, None).map_err(|e| e.to_string())
+}
+
+/// Reads a checkpoint and checks every byte of it against its manifest.
+fn read(dir: &Path) -> Result<Snapshot, String> {
+    let file = |name: &str| fs::read(dir.join(name)).map_err(|e| format!("{name}: {e}"));
+    let manifest: Manifest =
+        serde_json::from_slice(&file(MANIFEST)?).map_err(|e| format!("{MANIFEST}: {e}"))?;
+    let checked = |name: &str| {
+        let bytes = file(name)?;
+        match manifest.files.get(name) {
+            Some(entry) if *entry == Entry::of(&bytes) => Ok(bytes),
+            Some(_) => Err(format!("{name} is not what was written")),
+            None => Err(format!("{MANIFEST} does not name {name}")),
+        }
+    };
+    let state: State =
+        serde_json::from_slice(&checked(STATE)?).map_err(|e| format!("{STATE}: {e}"))?;
+    if state.format != FORMAT {
+        return Err(format!("format {} is not {FORMAT}", state.format));
+    }
+    let weights = decode(&checked(WEIGHTS)?).map_err(|e| format!("{WEIGHTS}: {e}"))?;
+    let optimizer = decode(&checked(OPTIMIZER)?).map_err(|e| format!("{OPTIMIZER}: {e}"))?;
+    let mut moments = BTreeMap::new();
+    for (name, m) in &optimizer {
+        if let Some(name) = name.strip_prefix("m.") {
+            let v = optimizer
+                .get(&format!("v.{name}"))
+                .ok_or_else(|| format!("{OPTIMIZER}: {name} has no second moment"))?;
+            let both = Moments {
+                m: m.data.clone(),
+                v: v.data.clone(),
+            };
+            moments.insert(name.to_owned(), both);
+        }
+    }
+    Ok(Snapshot {
+        state,
+        weights,
+        moments,
+    })
+}
+
+fn decode(bytes: &[u8]) -> Result<BTreeMap<String, HostTensor>, String> {
+    let all = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
+    let mut out = BTreeMap::new();
+    for (name, view) in all.tensors() {
+        if view.dtype() != Dtype::F32 {
+            return Err(format!("{name} is {:?}, not F32", view.dtype()));
+        }
+        let data = view
+            .data()
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect();
+        let shape = view.shape().to_vec();
+        out.insert(name, HostTensor { shape, data });
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+#[path = "checkpoint_tests.rs"]
+mod tests;

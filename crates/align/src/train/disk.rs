@@ -1,0 +1,59 @@
+//! The few things that a checkpoint does to a disk, so that tests can make each of them fail.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Durable writing.
+pub(crate) trait Disk {
+    /// Creates a file with these bytes and waits until they are on the disk.
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Creates a folder; that it is there already is an error.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Renames; a file is replaced.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Waits until the names in a folder are on the disk.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Deletes a folder with all that is in it.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The operating system's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+}
+
+/// Replaces a file by these bytes, whole or not at all.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.new"));
+    SystemDisk.write(&new, bytes)?;
+    SystemDisk.rename(&new, path)?;
+    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        Some(parent) => SystemDisk.sync_dir(parent),
+        None => SystemDisk.sync_dir(Path::new(".")),
+    }
+}

@@ -1,0 +1,19 @@
+//! The one loop that runs every method, and what it stands on.
+
+pub mod checkpoint;
+mod corpus;
+mod disk;
+mod draw;
+mod error;
+mod features;
+pub mod metrics;
+pub mod plan;
+mod progress;
+mod run;
+pub mod schedule;
+mod setup;
+mod trainer;
+
+pub use error::TrainError;
+pub use progress::{Overview, Progress, Silent, StepReport};
+pub use run::{Options, RunSummary, overview, run};

@@ -1,0 +1,28 @@
+//! Bundles: what a training run leaves, and what everything else works with.
+//!
+//! ```text
+//! my-model/
+//!   bifocal.json              what belongs together, with sizes and hashes
+//!   heads.safetensors         both heads, and the statistics that features are standardised with
+//!   vision.safetensors        the vision tower, if it was trained
+//!   text.safetensors          what was trained of the text tower, if anything was
+//!   vision/ text/             copies of pretrained towers, if they are inside
+//! ```
+//!
+//! A pretrained tower is large and mostly shared, so that a bundle usually names it and the hash of its weights. A tower with
+//! another hash, or a file that is not what was written, is refused: embeddings of parts that don't belong together
+//! look like embeddings and mean nothing.
+
+mod error;
+mod locate;
+mod manifest;
+mod model;
+mod save;
+
+pub use error::BundleError;
+pub use locate::{Located, locate};
+pub use manifest::{
+    FileEntry, MANIFEST, Manifest, OwnTower, Reference, TextPart, VisionPart,
+};
+pub use model::{Model, Standardize};
+pub use save::{Parts, SaveTower, save};
