@@ -16,11 +16,7 @@ impl RgbImage {
     #[must_use]
     pub fn new(width: u32, height: u32, data: Vec<u8>) -> Option<Self> {
         let bytes = u64::from(width) * u64::from(height) * 3;
-        (bytes > 0 && bytes == data.len() as u64).then_some(Self {
-            width,
-            height,
-            data,
-        })
+        (bytes > 0 && bytes == data.len() as u64).then_some(Self { width, height, data })
     }
 
     /// Width in pixels, at least 1.

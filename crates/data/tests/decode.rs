@@ -24,16 +24,12 @@ fn hex(v: &Value) -> Vec<u8> {
 }
 
 fn cases() -> Vec<Case> {
-    let all: Vec<Value> =
-        serde_json::from_str(include_str!("fixtures/pillow_decode.json")).unwrap();
+    let all: Vec<Value> = serde_json::from_str(include_str!("fixtures/pillow_decode.json")).unwrap();
     all.iter()
         .map(|c| Case {
             name: c["name"].as_str().unwrap().to_owned(),
             file: hex(&c["file"]),
-            size: (
-                c["size"][0].as_u64().unwrap(),
-                c["size"][1].as_u64().unwrap(),
-            ),
+            size: (c["size"][0].as_u64().unwrap(), c["size"][1].as_u64().unwrap()),
             pixels: hex(&c["pixels"]),
             tolerance: c["tolerance"].as_u64().unwrap(),
         })
@@ -53,8 +49,7 @@ fn every_kind_looks_as_in_pillow() {
     let cases = cases();
     assert!(cases.len() >= 38);
     for case in cases {
-        let image =
-            decode(&case.file, &Limits::default()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+        let image = decode(&case.file, &Limits::default()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
         assert_eq!(
             (u64::from(image.width()), u64::from(image.height())),
             case.size,
@@ -97,8 +92,7 @@ fn the_name_does_not_matter_and_text_is_called_text() {
 #[test]
 fn truncated_pictures_are_errors() {
     for case in cases() {
-        let e =
-            decode(&case.file[..case.file.len() / 2], &Limits::default()).expect_err(&case.name);
+        let e = decode(&case.file[..case.file.len() / 2], &Limits::default()).expect_err(&case.name);
         // a TIFF keeps its directory behind the pixels, so half of one is not recognisable as half
         let allowed: &[&str] = if case.name.starts_with("tiff") {
             &["truncated", "damaged"]
@@ -114,9 +108,7 @@ fn truncated_pictures_are_errors() {
     }
     let png = file("png");
     assert_eq!(
-        decode(&png[..png.len() - 40], &Limits::default())
-            .unwrap_err()
-            .cause(),
+        decode(&png[..png.len() - 40], &Limits::default()).unwrap_err().cause(),
         "truncated"
     );
 }
@@ -129,11 +121,7 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
     let crc = file[12..29].iter().fold(!0u32, |mut c, &b| {
         c ^= u32::from(b);
         for _ in 0..8 {
-            c = if c & 1 == 1 {
-                0xedb8_8320 ^ (c >> 1)
-            } else {
-                c >> 1
-            };
+            c = if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 };
         }
         c
     });
@@ -144,12 +132,7 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
 #[test]
 fn limits_come_before_allocation() {
     let default = Limits::default();
-    for (w, h) in [
-        (16_385, 1),
-        (1, 16_385),
-        (16_000, 16_000),
-        (0x7fff_ffff, 0x7fff_ffff),
-    ] {
+    for (w, h) in [(16_385, 1), (1, 16_385), (16_000, 16_000), (0x7fff_ffff, 0x7fff_ffff)] {
         let e = decode(&png_header(w, h), &default).unwrap_err();
         assert_eq!(e.cause(), "over-limit", "{w}×{h}: {e}");
     }
@@ -157,14 +140,8 @@ fn limits_come_before_allocation() {
     decode(&png_header(13, 9), &default).unwrap();
     let jpeg = file("jpeg");
     for limits in [
-        Limits {
-            bytes: 10,
-            ..default
-        },
-        Limits {
-            side: 12,
-            ..default
-        },
+        Limits { bytes: 10, ..default },
+        Limits { side: 12, ..default },
         Limits {
             pixels: 13 * 9 - 1,
             ..default
@@ -174,11 +151,7 @@ fn limits_come_before_allocation() {
             ..default
         },
     ] {
-        assert_eq!(
-            decode(&jpeg, &limits).unwrap_err().cause(),
-            "over-limit",
-            "{limits:?}"
-        );
+        assert_eq!(decode(&jpeg, &limits).unwrap_err().cause(), "over-limit", "{limits:?}");
     }
     decode(
         &jpeg,

@@ -9,8 +9,7 @@ fn order_is_kept_and_bad_ones_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let bmp = |v: u8| {
         // 2×2, 24 bits
-        let mut b =
-            b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x18\0".to_vec();
+        let mut b = b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x18\0".to_vec();
         b.resize(54, 0);
         b.extend([v, v, v, v, v, v, 0, 0, v, v, v, v, v, v, 0, 0]);
         b
@@ -40,10 +39,7 @@ fn order_is_kept_and_bad_ones_are_reported() {
     assert_eq!(loaded.bad[1].error.cause(), "unreadable");
     assert_eq!(loaded.pixels.len(), 12 * 48);
     for (row, &i) in loaded.pixels.chunks(48).zip(&loaded.good) {
-        assert!(
-            row.iter().all(|&v| v == (i * 10) as f32 / 255.0),
-            "row of {i}"
-        );
+        assert!(row.iter().all(|&v| v == (i * 10) as f32 / 255.0), "row of {i}");
     }
     assert!(load_images(&paths, &Preprocess { size: 0, ..p }, &Limits::default()).is_err());
 }

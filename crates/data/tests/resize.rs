@@ -22,11 +22,7 @@ fn picture(width: u32, height: u32, seed: u64, hard: bool) -> RgbImage {
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let v = (state >> 24) as u8;
-            if hard {
-                if v >= 128 { 255 } else { 0 }
-            } else {
-                v
-            }
+            if hard { if v >= 128 { 255 } else { 0 } } else { v }
         })
         .collect();
     RgbImage::new(width, height, data).unwrap()
@@ -51,12 +47,7 @@ fn every_filter_equals_pillow() {
     assert!(cases.len() > 150);
     for case in cases {
         let ((w, h), (ow, oh)) = (pair(&case["from"]), pair(&case["to"]));
-        let src = picture(
-            w,
-            h,
-            case["seed"].as_u64().unwrap(),
-            case["hard"].as_bool().unwrap(),
-        );
+        let src = picture(w, h, case["seed"].as_u64().unwrap(), case["hard"].as_bool().unwrap());
         let out = resize(&src, ow, oh, filter(&case["filter"])).unwrap();
         if let Some(hex) = case["bytes"].as_str() {
             let ours: String = out.data().iter().map(|b| format!("{b:02x}")).collect();

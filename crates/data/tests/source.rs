@@ -46,21 +46,11 @@ fn captions_with_bad_rows() {
     assert_eq!(d.samples[0].captions["en"], ["one", " two "]);
     assert_eq!(d.samples[0].captions["de"], ["eins"]);
     assert_eq!(d.samples[1].captions["en"], ["drei", "again"]);
-    assert_eq!(
-        d.captions("en"),
-        [(0, "one"), (0, " two "), (1, "drei"), (1, "again")]
-    );
-    assert_eq!(
-        d.languages().into_iter().collect::<Vec<_>>(),
-        [("de", 1), ("en", 4)]
-    );
+    assert_eq!(d.captions("en"), [(0, "one"), (0, " two "), (1, "drei"), (1, "again")]);
+    assert_eq!(d.languages().into_iter().collect::<Vec<_>>(), [("de", 1), ("en", 4)]);
     let lines: Vec<_> = d.skipped.iter().map(|s| s.line.unwrap()).collect();
     assert_eq!(lines, [4, 5, 6, 7, 8, 9, 10]);
-    assert!(
-        d.skipped[1].reason.contains("leads out"),
-        "{}",
-        d.skipped[1]
-    );
+    assert!(d.skipped[1].reason.contains("leads out"), "{}", d.skipped[1]);
     assert!(
         d.skipped[3].to_string().contains("images/missing.jpg"),
         "{}",
@@ -87,12 +77,7 @@ fn a_table_without_a_usable_row_says_why() {
         "{text}"
     );
     put(dir.path(), "captions.jsonl", "");
-    assert!(
-        Dataset::open(dir.path())
-            .unwrap_err()
-            .to_string()
-            .contains("empty")
-    );
+    assert!(Dataset::open(dir.path()).unwrap_err().to_string().contains("empty"));
 }
 
 #[test]
@@ -129,10 +114,7 @@ fn labels_and_conflicts() {
 fn folders() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
-    assert!(matches!(
-        Dataset::open(root),
-        Err(SourceError::NoImages { .. })
-    ));
+    assert!(matches!(Dataset::open(root), Err(SourceError::NoImages { .. })));
     put(root, "notes.txt", "no picture");
     let e = Dataset::open(root).unwrap_err();
     assert!(e.to_string().contains("has no pictures"), "{e}");
@@ -149,11 +131,7 @@ fn folders() {
     let d = Dataset::open(root).unwrap();
     assert_eq!(d.layout, Layout::ClassFolders);
     assert_eq!(keys(&d), ["cat/without-ending", "dog/10.jpeg", "dog/2.JPG"]);
-    let labels: Vec<_> = d
-        .samples
-        .iter()
-        .map(|s| s.label.as_deref().unwrap())
-        .collect();
+    let labels: Vec<_> = d.samples.iter().map(|s| s.label.as_deref().unwrap()).collect();
     assert_eq!(labels, ["cat", "dog", "dog"]);
 
     put(root, "top.webp", "x");
@@ -174,10 +152,7 @@ fn links_to_folders_do_not_loop() {
     put(dir.path(), "a/1.jpg", "x");
     std::os::unix::fs::symlink(dir.path(), dir.path().join("a/loop")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("a/1.jpg"), dir.path().join("a/2.jpg")).unwrap();
-    assert_eq!(
-        keys(&Dataset::open(dir.path()).unwrap()),
-        ["a/1.jpg", "a/2.jpg"]
-    );
+    assert_eq!(keys(&Dataset::open(dir.path()).unwrap()), ["a/1.jpg", "a/2.jpg"]);
 }
 
 #[test]
@@ -197,10 +172,7 @@ fn lines_are_verbatim() {
         assert_eq!(texts(&path).unwrap(), lines, "{content:?}");
     }
     fs::write(&path, b"ok\nalso ok\n\xff\xfe\n").unwrap();
-    assert!(matches!(
-        texts(&path),
-        Err(SourceError::NotUtf8 { line: 3, .. })
-    ));
+    assert!(matches!(texts(&path), Err(SourceError::NotUtf8 { line: 3, .. })));
 }
 
 #[test]
@@ -211,17 +183,10 @@ fn real_folders() {
     };
     let data = Path::new(&data);
     let d = Dataset::open(&data.join("flickr8k")).unwrap();
-    assert_eq!(
-        (d.samples.len(), d.skipped.len(), d.languages()["en"]),
-        (800, 0, 4000)
-    );
+    assert_eq!((d.samples.len(), d.skipped.len(), d.languages()["en"]), (800, 0, 4000));
     let d = Dataset::open(&data.join("imagenet-sample")).unwrap();
     assert_eq!(
-        (
-            d.samples.len(),
-            d.skipped.len(),
-            d.samples[0].label.as_deref()
-        ),
+        (d.samples.len(), d.skipped.len(), d.samples[0].label.as_deref()),
         (500, 0, Some("tench"))
     );
 }

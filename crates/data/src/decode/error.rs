@@ -15,14 +15,10 @@ pub enum DecodeError {
         reason: String,
     },
     /// Zero bytes.
-    #[error(
-        "the file is empty (0 bytes); it was probably not copied or downloaded to the end: fetch it again"
-    )]
+    #[error("the file is empty (0 bytes); it was probably not copied or downloaded to the end: fetch it again")]
     Empty,
     /// More bytes than the limit allows.
-    #[error(
-        "the file has {bytes} bytes, more than the limit of {limit}; shrink the picture or raise the limit"
-    )]
+    #[error("the file has {bytes} bytes, more than the limit of {limit}; shrink the picture or raise the limit")]
     TooLarge {
         /// Size of the file in bytes.
         bytes: u64,
@@ -62,9 +58,7 @@ pub enum DecodeError {
         what: String,
     },
     /// The data end before the picture does.
-    #[error(
-        "the {format} picture is cut off: its data end before the picture does; fetch the file again"
-    )]
+    #[error("the {format} picture is cut off: its data end before the picture does; fetch the file again")]
     Truncated {
         /// Format by content.
         format: &'static str,

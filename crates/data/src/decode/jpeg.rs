@@ -68,9 +68,7 @@ mod tests {
     fn end_marker_inside_a_segment_does_not_count() {
         // SOI, an APP1 segment that contains an end marker (a thumbnail does), SOS with data, no end
         let mut bytes = vec![0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 1, 2];
-        bytes.extend([
-            0xff, 0xda, 0, 3, 1, 0x12, 0xff, 0x00, 0x34, 0xff, 0xd3, 0x56,
-        ]);
+        bytes.extend([0xff, 0xda, 0, 3, 1, 0x12, 0xff, 0x00, 0x34, 0xff, 0xd3, 0x56]);
         assert_eq!(
             facts(&bytes),
             JpegFacts {

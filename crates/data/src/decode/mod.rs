@@ -65,19 +65,14 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
         });
     }
     let (format, name) = sniff::sniff(bytes)?;
-    catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format, name, limits))).unwrap_or_else(
-        |panic| {
-            let reason = panic
-                .downcast_ref::<&str>()
-                .map(|s| (*s).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no reason given".to_owned());
-            Err(DecodeError::Panicked {
-                format: name,
-                reason,
-            })
-        },
-    )
+    catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format, name, limits))).unwrap_or_else(|panic| {
+        let reason = panic
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no reason given".to_owned());
+        Err(DecodeError::Panicked { format: name, reason })
+    })
 }
 
 /// Reads at most `limits.bytes` of a file.
@@ -119,16 +114,9 @@ pub fn open(path: &Path, limits: &Limits) -> Result<RgbImage, DecodeError> {
     decode(&read_limited(path, limits)?, limits)
 }
 
-fn decode_as(
-    bytes: &[u8],
-    format: ImageFormat,
-    name: &'static str,
-    limits: &Limits,
-) -> Result<RgbImage, DecodeError> {
+fn decode_as(bytes: &[u8], format: ImageFormat, name: &'static str, limits: &Limits) -> Result<RgbImage, DecodeError> {
     let fail = |e: ImageError| match from_image_error(&e, name) {
-        DecodeError::Damaged { .. } if sniff::cut_off(bytes, format) => {
-            DecodeError::Truncated { format: name }
-        }
+        DecodeError::Damaged { .. } if sniff::cut_off(bytes, format) => DecodeError::Truncated { format: name },
         other => other,
     };
     let over = |what: String| DecodeError::Limit { format: name, what };
@@ -181,8 +169,7 @@ fn decode_as(
         }
     }
 
-    let total = usize::try_from(decoder.total_bytes())
-        .map_err(|_| over("it does not fit into memory".into()))?;
+    let total = usize::try_from(decoder.total_bytes()).map_err(|_| over("it does not fit into memory".into()))?;
     let mut buf = vec![0u8; total];
     decoder.read_image(&mut buf).map_err(fail)?;
     let rgb = pixels::to_rgb8(buf, color).ok_or_else(|| DecodeError::Unsupported {
@@ -220,10 +207,7 @@ fn bytes_per_pixel(
     let convert = if pixels::grows(color) { 3 } else { 0 };
     let turns = matches!(
         orientation,
-        Orientation::Rotate90
-            | Orientation::Rotate270
-            | Orientation::Rotate90FlipH
-            | Orientation::Rotate270FlipH
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
     );
     // scratch is gone when the picture is turned
     output + convert.max(scratch).max(if turns { 3 } else { 0 })

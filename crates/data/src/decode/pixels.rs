@@ -32,23 +32,15 @@ pub(super) fn to_rgb8(mut buf: Vec<u8>, color: ColorType) -> Option<Vec<u8>> {
         ColorType::Rgb8 => return Some(buf),
         ColorType::L8 => return Some(buf.iter().flat_map(|&v| [v; 3]).collect()),
         ColorType::La8 => {
-            return Some(
-                buf.chunks_exact(2)
-                    .flat_map(|p| [on_white(p[0], p[1]); 3])
-                    .collect(),
-            );
+            return Some(buf.chunks_exact(2).flat_map(|p| [on_white(p[0], p[1]); 3]).collect());
         }
         ColorType::L16 => return Some(buf.chunks_exact(2).flat_map(|p| [high(p, 0); 3]).collect()),
         ColorType::Rgba8 => shrink(&mut buf, 4, |p| [0, 1, 2].map(|c| on_white(p[c], p[3]))),
         ColorType::La16 => shrink(&mut buf, 4, |p| [on_white(high(p, 0), high(p, 1)); 3]),
         ColorType::Rgb16 => shrink(&mut buf, 6, |p| [0, 1, 2].map(|c| high(p, c))),
-        ColorType::Rgba16 => shrink(&mut buf, 8, |p| {
-            [0, 1, 2].map(|c| on_white(high(p, c), high(p, 3)))
-        }),
+        ColorType::Rgba16 => shrink(&mut buf, 8, |p| [0, 1, 2].map(|c| on_white(high(p, c), high(p, 3)))),
         ColorType::Rgb32F => shrink(&mut buf, 12, |p| [0, 1, 2].map(|c| float(p, c))),
-        ColorType::Rgba32F => shrink(&mut buf, 16, |p| {
-            [0, 1, 2].map(|c| on_white(float(p, c), float(p, 3)))
-        }),
+        ColorType::Rgba32F => shrink(&mut buf, 16, |p| [0, 1, 2].map(|c| on_white(float(p, c), float(p, 3)))),
         _ => return None,
     }
     Some(buf)
@@ -88,10 +80,7 @@ mod tests {
             Some(vec![0x12, 0x34, 0xfe])
         );
         assert_eq!(to_rgb8(px(&[0x80ff]), ColorType::L16), Some(vec![0x80; 3]));
-        assert_eq!(
-            to_rgb8(px(&[0x1200, 0]), ColorType::La16),
-            Some(vec![255; 3])
-        );
+        assert_eq!(to_rgb8(px(&[0x1200, 0]), ColorType::La16), Some(vec![255; 3]));
         let rgba = to_rgb8(
             px(&[1, 2, 3, 0xffff, 0x1000, 0x2000, 0x3000, 0xff00]),
             ColorType::Rgba16,
@@ -105,9 +94,6 @@ mod tests {
             .iter()
             .flat_map(|x| x.to_ne_bytes())
             .collect();
-        assert_eq!(
-            to_rgb8(bytes, ColorType::Rgb32F),
-            Some(vec![0, 0, 255, 128, 255, 0])
-        );
+        assert_eq!(to_rgb8(bytes, ColorType::Rgb32F), Some(vec![0, 0, 255, 128, 255, 0]));
     }
 }

@@ -14,11 +14,7 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), DecodeE
         return Err(DecodeError::Empty);
     }
     let starts = |magic: &[u8]| bytes.starts_with(magic);
-    let at = |offset: usize, magic: &[u8]| {
-        bytes
-            .get(offset..)
-            .is_some_and(|rest| rest.starts_with(magic))
-    };
+    let at = |offset: usize, magic: &[u8]| bytes.get(offset..).is_some_and(|rest| rest.starts_with(magic));
     if starts(&[0xff, 0xd8, 0xff]) {
         Ok((ImageFormat::Jpeg, "JPEG"))
     } else if starts(b"\x89PNG\r\n\x1a\n") {
@@ -27,11 +23,7 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), DecodeE
         Ok((ImageFormat::WebP, "WebP"))
     } else if starts(b"GIF87a") || starts(b"GIF89a") {
         Ok((ImageFormat::Gif, "GIF"))
-    } else if starts(b"II\x2a\0")
-        || starts(b"MM\0\x2a")
-        || starts(b"II\x2b\0")
-        || starts(b"MM\0\x2b")
-    {
+    } else if starts(b"II\x2a\0") || starts(b"MM\0\x2a") || starts(b"II\x2b\0") || starts(b"MM\0\x2b") {
         Ok((ImageFormat::Tiff, "TIFF"))
     } else if starts(b"BM") && at(14 + 1, &[0, 0, 0]) {
         // "BM" alone also begins words; the size of the info header, four bytes at 14, is always below 256
@@ -53,9 +45,7 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), DecodeE
 
 /// Names of formats that people do put into picture folders and that have no decoder here.
 fn foreign(bytes: &[u8]) -> Option<&'static str> {
-    let brand = |b: &[&[u8]]| {
-        bytes.get(4..8) == Some(b"ftyp") && bytes.get(8..12).is_some_and(|x| b.contains(&x))
-    };
+    let brand = |b: &[&[u8]]| bytes.get(4..8) == Some(b"ftyp") && bytes.get(8..12).is_some_and(|x| b.contains(&x));
     let head = &bytes[..bytes.len().min(1024)];
     if brand(&[b"avif", b"avis"]) {
         Some("AVIF")
@@ -65,9 +55,7 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
         Some("a video (MP4 or QuickTime)")
     } else if bytes.starts_with(&[0xff, 0x0a]) || bytes.starts_with(b"\0\0\0\x0cJXL \r\n\x87\n") {
         Some("JPEG XL")
-    } else if bytes.starts_with(b"\0\0\0\x0cjP  \r\n\x87\n")
-        || bytes.starts_with(&[0xff, 0x4f, 0xff, 0x51])
-    {
+    } else if bytes.starts_with(b"\0\0\0\x0cjP  \r\n\x87\n") || bytes.starts_with(&[0xff, 0x4f, 0xff, 0x51]) {
         Some("JPEG 2000")
     } else if bytes.starts_with(b"%PDF") {
         Some("PDF")
@@ -103,11 +91,12 @@ fn text(bytes: &[u8]) -> Option<String> {
 /// the cause: decoders differ in what they call it.
 pub(super) fn cut_off(bytes: &[u8], format: ImageFormat) -> bool {
     let declared = |at: usize, extra: u64| {
-        bytes.get(at..at + 4).is_none_or(|b| {
-            u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])) + extra > bytes.len() as u64
-        })
+        bytes
+            .get(at..at + 4)
+            .is_none_or(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])) + extra > bytes.len() as u64)
     };
     match format {
+        ImageFormat::Jpeg => !super::jpeg::facts(bytes).whole,
         ImageFormat::Png => !bytes.windows(4).any(|w| w == b"IEND"),
         ImageFormat::Gif => bytes.iter().rev().find(|&&b| b != 0) != Some(&0x3b),
         ImageFormat::WebP => declared(4, 8),
@@ -122,27 +111,19 @@ mod tests {
 
     #[test]
     fn text_is_told_apart_from_pictures() {
-        let Err(DecodeError::LooksLikeText { begin }) =
-            sniff(b"<html><body>404 not found</body></html>")
-        else {
+        let Err(DecodeError::LooksLikeText { begin }) = sniff(b"<html><body>404 not found</body></html>") else {
             panic!("text not recognised");
         };
         assert!(begin.starts_with("<html>"));
         // the window ends inside a two-byte character
         let mut long = "a".repeat(511).into_bytes();
         long.extend("é".as_bytes());
-        assert!(matches!(
-            sniff(&long),
-            Err(DecodeError::LooksLikeText { .. })
-        ));
+        assert!(matches!(sniff(&long), Err(DecodeError::LooksLikeText { .. })));
         assert!(matches!(
             sniff(b"BMW is a car maker from Munich"),
             Err(DecodeError::LooksLikeText { .. })
         ));
-        assert!(matches!(
-            sniff(&[0, 1, 2, 3]),
-            Err(DecodeError::Unknown { .. })
-        ));
+        assert!(matches!(sniff(&[0, 1, 2, 3]), Err(DecodeError::Unknown { .. })));
         assert_eq!(sniff(&[]), Err(DecodeError::Empty));
     }
 

@@ -34,9 +34,7 @@ pub enum SourceError {
         skipped: Vec<Skipped>,
     },
     /// A text file that is not UTF-8.
-    #[error(
-        "{path}, line {line}: the text is not UTF-8; convert the file (for example with iconv -t UTF-8)"
-    )]
+    #[error("{path}, line {line}: the text is not UTF-8; convert the file (for example with iconv -t UTF-8)")]
     NotUtf8 {
         /// The file.
         path: PathBuf,

@@ -8,9 +8,7 @@ use super::{Layout, Sample, Skipped, SourceError};
 use crate::decode::is_image;
 
 /// Endings that name a picture; files with another ending are asked by their first bytes.
-const ENDINGS: [&str; 10] = [
-    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff",
-];
+const ENDINGS: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
 /// Deeper folders are not pictures' homes but a loop or an attack.
 const MAX_DEPTH: usize = 64;
 
@@ -61,9 +59,7 @@ pub(super) fn walk(root: &Path, skipped: &mut Vec<Skipped>) -> Result<Vec<Sample
                         reason,
                     });
                 }
-                Ok(_) if path.is_file() && looks_like_image(&path) => {
-                    samples.push(Sample::bare(key, path))
-                }
+                Ok(_) if path.is_file() && looks_like_image(&path) => samples.push(Sample::bare(key, path)),
                 Ok(_) => {}
                 Err(e) => skipped.push(Skipped {
                     line: None,
@@ -100,10 +96,7 @@ pub(super) fn label_by_folder(samples: &mut [Sample]) -> Layout {
 }
 
 fn looks_like_image(path: &Path) -> bool {
-    let ending = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .map(str::to_ascii_lowercase);
+    let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     if ending.is_some_and(|e| ENDINGS.contains(&e.as_str())) {
         return true;
     }

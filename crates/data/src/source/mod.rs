@@ -123,22 +123,17 @@ impl Dataset {
     fn folder(root: &Path) -> Result<Self, SourceError> {
         let captions = root.join("captions.jsonl");
         let labels = root.join("labels.jsonl");
-        let tables: Vec<(&Path, Table)> = [
-            (captions.as_path(), Table::Captions),
-            (labels.as_path(), Table::Labels),
-        ]
-        .into_iter()
-        .filter(|(path, _)| path.is_file())
-        .collect();
+        let tables: Vec<(&Path, Table)> = [(captions.as_path(), Table::Captions), (labels.as_path(), Table::Labels)]
+            .into_iter()
+            .filter(|(path, _)| path.is_file())
+            .collect();
         if !tables.is_empty() {
             return Self::tables(root, &tables);
         }
         let mut skipped = Vec::new();
         let mut samples = folder::walk(root, &mut skipped)?;
         if samples.is_empty() {
-            return Err(SourceError::NoImages {
-                path: root.to_owned(),
-            });
+            return Err(SourceError::NoImages { path: root.to_owned() });
         }
         let layout = folder::label_by_folder(&mut samples);
         Ok(Self {
@@ -190,13 +185,7 @@ impl Dataset {
         self.samples
             .iter()
             .enumerate()
-            .flat_map(|(i, s)| {
-                s.captions
-                    .get(lang)
-                    .into_iter()
-                    .flatten()
-                    .map(move |t| (i, t.as_str()))
-            })
+            .flat_map(|(i, s)| s.captions.get(lang).into_iter().flatten().map(move |t| (i, t.as_str())))
             .collect()
     }
 }

@@ -49,11 +49,7 @@ pub(super) fn read(
     skipped: &mut Vec<Skipped>,
 ) -> Result<(), SourceError> {
     let mut reader = BufReader::new(File::open(path).map_err(|e| SourceError::io(path, &e))?);
-    let mut known: HashMap<String, usize> = samples
-        .iter()
-        .enumerate()
-        .map(|(i, s)| (s.key.clone(), i))
-        .collect();
+    let mut known: HashMap<String, usize> = samples.iter().enumerate().map(|(i, s)| (s.key.clone(), i)).collect();
     let mut line = Vec::new();
     for number in 1u64.. {
         line.clear();
@@ -160,8 +156,7 @@ fn add(
 
 /// The path with `/` between its parts when it stays inside the root.
 fn inside(image: &str) -> Result<String, String> {
-    let outside =
-        || "the path leads out of the data folder; only paths below it are read".to_owned();
+    let outside = || "the path leads out of the data folder; only paths below it are read".to_owned();
     let mut parts = Vec::new();
     for part in Path::new(image).components() {
         match part {

@@ -54,10 +54,7 @@ mod tests {
             (7, 4, 3),
             (75, 38, 37),
         ] {
-            assert_eq!(
-                center_offset(224 + margin, 224, CropRounding::HalfEven),
-                even
-            );
+            assert_eq!(center_offset(224 + margin, 224, CropRounding::HalfEven), even);
             assert_eq!(center_offset(224 + margin, 224, CropRounding::Floor), floor);
         }
         assert_eq!(center_offset(3, 9, CropRounding::HalfEven), 0);

@@ -130,9 +130,7 @@ impl Preprocess {
                 4 * MAX_SIZE
             ));
         }
-        if !self.mean.iter().chain(&self.std).all(|v| v.is_finite())
-            || self.std.iter().any(|&s| s <= 0.0)
-        {
+        if !self.mean.iter().chain(&self.std).all(|v| v.is_finite()) || self.std.iter().any(|&s| s <= 0.0) {
             return bad(format!(
                 "mean {:?} and std {:?} must be finite and std above 0",
                 self.mean, self.std
@@ -179,8 +177,7 @@ impl Preprocess {
         self.validate()?;
         let plan = self.plan(image.width(), image.height());
         let impossible = || PreprocessError(format!("{image:?} cannot become {0}×{0}", self.size));
-        let part = resize_region(image, plan.width, plan.height, self.filter, plan.region)
-            .ok_or_else(impossible)?;
+        let part = resize_region(image, plan.width, plan.height, self.filter, plan.region).ok_or_else(impossible)?;
         if part.width() == self.size && part.height() == self.size {
             return Ok(part);
         }
@@ -225,9 +222,8 @@ impl Preprocess {
         }
         let square = self.square(image)?;
         // the same f32 operations in the same order as torchvision's, once per possible value
-        let table: [[f32; 256]; 3] = std::array::from_fn(|c| {
-            std::array::from_fn(|v| (v as f32 / 255.0 - self.mean[c]) / self.std[c])
-        });
+        let table: [[f32; 256]; 3] =
+            std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - self.mean[c]) / self.std[c]));
         for (to, from) in out.chunks_exact_mut(3).zip(square.data().chunks_exact(3)) {
             for c in 0..3 {
                 to[c] = table[c][usize::from(from[c])];
@@ -250,16 +246,11 @@ impl Preprocess {
                 // truncated; saturates for a picture of one row, of which only the middle is computed anyway
                 let other = u64::from(to) * u64::from(long) / u64::from(short);
                 let other = u32::try_from(other).unwrap_or(u32::MAX);
-                if width <= height {
-                    (to, other)
-                } else {
-                    (other, to)
-                }
+                if width <= height { (to, other) } else { (other, to) }
             }
             ResizeMode::Longest { .. } => {
                 let ratio = f64::from(long) / f64::from(size);
-                let side =
-                    |v: u32| ((f64::from(v) / ratio).round_ties_even() as u32).clamp(1, size);
+                let side = |v: u32| ((f64::from(v) / ratio).round_ties_even() as u32).clamp(1, size);
                 (side(width), side(height))
             }
         };
@@ -294,10 +285,7 @@ mod tests {
         assert_eq!(plan(&clip, 480, 640), (224, 298, 0, 37));
         assert_eq!(plan(&clip, 500, 375), (298, 224, 37, 0));
         assert_eq!(plan(&clip, 227, 224), (227, 224, 2, 0));
-        assert_eq!(
-            plan(&Preprocess::efficientnet_lite0(), 256, 300),
-            (256, 300, 16, 38)
-        );
+        assert_eq!(plan(&Preprocess::efficientnet_lite0(), 256, 300), (256, 300, 16, 38));
         assert_eq!(plan(&Preprocess::siglip(384), 640, 480), (384, 384, 0, 0));
         let longest = Preprocess {
             resize: ResizeMode::Longest { fill: [1, 2, 3] },
@@ -327,18 +315,12 @@ mod tests {
             Preprocess::clip(336),
             Preprocess::efficientnet_lite0(),
             Preprocess {
-                resize: ResizeMode::Longest {
-                    fill: [0, 127, 255],
-                },
+                resize: ResizeMode::Longest { fill: [0, 127, 255] },
                 ..Preprocess::siglip(64)
             },
         ] {
             let json = serde_json::to_string(&p).unwrap();
-            assert_eq!(
-                serde_json::from_str::<Preprocess>(&json).unwrap(),
-                p,
-                "{json}"
-            );
+            assert_eq!(serde_json::from_str::<Preprocess>(&json).unwrap(), p, "{json}");
         }
         let good = serde_json::to_value(Preprocess::efficientnet_lite0()).unwrap();
         let mut unknown = good.clone();
@@ -391,8 +373,7 @@ mod tests {
                 ..base
             },
         ];
-        let set: std::collections::BTreeSet<_> =
-            variants.iter().map(Preprocess::fingerprint).collect();
+        let set: std::collections::BTreeSet<_> = variants.iter().map(Preprocess::fingerprint).collect();
         assert_eq!(set.len(), variants.len());
         // a change here makes every cached feature stale, so it must be deliberate
         assert_eq!(
