@@ -76,9 +76,8 @@ pub fn head_rms_norm(
     let [t, width] = qkv.dims();
     let [d] = wq.dims();
     let (q, k) = (heads * d, (heads + kv_heads) * d);
-    let norm = |x: Tensor<2>, w: Tensor<1>, heads: usize| {
-        rms_norm(x.reshape([t * heads, d]), w, eps).reshape([t, heads * d])
-    };
+    let norm =
+        |x: Tensor<2>, w: Tensor<1>, heads: usize| rms_norm(x.reshape([t * heads, d]), w, eps).reshape([t, heads * d]);
     Tensor::cat(
         vec![
             norm(qkv.clone().slice([0..t, 0..q]), wq, heads),
@@ -136,11 +135,7 @@ pub fn rope(qkv: Tensor<2>, positions: &Arc<[u32]>, r: Rope) -> Tensor<2> {
     let device = qkv.device();
     let angles: Vec<f64> = positions
         .iter()
-        .flat_map(|&p| {
-            (0..half).map(move |i| {
-                f64::from(p) / f64::from(r.theta).powf(2.0 * i as f64 / d as f64)
-            })
-        })
+        .flat_map(|&p| (0..half).map(move |i| f64::from(p) / f64::from(r.theta).powf(2.0 * i as f64 / d as f64)))
         .collect();
     let table = |f: fn(f64) -> f64| {
         let data: Vec<f32> = angles.iter().map(|&a| f(a) as f32).collect();
@@ -158,24 +153,18 @@ pub fn rope(qkv: Tensor<2>, positions: &Arc<[u32]>, r: Rope) -> Tensor<2> {
     let rotated = match r.style {
         RopeStyle::Half => {
             let x = x.reshape([t, n, d]);
-            let (a, b) = rotate(
-                x.clone().slice([0..t, 0..n, 0..half]),
-                x.slice([0..t, 0..n, half..d]),
-            );
+            let (a, b) = rotate(x.clone().slice([0..t, 0..n, 0..half]), x.slice([0..t, 0..n, half..d]));
             Tensor::cat(vec![a, b], 2)
         }
         RopeStyle::Interleaved => {
             let x = x.reshape([t, n, half, 2]);
             let pick = |i: usize| x.clone().slice([0..t, 0..n, 0..half, i..i + 1]).reshape([t, n, half]);
             let (a, b) = rotate(pick(0), pick(1));
-            Tensor::<4>::stack(vec![a, b], 3).reshape([t, n, d])
+            Tensor::stack::<4>(vec![a, b], 3).reshape([t, n, d])
         }
     };
     Tensor::cat(
-        vec![
-            rotated.reshape([t, n * d]),
-            qkv.slice([0..t, n * d..r.heads * d]),
-        ],
+        vec![rotated.reshape([t, n * d]), qkv.slice([0..t, n * d..r.heads * d])],
         1,
     )
 }
@@ -219,13 +208,7 @@ fn rows(y: Tensor<4>) -> Tensor<2> {
 }
 
 /// See [`crate::fused::conv2d`].
-pub fn conv2d(
-    x: Tensor<2>,
-    w: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    act: Activation,
-    s: &ConvShape,
-) -> Tensor<2> {
+pub fn conv2d(x: Tensor<2>, w: Tensor<2>, bias: Option<Tensor<1>>, act: Activation, s: &ConvShape) -> Tensor<2> {
     let [out, _] = w.dims();
     let w = w.reshape([out, s.kh, s.kw, s.c]).permute([0, 3, 1, 2]);
     let options = ConvOptions::new([s.stride; 2], [0, 0], [1, 1], 1);

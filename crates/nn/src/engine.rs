@@ -18,7 +18,7 @@ pub fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
 
 /// The tensor's values in row-major order, without its history.
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    match tensor.into_data().into_vec::<f32>() {
+    match tensor.into_data().try_into_vec::<f32>() {
         Ok(values) => values,
         Err(error) => unreachable!("all of Bifocal's float tensors are f32: {error:?}"),
     }

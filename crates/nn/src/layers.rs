@@ -41,12 +41,7 @@ impl Linear {
     }
 
     /// `act(x wᵀ + b) + residual` in one pass.
-    pub fn fused(
-        &self,
-        x: Tensor<2>,
-        act: Activation,
-        residual: Option<Tensor<2>>,
-    ) -> Tensor<2> {
+    pub fn fused(&self, x: Tensor<2>, act: Activation, residual: Option<Tensor<2>>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(Param::val);
         fused::linear(x, self.weight.val(), bias, act, residual)
     }

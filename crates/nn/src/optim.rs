@@ -29,9 +29,7 @@ impl Gradients {
 
     /// L2 norm over all parameters, in f64.
     pub fn norm(&self) -> f64 {
-        let square = |t: &FlexTensor| -> f64 {
-            slice(t).iter().map(|&g| f64::from(g) * f64::from(g)).sum()
-        };
+        let square = |t: &FlexTensor| -> f64 { slice(t).iter().map(|&g| f64::from(g) * f64::from(g)).sum() };
         self.0.values().map(square).sum::<f64>().sqrt()
     }
 
@@ -131,11 +129,7 @@ impl AdamW {
 
     /// Continues from saved state.
     pub fn restore(config: AdamWConfig, step: u64, state: BTreeMap<String, Moments>) -> Self {
-        Self {
-            config,
-            step,
-            state,
-        }
+        Self { config, step, state }
     }
 
     /// Steps taken.
@@ -150,13 +144,7 @@ impl AdamW {
 
     /// One step: gradients are multiplied by `scale` (clipping), `rate` says how each parameter learns.
     /// Parameters without a gradient stay as they are.
-    pub fn step<M: Module>(
-        &mut self,
-        module: M,
-        grads: &Gradients,
-        scale: f32,
-        rate: impl Fn(&str) -> Rate,
-    ) -> M {
+    pub fn step<M: Module>(&mut self, module: M, grads: &Gradients, scale: f32, rate: impl Fn(&str) -> Rate) -> M {
         self.step += 1;
         module.map(&mut Update {
             path: Path::default(),
@@ -217,9 +205,7 @@ impl<R: Fn(&str) -> Rate> ModuleMapper for Update<'_, R> {
             &rule,
             self.scale,
         );
-        let value = Tensor::<D>::from_primitive::<Flex>(storage)
-            .autodiff()
-            .require_grad();
+        let value = Tensor::<D>::from_primitive::<Flex>(storage).autodiff().require_grad();
         Param::from_mapped_value(id, value, mapper)
     }
 }

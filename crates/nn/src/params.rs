@@ -96,11 +96,7 @@ impl<F: FnMut(&str, &[usize]) -> Change> ModuleMapper for Map<F> {
             Change::Values(data) => {
                 let learns = value.is_require_grad();
                 let new = tensor(data, dims);
-                if learns {
-                    new.autodiff().require_grad()
-                } else {
-                    new
-                }
+                if learns { new.autodiff().require_grad() } else { new }
             }
             Change::Trainable(true) => value.without_autodiff().autodiff().require_grad(),
             Change::Trainable(false) => value.without_autodiff(),

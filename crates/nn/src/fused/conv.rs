@@ -20,11 +20,7 @@ impl Fused<1> for Im2col {
     fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, Vec<usize>, ()) {
         let s = &self.shape;
         let rows = s.n * s.out_h() * s.out_w();
-        (
-            kernel::im2col(x, s),
-            vec![rows, s.kh * s.kw * s.c],
-            (),
-        )
+        (kernel::im2col(x, s), vec![rows, s.kh * s.kw * s.c], ())
     }
 
     fn backward(
@@ -43,20 +39,12 @@ impl Fused<1> for Im2col {
 ///
 /// # Shapes
 /// `x` `[n·h·w, c]`, `w` `[out, kh·kw·c]`, `bias` `[out]` → `[n·oh·ow, out]`.
-pub fn conv2d(
-    x: Tensor<2>,
-    w: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    act: Activation,
-    shape: &ConvShape,
-) -> Tensor<2> {
+pub fn conv2d(x: Tensor<2>, w: Tensor<2>, bias: Option<Tensor<1>>, act: Activation, shape: &ConvShape) -> Tensor<2> {
     check(&x, shape);
     if !on_cpu(&x) {
         return composed::conv2d(x, w, bias, act, shape);
     }
-    let op = Im2col {
-        shape: shape.clone(),
-    };
+    let op = Im2col { shape: shape.clone() };
     linear(apply(op, [x.into()]), w, bias, act, None)
 }
 
@@ -71,11 +59,7 @@ impl Fused<3> for Depthwise {
     type Saved = Option<Vec<f32>>;
     const READS: [bool; 3] = [true, true, false];
 
-    fn forward(
-        &self,
-        [x, w, b]: [&[f32]; 3],
-        keep: bool,
-    ) -> (Vec<f32>, Vec<usize>, Self::Saved) {
+    fn forward(&self, [x, w, b]: [&[f32]; 3], keep: bool) -> (Vec<f32>, Vec<usize>, Self::Saved) {
         let s = &self.shape;
         let out = kernel::depthwise(x, w, self.bias.then_some(b), self.act, s, keep);
         (out.y, vec![s.n * s.out_h() * s.out_w(), s.c], out.pre)
@@ -119,10 +103,7 @@ pub fn depthwise_conv2d(
         bias: bias.is_some(),
         shape: shape.clone(),
     };
-    apply(
-        op,
-        [x.into(), w.into(), bias.map_or_else(absent, Into::into)],
-    )
+    apply(op, [x.into(), w.into(), bias.map_or_else(absent, Into::into)])
 }
 
 fn check(x: &Tensor<2>, shape: &ConvShape) {

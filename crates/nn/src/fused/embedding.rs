@@ -20,7 +20,7 @@ impl Fused<1> for Embedding {
     const READS: [bool; 1] = [false];
 
     fn forward(&self, [table]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, Vec<usize>, ()) {
-        let y = kernel::gather(table, &self.ids, self.width);
+        let y = kernel::gather_rows(table, &self.ids, self.width);
         (y, vec![self.ids.len(), self.width], ())
     }
 
@@ -32,9 +32,7 @@ impl Fused<1> for Embedding {
         _saved: (),
         _need: [bool; 1],
     ) -> [Option<Vec<f32>>; 1] {
-        [Some(kernel::scatter_add(
-            grad, &self.ids, self.rows, self.width,
-        ))]
+        [Some(kernel::scatter_add_rows(grad, &self.ids, self.rows, self.width))]
     }
 }
 

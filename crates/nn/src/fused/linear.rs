@@ -22,11 +22,7 @@ impl Fused<4> for Linear {
     type Saved = Option<Vec<f32>>;
     const READS: [bool; 4] = [true, true, false, false];
 
-    fn forward(
-        &self,
-        [x, w, b, r]: [&[f32]; 4],
-        keep: bool,
-    ) -> (Vec<f32>, Vec<usize>, Self::Saved) {
+    fn forward(&self, [x, w, b, r]: [&[f32]; 4], keep: bool) -> (Vec<f32>, Vec<usize>, Self::Saved) {
         let t = x.len() / self.din.max(1);
         let out = kernel::linear(
             x,
@@ -135,9 +131,7 @@ impl Fused<1> for Gated {
         _need: [bool; 1],
     ) -> [Option<Vec<f32>>; 1] {
         let t = grad.len() / self.width.max(1);
-        [Some(activation::gated_backward(
-            grad, x, self.act, t, self.width,
-        ))]
+        [Some(activation::gated_backward(grad, x, self.act, t, self.width))]
     }
 }
 
@@ -151,9 +145,6 @@ pub fn gated(gate_up: Tensor<2>, act: Activation) -> Tensor<2> {
     if !on_cpu(&gate_up) {
         return composed::gated(gate_up, act);
     }
-    let op = Gated {
-        act,
-        width: width / 2,
-    };
+    let op = Gated { act, width: width / 2 };
     apply(op, [gate_up.into()])
 }

@@ -121,10 +121,7 @@ fn contiguous(tensor: FlexTensor) -> FlexTensor {
 }
 
 /// Runs an operation, recording it for the backward pass when one of the inputs asks for gradients.
-pub(crate) fn apply<const N: usize, const D: usize, F: Fused<N>>(
-    op: F,
-    inputs: [Input; N],
-) -> Tensor<D> {
+pub(crate) fn apply<const N: usize, const D: usize, F: Fused<N>>(op: F, inputs: [Input; N]) -> Tensor<D> {
     let inputs = inputs.map(|input| primitive(input.0));
     if inputs.iter().all(|input| matches!(input, Primitive::Plain(_))) {
         let plain = inputs.map(|input| match input {
@@ -194,12 +191,7 @@ struct Step<F>(F);
 impl<const N: usize, F: Fused<N>> Backward<Flex, N> for Step<F> {
     type State = State<F::Saved, N>;
 
-    fn backward(
-        self,
-        ops: Ops<Self::State, N>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let grad = contiguous(grads.consume::<Flex>(&ops.node));
         let need = ops.parents.each_ref().map(Option::is_some);
         let State {

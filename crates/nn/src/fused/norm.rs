@@ -113,16 +113,7 @@ impl Fused<3> for HeadRmsNorm {
 
     fn forward(&self, [qkv, wq, wk]: [&[f32]; 3], _keep: bool) -> (Vec<f32>, Vec<usize>, ()) {
         let t = qkv.len() / self.width().max(1);
-        let y = heads_kernel::head_rms_norm(
-            qkv,
-            wq,
-            wk,
-            self.eps,
-            t,
-            self.heads,
-            self.kv_heads,
-            self.head_dim,
-        );
+        let y = heads_kernel::head_rms_norm(qkv, wq, wk, self.eps, t, self.heads, self.kv_heads, self.head_dim);
         (y, vec![t, self.width()], ())
     }
 
@@ -145,9 +136,8 @@ impl Fused<3> for HeadRmsNorm {
             self.heads,
             self.kv_heads,
             self.head_dim,
-            need,
         );
-        [x, wq, wk]
+        [need[0].then_some(x), need[1].then_some(wq), need[2].then_some(wk)]
     }
 }
 

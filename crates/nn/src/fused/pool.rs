@@ -31,11 +31,7 @@ impl Fused<1> for SegmentMean {
         _saved: (),
         _need: [bool; 1],
     ) -> [Option<Vec<f32>>; 1] {
-        [Some(kernel::segment_mean_backward(
-            grad,
-            &self.offsets,
-            self.width,
-        ))]
+        [Some(kernel::segment_mean_backward(grad, &self.offsets, self.width))]
     }
 }
 

@@ -1,0 +1,331 @@
+//! Each fused operation against its composed twin (value and gradients) and against finite differences.
+
+use std::sync::Arc;
+
+use bifocal_nn::engine::{tensor, values};
+use bifocal_nn::fused::{self, Activation, AttentionShape, ConvShape, Rope, RopeStyle};
+use bifocal_nn::init::Rng;
+use bifocal_nn::{Tensor, composed};
+
+/// An operation on flat leaves; it gives them their shapes itself, so that one harness serves all ranks.
+type Op<'a> = &'a dyn Fn(&[Tensor<1>]) -> Tensor<2>;
+
+struct Outcome {
+    value: Vec<f32>,
+    grads: Vec<Vec<f32>>,
+}
+
+fn run(op: Op, leaves: &[Vec<f32>]) -> Outcome {
+    let leaves: Vec<Tensor<1>> = leaves
+        .iter()
+        .map(|v| tensor(v.clone(), [v.len()]).autodiff().require_grad())
+        .collect();
+    let y = op(&leaves);
+    let [rows, cols] = y.dims();
+    let direction = tensor(direction(rows * cols), [rows, cols]);
+    let mut grads = (y.clone() * direction).sum().backward();
+    Outcome {
+        value: values(y),
+        grads: leaves
+            .iter()
+            .map(|leaf| values(leaf.grad_remove(&mut grads).expect("every leaf gets a gradient")))
+            .collect(),
+    }
+}
+
+fn direction(n: usize) -> Vec<f32> {
+    let mut rng = Rng::new(99);
+    (0..n).map(|_| rng.normal()).collect()
+}
+
+/// The scalar whose gradient [`run`] computes, in f64 from a forward pass without gradients.
+fn objective(op: Op, leaves: &[Vec<f32>]) -> f64 {
+    let leaves: Vec<Tensor<1>> = leaves.iter().map(|v| tensor(v.clone(), [v.len()])).collect();
+    let y = values(op(&leaves));
+    let d = direction(y.len());
+    y.iter().zip(d).map(|(&a, b)| f64::from(a) * f64::from(b)).sum()
+}
+
+fn close(name: &str, a: &[f32], b: &[f32], tolerance: f32) {
+    assert_eq!(a.len(), b.len(), "{name}: lengths");
+    let scale = b.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    for (i, (x, y)) in a.iter().zip(b).enumerate() {
+        assert!((x - y).abs() <= tolerance * scale, "{name}[{i}]: {x} against {y}");
+    }
+}
+
+fn check(name: &str, sizes: &[usize], fast: Op, twin: Op) {
+    let mut rng = Rng::new(7);
+    let leaves: Vec<Vec<f32>> = sizes.iter().map(|&n| (0..n).map(|_| rng.normal()).collect()).collect();
+    let (a, b) = (run(fast, &leaves), run(twin, &leaves));
+    close(name, &a.value, &b.value, 1e-5);
+    for (i, (ga, gb)) in a.grads.iter().zip(&b.grads).enumerate() {
+        close(&format!("{name}: gradient {i}"), ga, gb, 2e-5);
+    }
+    let h = 5e-3f32;
+    for (which, leaf) in leaves.iter().enumerate() {
+        for _ in 0..6 {
+            let at = rng.below(leaf.len());
+            let shifted = |by: f32| {
+                let mut moved = leaves.clone();
+                moved[which][at] += by;
+                objective(fast, &moved)
+            };
+            let numeric = (shifted(h) - shifted(-h)) / f64::from(2.0 * h);
+            let exact = f64::from(a.grads[which][at]);
+            assert!(
+                (numeric - exact).abs() <= 2e-2 * (1.0 + exact.abs()),
+                "{name}: leaf {which}[{at}]: {exact}, but finite differences say {numeric}"
+            );
+        }
+    }
+}
+
+const SMOOTH: [Activation; 5] = [
+    Activation::Identity,
+    Activation::GeluErf,
+    Activation::GeluTanh,
+    Activation::QuickGelu,
+    Activation::Silu,
+];
+
+fn two(x: &Tensor<1>, rows: usize, cols: usize) -> Tensor<2> {
+    x.clone().reshape([rows, cols])
+}
+
+#[test]
+fn linear_with_every_activation() {
+    let (t, i, o) = (5, 7, 9);
+    for act in SMOOTH {
+        check(
+            &format!("linear {act:?}"),
+            &[t * i, o * i, o, t * o],
+            &|l| {
+                fused::linear(
+                    two(&l[0], t, i),
+                    two(&l[1], o, i),
+                    Some(l[2].clone()),
+                    act,
+                    Some(two(&l[3], t, o)),
+                )
+            },
+            &|l| {
+                composed::linear(
+                    two(&l[0], t, i),
+                    two(&l[1], o, i),
+                    Some(l[2].clone()),
+                    act,
+                    Some(two(&l[3], t, o)),
+                )
+            },
+        );
+    }
+}
+
+#[test]
+fn linear_without_bias_and_residual() {
+    let (t, i, o) = (33, 17, 40);
+    check(
+        "plain linear",
+        &[t * i, o * i],
+        &|l| fused::linear(two(&l[0], t, i), two(&l[1], o, i), None, Activation::Identity, None),
+        &|l| composed::linear(two(&l[0], t, i), two(&l[1], o, i), None, Activation::Identity, None),
+    );
+}
+
+#[test]
+fn gated_activations() {
+    let (t, h) = (6, 11);
+    for act in SMOOTH {
+        check(
+            &format!("gated {act:?}"),
+            &[t * 2 * h],
+            &|l| fused::gated(two(&l[0], t, 2 * h), act),
+            &|l| composed::gated(two(&l[0], t, 2 * h), act),
+        );
+    }
+}
+
+#[test]
+fn norms() {
+    let (t, c) = (6, 19);
+    check(
+        "layer norm",
+        &[t * c, c, c],
+        &|l| fused::layer_norm(two(&l[0], t, c), l[1].clone(), l[2].clone(), 1e-5),
+        &|l| composed::layer_norm(two(&l[0], t, c), l[1].clone(), l[2].clone(), 1e-5),
+    );
+    check(
+        "RMS norm",
+        &[t * c, c],
+        &|l| fused::rms_norm(two(&l[0], t, c), l[1].clone(), 1e-6),
+        &|l| composed::rms_norm(two(&l[0], t, c), l[1].clone(), 1e-6),
+    );
+    let (heads, kv, d) = (4, 2, 8);
+    let w = (heads + 2 * kv) * d;
+    check(
+        "head RMS norm",
+        &[t * w, d, d],
+        &|l| fused::head_rms_norm(two(&l[0], t, w), l[1].clone(), l[2].clone(), 1e-6, heads, kv),
+        &|l| composed::head_rms_norm(two(&l[0], t, w), l[1].clone(), l[2].clone(), 1e-6, heads, kv),
+    );
+}
+
+#[test]
+fn attention_of_packed_sequences() {
+    let offsets: Arc<[usize]> = vec![0, 1, 8, 8, 21].into();
+    for (heads, kv_heads) in [(2, 2), (4, 2), (3, 1)] {
+        for (causal, window) in [(false, None), (true, None), (true, Some(4)), (false, Some(3))] {
+            let shape = AttentionShape {
+                heads,
+                kv_heads,
+                head_dim: 8,
+                causal,
+                window,
+                scale: 0.35,
+            };
+            let w = (heads + 2 * kv_heads) * 8;
+            check(
+                &format!("attention {heads}/{kv_heads} causal {causal} window {window:?}"),
+                &[21 * w],
+                &|l| fused::attention(two(&l[0], 21, w), &offsets, &shape),
+                &|l| composed::attention(two(&l[0], 21, w), &offsets, &shape),
+            );
+        }
+    }
+}
+
+#[test]
+fn rotary_positions() {
+    let positions: Arc<[u32]> = vec![0, 1, 2, 0, 1, 300].into();
+    for style in [RopeStyle::Half, RopeStyle::Interleaved] {
+        let rope = Rope {
+            theta: 10_000.0,
+            style,
+            rotated_heads: 3,
+            heads: 4,
+            head_dim: 8,
+        };
+        check(
+            &format!("rope {style:?}"),
+            &[6 * 32],
+            &|l| fused::rope(two(&l[0], 6, 32), &positions, rope),
+            &|l| composed::rope(two(&l[0], 6, 32), &positions, rope),
+        );
+    }
+}
+
+#[test]
+fn pooling_and_embedding() {
+    let offsets: Arc<[usize]> = vec![0, 3, 3, 10].into();
+    check(
+        "segment mean",
+        &[10 * 5],
+        &|l| fused::segment_mean(two(&l[0], 10, 5), &offsets),
+        &|l| composed::segment_mean(two(&l[0], 10, 5), &offsets),
+    );
+    let ids: Arc<[u32]> = vec![3, 0, 3, 6, 1].into();
+    check(
+        "embedding",
+        &[7 * 5],
+        &|l| fused::embedding(two(&l[0], 7, 5), &ids),
+        &|l| composed::embedding(two(&l[0], 7, 5), &ids),
+    );
+}
+
+#[test]
+fn convolutions() {
+    for (stride, pad) in [(1, [1, 1, 1, 1]), (2, [0, 1, 0, 1]), (2, [1, 1, 1, 1])] {
+        let shape = ConvShape {
+            n: 2,
+            h: 7,
+            w: 6,
+            c: 5,
+            kh: 3,
+            kw: 3,
+            stride,
+            pad,
+        };
+        let x = 2 * 7 * 6;
+        check(
+            &format!("conv stride {stride} pad {pad:?}"),
+            &[x * 5, 4 * 45, 4],
+            &|l| {
+                fused::conv2d(
+                    two(&l[0], x, 5),
+                    two(&l[1], 4, 45),
+                    Some(l[2].clone()),
+                    Activation::Silu,
+                    &shape,
+                )
+            },
+            &|l| {
+                composed::conv2d(
+                    two(&l[0], x, 5),
+                    two(&l[1], 4, 45),
+                    Some(l[2].clone()),
+                    Activation::Silu,
+                    &shape,
+                )
+            },
+        );
+        check(
+            &format!("depthwise conv stride {stride} pad {pad:?}"),
+            &[x * 5, 45, 5],
+            &|l| {
+                fused::depthwise_conv2d(
+                    two(&l[0], x, 5),
+                    two(&l[1], 9, 5),
+                    Some(l[2].clone()),
+                    Activation::Silu,
+                    &shape,
+                )
+            },
+            &|l| {
+                composed::depthwise_conv2d(
+                    two(&l[0], x, 5),
+                    two(&l[1], 9, 5),
+                    Some(l[2].clone()),
+                    Activation::Silu,
+                    &shape,
+                )
+            },
+        );
+    }
+}
+
+/// ReLU and ReLU6 have kinks, where finite differences mean nothing: twins only.
+#[test]
+fn activations_with_kinks() {
+    let (t, i, o) = (8, 6, 10);
+    let mut rng = Rng::new(3);
+    let leaves: Vec<Vec<f32>> = [t * i, o * i]
+        .iter()
+        .map(|&n| (0..n).map(|_| 3.0 * rng.normal()).collect())
+        .collect();
+    for act in [Activation::Relu, Activation::Relu6] {
+        let a = run(
+            &|l| fused::linear(two(&l[0], t, i), two(&l[1], o, i), None, act, None),
+            &leaves,
+        );
+        let b = run(
+            &|l| composed::linear(two(&l[0], t, i), two(&l[1], o, i), None, act, None),
+            &leaves,
+        );
+        close("value", &a.value, &b.value, 1e-5);
+        for (ga, gb) in a.grads.iter().zip(&b.grads) {
+            close("gradient", ga, gb, 1e-5);
+        }
+    }
+}
+
+/// A constant input costs no gradient and does not stop its neighbours' gradients.
+#[test]
+fn constants_and_leaves_mix() {
+    let x = tensor(vec![1.0, 2.0, 3.0, 4.0], [2, 2]);
+    let w = tensor(vec![0.5, -0.5, 1.0, 1.0], [2, 2]).autodiff().require_grad();
+    let y = fused::linear(x, w.clone(), None, Activation::Identity, None);
+    let mut grads = y.sum().backward();
+    let g = values(w.grad_remove(&mut grads).expect("the weight learns"));
+    assert_eq!(g, [4.0, 6.0, 4.0, 6.0]);
+}
