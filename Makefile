@@ -1,0 +1,28 @@
+# make demo   from a clone to a search: build, fetch encoders, train, evaluate, index, search
+# make test   all tests
+
+BIFOCAL ?= target/release/bifocal
+
+.PHONY: demo test build encoders lint
+
+demo: build encoders
+	@BIFOCAL=$(BIFOCAL) scripts/demo.sh
+
+build:
+	cargo build --release --locked
+
+# Tests run optimised: tests of numbers are slow otherwise, and the demo has built the dependencies already.
+test:
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --release --locked --workspace; \
+	else \
+		cargo test --release --locked --workspace; \
+	fi
+	cargo test --release --locked --workspace --doc -q
+
+encoders:
+	@python3 scripts/fetch-encoders.py efficientnet-lite0 $(TEXT_ENCODER)
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
