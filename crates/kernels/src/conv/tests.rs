@@ -1,0 +1,191 @@
+use super::*;
+use crate::Activation;
+use crate::activation::{ALL, naive};
+use crate::testing::{assert_close, each_isa, numbers, numeric_gradient, wide};
+use proptest::prelude::*;
+
+fn naive_im2col(x: &[f64], s: &ConvShape) -> Vec<f64> {
+    let mut out = Vec::new();
+    for n in 0..s.n {
+        for oy in 0..s.out_h() {
+            for ox in 0..s.out_w() {
+                for ky in 0..s.kh {
+                    for kx in 0..s.kw {
+                        let (y, col) = (
+                            (oy * s.stride + ky) as isize - s.pad[0] as isize,
+                            (ox * s.stride + kx) as isize - s.pad[2] as isize,
+                        );
+                        let inside = y >= 0 && (y as usize) < s.h && col >= 0 && (col as usize) < s.w;
+                        for c in 0..s.c {
+                            out.push(if inside {
+                                x[((n * s.h + y as usize) * s.w + col as usize) * s.c + c]
+                            } else {
+                                0.0
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+fn naive_depthwise(x: &[f64], wt: &[f64], b: &[f64], act: Activation, s: &ConvShape) -> Vec<f64> {
+    let patch = s.kh * s.kw * s.c;
+    let cols = naive_im2col(x, s);
+    cols.chunks(patch.max(1))
+        .flat_map(|p| {
+            (0..s.c)
+                .map(|c| {
+                    naive(
+                        act,
+                        b[c] + (0..s.kh * s.kw).map(|k| p[k * s.c + c] * wt[k * s.c + c]).sum::<f64>(),
+                    )
+                })
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+fn shapes() -> Vec<ConvShape> {
+    vec![
+        ConvShape {
+            n: 0,
+            h: 4,
+            w: 4,
+            c: 3,
+            kh: 2,
+            kw: 2,
+            stride: 2,
+            pad: [0; 4],
+        },
+        ConvShape {
+            n: 2,
+            h: 4,
+            w: 6,
+            c: 3,
+            kh: 2,
+            kw: 2,
+            stride: 2,
+            pad: [0; 4],
+        },
+        ConvShape {
+            n: 1,
+            h: 5,
+            w: 4,
+            c: 5,
+            kh: 3,
+            kw: 3,
+            stride: 1,
+            pad: [1, 1, 1, 1],
+        },
+        ConvShape {
+            n: 1,
+            h: 6,
+            w: 5,
+            c: 17,
+            kh: 3,
+            kw: 3,
+            stride: 2,
+            pad: [0, 1, 1, 2],
+        },
+        ConvShape {
+            n: 1,
+            h: 2,
+            w: 2,
+            c: 2,
+            kh: 5,
+            kw: 5,
+            stride: 1,
+            pad: [2, 2, 2, 2],
+        },
+        ConvShape {
+            n: 1,
+            h: 2,
+            w: 2,
+            c: 2,
+            kh: 3,
+            kw: 3,
+            stride: 1,
+            pad: [0; 4],
+        },
+    ]
+}
+
+#[test]
+fn patches_and_their_gradient() {
+    each_isa(|_| {
+        for s in shapes() {
+            let x = numbers(s.n * s.h * s.w * s.c, 1);
+            let cols = im2col(&x, &s);
+            assert_close(&cols, &naive_im2col(&wide(&x), &s), 0.0, "im2col");
+            let gy = numbers(cols.len(), 2);
+            assert_close(
+                &col2im(&gy, &s),
+                &numeric_gradient(&x, &gy, |x| naive_im2col(x, &s)),
+                1e-5,
+                "col2im",
+            );
+        }
+    });
+}
+
+#[test]
+fn depthwise_and_its_gradient() {
+    each_isa(|isa| {
+        for s in shapes() {
+            let (x, wt, b) = (
+                numbers(s.n * s.h * s.w * s.c, 1),
+                numbers(s.kh * s.kw * s.c, 2),
+                numbers(s.c, 3),
+            );
+            let (x64, w64, b64) = (wide(&x), wide(&wt), wide(&b));
+            for act in ALL {
+                let out = depthwise(&x, &wt, Some(&b), act, &s, true);
+                assert_close(
+                    &out.y,
+                    &naive_depthwise(&x64, &w64, &b64, act, &s),
+                    5e-6,
+                    &format!("{isa} {act:?} {s:?}"),
+                );
+                let gy = numbers(out.y.len(), 4);
+                let grads = depthwise_backward(&gy, &x, &wt, out.pre.as_deref(), act, &s, [true; 3]);
+                assert_close(
+                    &grads.x.unwrap(),
+                    &numeric_gradient(&x, &gy, |x| naive_depthwise(x, &w64, &b64, act, &s)),
+                    2e-5,
+                    "gx",
+                );
+                assert_close(
+                    &grads.w.unwrap(),
+                    &numeric_gradient(&wt, &gy, |w| naive_depthwise(&x64, w, &b64, act, &s)),
+                    2e-5,
+                    "gw",
+                );
+                assert_close(
+                    &grads.b.unwrap(),
+                    &numeric_gradient(&b, &gy, |b| naive_depthwise(&x64, &w64, b, act, &s)),
+                    2e-5,
+                    "gb",
+                );
+            }
+            assert!(depthwise(&x, &wt, None, Activation::Identity, &s, true).pre.is_none());
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// ⟨im2col(x), g⟩ = ⟨x, col2im(g)⟩ for any geometry: the two are adjoint.
+    #[test]
+    fn im2col_and_col2im_are_adjoint(n in 1usize..3, h in 1usize..7, w in 1usize..7, c in 1usize..5, kh in 1usize..4, kw in 1usize..4, stride in 1usize..4, pad in prop::array::uniform4(0usize..3)) {
+        let s = ConvShape { n, h, w, c, kh, kw, stride, pad };
+        let x = numbers(n * h * w * c, 1);
+        let cols = im2col(&x, &s);
+        let g = numbers(cols.len(), 2);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+        let (left, right) = (dot(&cols, &g), dot(&x, &col2im(&g, &s)));
+        prop_assert!((left - right).abs() < 1e-4 * (1.0 + left.abs()));
+    }
+}

@@ -1,0 +1,492 @@
+//! Matrix products C (+)= A·B with packed operands, register tiles, and an epilogue that runs while a tile is in cache.
+//!
+//! Plan (after Goto & van de Geijn 2008): B is packed once, in panels as wide as a tile, by all threads; then each task packs a block of A rows small enough for the
+//! second-level cache and walks over the panels of B: one panel slice in the first-level cache, all row panels against it. Each number of C is summed over k in one
+//! order that does not depend on the number of threads.
+mod pack;
+mod thin;
+mod tile;
+
+use crate::activation::Activation;
+use crate::buffer::{Shared, with_scratch};
+use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
+use pack::pack_a;
+pub(crate) use pack::pack_b;
+use rayon::prelude::*;
+use tile::finish_tile;
+pub(crate) use tile::{Lhs, Tile, tile_into};
+
+/// A matrix somewhere in a slice: number `(i, j)` is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a> {
+    /// The numbers.
+    pub data: &'a [f32],
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Distance between rows, in numbers.
+    pub row_stride: usize,
+    /// Distance between columns, in numbers.
+    pub col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A contiguous row-major matrix.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride: cols,
+            col_stride: 1,
+        }
+    }
+
+    /// The transpose of the same numbers.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn check(&self, name: &str) {
+        if self.rows > 0 && self.cols > 0 {
+            let last = (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride;
+            assert!(
+                last < self.data.len(),
+                "gemm: {name} is {}×{} with strides {} and {}, but its slice has {} numbers",
+                self.rows,
+                self.cols,
+                self.row_stride,
+                self.col_stride,
+                self.data.len()
+            );
+        }
+    }
+}
+
+/// What happens to a number of C once its sum is complete: pre = sum (+ bias), y = act(pre) (+ residual).
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Epilogue<'a> {
+    pub bias: Option<&'a [f32]>,
+    pub act: Activation,
+    /// Row-major, as large as C.
+    pub residual: Option<&'a [f32]>,
+    /// Where pre goes (row-major, as large as C).
+    pub pre: Option<Shared>,
+}
+
+/// Numbers of k in one slice of a panel: 256 × 32 columns × 4 bytes are two thirds of a 48 KiB first-level cache.
+const KC: usize = 256;
+/// A block of A and its share of scratch: at most this many numbers (1 MiB, half of a typical second-level cache).
+const A_BLOCK: usize = 256 * 1024;
+/// Row panels in a block of A: a tile column of C then stays in the first-level cache.
+const A_PANELS: usize = 16;
+/// Longest k that one pass over B takes.
+const K_PASS: usize = 4096;
+/// Numbers of packed B in one pass (32 MiB).
+const B_PASS: usize = 8 << 20;
+/// Products of fewer multiplications than this run on the calling thread.
+const PARALLEL_FROM: usize = 64 * 64 * 64;
+
+/// C = A·B, or C += A·B when `accumulate`.
+///
+/// # Shapes
+/// `a`: `m×k`, `b`: `k×n`, `c`: row-major `m×n`.
+pub fn gemm(a: Mat, b: Mat, c: &mut [f32], accumulate: bool) {
+    assert_eq!(c.len(), a.rows * b.cols, "gemm: c must be {}×{}", a.rows, b.cols);
+    // SAFETY: `c` has m·n numbers, all of them initialised.
+    unsafe { gemm_into(a, b, Shared::of(c), accumulate, &Epilogue::default()) }
+}
+
+/// As [`gemm`], into memory that may be uninitialised, with an epilogue. Every number of C (and of `pre`) is written.
+///
+/// # Safety
+/// `c` must be writable for `m·n` numbers, and readable when `accumulate`; the same for `epilogue.pre`.
+pub(crate) unsafe fn gemm_into(a: Mat, b: Mat, c: Shared, accumulate: bool, epilogue: &Epilogue) {
+    assert_eq!(a.cols, b.rows, "gemm: a has {} columns, b has {} rows", a.cols, b.rows);
+    a.check("a");
+    b.check("b");
+    let (m, n) = (a.rows, b.cols);
+    if let Some(bias) = epilogue.bias {
+        assert_eq!(bias.len(), n, "gemm: one bias per column");
+    }
+    if let Some(residual) = epilogue.residual {
+        assert_eq!(residual.len(), m * n, "gemm: residual as large as c");
+    }
+    if m == 0 || n == 0 {
+        return;
+    }
+    let isa = isa();
+    let plan = Plan::new(isa, a, b, c, epilogue);
+    if thin::applies(a, b, accumulate) {
+        return thin::run(isa, &plan);
+    }
+    let k_passes = plan.k.div_ceil(K_PASS).max(1);
+    for pass in 0..k_passes {
+        let (k0, k1) = (plan.k * pass / k_passes, plan.k * (pass + 1) / k_passes);
+        plan.pass(k0, k1 - k0, accumulate || pass > 0, pass + 1 == k_passes);
+    }
+}
+
+/// One product and the geometry of its tiles.
+#[derive(Clone, Copy)]
+struct Plan<'a> {
+    isa: Isa,
+    a: Mat<'a>,
+    b: Mat<'a>,
+    c: Shared,
+    epilogue: &'a Epilogue<'a>,
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Rows and columns of a tile.
+    mr: usize,
+    nr: usize,
+}
+
+/// Part of a product that one task computes.
+#[derive(Clone, Copy)]
+struct Part {
+    k0: usize,
+    kp: usize,
+    /// Whether C already holds a partial sum.
+    add: bool,
+    /// Whether the sum is complete afterwards.
+    last: bool,
+    /// Row panels and column panels.
+    rows: (usize, usize),
+    cols: (usize, usize),
+}
+
+impl<'a> Plan<'a> {
+    fn new(isa: Isa, a: Mat<'a>, b: Mat<'a>, c: Shared, epilogue: &'a Epilogue<'a>) -> Self {
+        let (mr, lanes) = dispatch_on(isa, Geometry);
+        Self {
+            isa,
+            a,
+            b,
+            c,
+            epilogue,
+            m: a.rows,
+            n: b.cols,
+            k: a.cols,
+            mr,
+            nr: 2 * lanes,
+        }
+    }
+
+    /// Adds the products over `k0..k0 + kp`.
+    fn pass(&self, k0: usize, kp: usize, add: bool, last: bool) {
+        let threads = if self.m * self.n * self.k < PARALLEL_FROM {
+            1
+        } else {
+            rayon::current_num_threads()
+        };
+        let row_panels = self.m.div_ceil(self.mr);
+        let col_panels = self.n.div_ceil(self.nr);
+        let block_panels = (A_BLOCK / (kp.max(1) * self.mr)).clamp(1, A_PANELS);
+        let part = Part {
+            k0,
+            kp,
+            add,
+            last,
+            rows: (0, row_panels),
+            cols: (0, col_panels),
+        };
+        if row_panels <= block_panels && (threads == 1 || col_panels >= 2 * threads) {
+            // All of A fits a block: nobody shares B, so that every task packs its own panels.
+            let chunks = if threads == 1 { 1 } else { col_panels.min(2 * threads) };
+            let run = |i: usize| {
+                let cols = (col_panels * i / chunks, col_panels * (i + 1) / chunks);
+                dispatch_on(
+                    self.isa,
+                    Block {
+                        plan: self,
+                        part: Part { cols, ..part },
+                        packed_b: None,
+                    },
+                );
+            };
+            return each(chunks, threads, run);
+        }
+        let pass_panels = (B_PASS / (kp.max(1) * self.nr)).max(1);
+        for j0 in (0..col_panels).step_by(pass_panels) {
+            let j1 = (j0 + pass_panels).min(col_panels);
+            let panel = kp * self.nr;
+            with_scratch((j1 - j0) * panel, |buffer| {
+                let shared = Shared::of(buffer);
+                let packers = if threads == 1 { 1 } else { (j1 - j0).min(4 * threads) };
+                each(packers, threads, |i| {
+                    for j in j0 + (j1 - j0) * i / packers..j0 + (j1 - j0) * (i + 1) / packers {
+                        // SAFETY: panel `j` lies inside the buffer and belongs to this task alone.
+                        let dst = unsafe { std::slice::from_raw_parts_mut(shared.ptr().add((j - j0) * panel), panel) };
+                        dispatch_on(
+                            self.isa,
+                            PackB {
+                                plan: self,
+                                k0,
+                                kp,
+                                panel: j,
+                                dst,
+                            },
+                        );
+                    }
+                });
+                let packed = &*buffer;
+                let wanted = row_panels.div_ceil(block_panels).next_multiple_of(threads);
+                let row_blocks = wanted.min(row_panels);
+                let col_chunks = if row_blocks >= threads {
+                    1
+                } else {
+                    (2 * threads).div_ceil(row_blocks).min(j1 - j0)
+                };
+                each(row_blocks * col_chunks, threads, |i| {
+                    let (r, q) = (i / col_chunks, i % col_chunks);
+                    let rows = (row_panels * r / row_blocks, row_panels * (r + 1) / row_blocks);
+                    let cols = (j0 + (j1 - j0) * q / col_chunks, j0 + (j1 - j0) * (q + 1) / col_chunks);
+                    dispatch_on(
+                        self.isa,
+                        Block {
+                            plan: self,
+                            part: Part { rows, cols, ..part },
+                            packed_b: Some((packed, j0)),
+                        },
+                    );
+                });
+            });
+        }
+    }
+}
+
+/// `count` tasks on the pool, or on this thread alone.
+fn each(count: usize, threads: usize, run: impl Fn(usize) + Sync + Send) {
+    if threads == 1 || count <= 1 {
+        (0..count).for_each(run);
+    } else {
+        (0..count).into_par_iter().with_max_len(1).for_each(run);
+    }
+}
+
+struct Geometry;
+impl Task for Geometry {
+    type Out = (usize, usize);
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> (usize, usize) {
+        (S::MR, S::LANES)
+    }
+}
+
+struct PackB<'a, 'b> {
+    plan: &'a Plan<'a>,
+    k0: usize,
+    kp: usize,
+    panel: usize,
+    dst: &'b mut [f32],
+}
+impl Task for PackB<'_, '_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        pack_b(s, self.plan.b, (self.k0, self.kp), self.panel * self.plan.nr, self.dst);
+    }
+}
+
+/// A block of rows against a range of column panels.
+struct Block<'a> {
+    plan: &'a Plan<'a>,
+    part: Part,
+    /// Packed panels, and the number of the first; without them the block packs its own.
+    packed_b: Option<(&'a [f32], usize)>,
+}
+impl Task for Block<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { plan, part, packed_b } = self;
+        let Part {
+            k0,
+            kp,
+            add,
+            last,
+            rows: (p0, p1),
+            cols: (j0, j1),
+        } = part;
+        let (mr, nr) = (S::MR, 2 * S::LANES);
+        let (r0, r1) = (p0 * mr, (p1 * mr).min(plan.m));
+        let own_b = if packed_b.is_some() { 0 } else { kp * nr };
+        let a_len = (p1 - p0) * mr * kp + S::LANES;
+        with_scratch(a_len.next_multiple_of(16) + own_b, |scratch| {
+            let (a, own) = scratch.split_at_mut(a_len.next_multiple_of(16));
+            pack_a(s, plan.a, (r0, r1), (k0, kp), a);
+            let slices = kp.div_ceil(KC).max(1);
+            for j in j0..j1 {
+                let b = match packed_b {
+                    Some((panels, first)) => &panels[(j - first) * kp * nr..][..kp * nr],
+                    None => {
+                        pack_b(s, plan.b, (k0, kp), j * nr, own);
+                        &*own
+                    }
+                };
+                let cols = nr.min(plan.n - j * nr);
+                for slice in 0..slices {
+                    let (q0, q1) = (kp * slice / slices, kp * (slice + 1) / slices);
+                    let finish = last && slice + 1 == slices;
+                    for p in 0..p1 - p0 {
+                        let row = r0 + p * mr;
+                        let at = row * plan.n + j * nr;
+                        let rows = mr.min(r1 - row);
+                        // SAFETY: panel `p` holds kp·mr numbers, panel `j` of B kp·nr; the tile lies inside C (rows < m, cols < n) and inside this task's rows and columns.
+                        unsafe {
+                            let a = Lhs {
+                                ptr: a.as_ptr().add(p * mr * kp + q0 * mr),
+                                row: 1,
+                                k: mr,
+                            };
+                            let (b, c) = (b.as_ptr().add(q0 * nr), plan.c.ptr().add(at));
+                            tile_into(
+                                s,
+                                q1 - q0,
+                                a,
+                                b,
+                                Tile {
+                                    c,
+                                    stride: plan.n,
+                                    rows,
+                                    cols,
+                                },
+                                add || slice > 0,
+                            );
+                            if finish {
+                                finish_tile(
+                                    s,
+                                    Tile {
+                                        c,
+                                        stride: plan.n,
+                                        rows,
+                                        cols,
+                                    },
+                                    at,
+                                    j * nr,
+                                    plan.epilogue,
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{assert_close, each_isa, numbers};
+    use proptest::prelude::*;
+
+    fn naive(a: Mat, b: Mat, c: &[f32], accumulate: bool) -> Vec<f64> {
+        let at = |m: Mat, i: usize, j: usize| f64::from(m.data[i * m.row_stride + j * m.col_stride]);
+        (0..a.rows * b.cols)
+            .map(|x| {
+                let (i, j) = (x / b.cols, x % b.cols);
+                (0..a.cols).map(|k| at(a, i, k) * at(b, k, j)).sum::<f64>()
+                    + if accumulate { f64::from(c[x]) } else { 0.0 }
+            })
+            .collect()
+    }
+
+    /// A matrix with one of four layouts: rows or columns contiguous, a view into wider rows, or both strides larger than one.
+    fn matrix(data: &[f32], rows: usize, cols: usize, layout: usize) -> Mat<'_> {
+        match layout % 4 {
+            0 => Mat::new(data, rows, cols),
+            1 => Mat::new(data, cols, rows).t(),
+            2 => Mat {
+                data,
+                rows,
+                cols,
+                row_stride: cols + 3,
+                col_stride: 1,
+            },
+            _ => Mat {
+                data,
+                rows,
+                cols,
+                row_stride: 2 * cols + 1,
+                col_stride: 2,
+            },
+        }
+    }
+
+    fn check(m: usize, k: usize, n: usize, layouts: usize, accumulate: bool) {
+        let (da, db, mut c) = (
+            numbers(m * (2 * k + 4) + 8, 1),
+            numbers(k * (2 * n + 4) + 8, 2),
+            numbers(m * n, 3),
+        );
+        let (a, b) = (matrix(&da, m, k, layouts), matrix(&db, k, n, layouts / 4));
+        let truth = naive(a, b, &c, accumulate);
+        gemm(a, b, &mut c, accumulate);
+        assert_close(
+            &c,
+            &truth,
+            2e-5,
+            &format!("{m}×{k}×{n} layouts {layouts} accumulate {accumulate}"),
+        );
+    }
+
+    #[test]
+    fn every_shape_class_layout_and_instruction_set() {
+        each_isa(|_| {
+            for (m, k, n) in [
+                (0, 3, 3),
+                (3, 0, 3),
+                (3, 3, 0),
+                (1, 1, 1),
+                (1, 7, 100),
+                (13, 16, 31),
+                (14, 17, 32),
+                (15, 33, 33),
+                (29, 300, 65),
+                (230, 40, 70),
+                (33, 600, 20),
+            ] {
+                for layouts in 0..16 {
+                    check(m, k, n, layouts, layouts % 3 == 0);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn several_passes_over_k() {
+        check(17, 2 * K_PASS + 5, 40, 0, false);
+        check(300, K_PASS + 1, 33, 4, true);
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_change_a_bit() {
+        let (a, b) = (numbers(500 * 300, 1), numbers(300 * 200, 2));
+        let run = |threads| {
+            let mut c = vec![0.0; 500 * 200];
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| gemm(Mat::new(&a, 500, 300), Mat::new(&b, 200, 300).t(), &mut c, false));
+            c
+        };
+        let one = run(1);
+        assert!([2, 3, 8].iter().all(|&t| run(t) == one));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_small_product(m in 0usize..70, k in 0usize..70, n in 0usize..70, layouts in 0usize..16, accumulate: bool) {
+            check(m, k, n, layouts, accumulate);
+        }
+    }
+}

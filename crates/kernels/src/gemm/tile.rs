@@ -1,0 +1,139 @@
+//! The register tile: a few rows times two registers of columns, summed over k.
+use super::Epilogue;
+use crate::activation::{apply, per_activation};
+use crate::simd::Simd;
+
+/// `acc[i][j] = Σ_p a(i, p) · b[p·2·LANES + j·LANES ..]`.
+///
+/// # Safety
+/// All addressed numbers of `a` (`ROWS × k`) and `b` (`k × 2·LANES`) must be readable.
+#[inline(always)]
+unsafe fn tile<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32) -> [[S::V; 2]; ROWS] {
+    let mut acc = [[s.zero(); 2]; ROWS];
+    let (
+        Lhs {
+            ptr: mut x,
+            row,
+            k: next,
+        },
+        mut b,
+    ) = (a, b);
+    for _ in 0..k {
+        // SAFETY: the caller's contract; the pointers advance k times.
+        unsafe {
+            let (b0, b1) = (s.load(b), s.load(b.add(S::LANES)));
+            for i in 0..ROWS {
+                let v = s.splat(*x.add(i * row));
+                acc[i][0] = s.fma(v, b0, acc[i][0]);
+                acc[i][1] = s.fma(v, b1, acc[i][1]);
+            }
+            x = x.wrapping_add(next);
+            b = b.wrapping_add(2 * S::LANES);
+        }
+    }
+    acc
+}
+
+/// The left operand of a tile: number `(i, p)` is `ptr[i * row + p * k]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Lhs {
+    pub ptr: *const f32,
+    pub row: usize,
+    pub k: usize,
+}
+
+/// Where a tile of C lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    pub c: *mut f32,
+    /// Numbers between rows.
+    pub stride: usize,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+/// Sums rows of A times a packed panel of B into a tile of C: overwrites it, or adds to it.
+///
+/// # Safety
+/// `a` must hold `rows × k` numbers, `b` `k × 2·LANES`, and the tile must be writable (readable too when `add`).
+#[inline(always)]
+pub(crate) unsafe fn tile_into<S: Simd>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+    macro_rules! by_rows {
+        ($($rows:literal)*) => {
+            match to.rows {
+                // SAFETY: the caller's contract; `rows <= MR`.
+                $($rows if $rows <= S::MR => unsafe { rows_into::<S, $rows>(s, k, a, b, to, add) },)*
+                _ => debug_assert!(false, "a tile has 1 to MR rows"),
+            }
+        };
+    }
+    by_rows!(14 1 2 3 4 5 6 7 8 9 10 11 12 13);
+}
+
+#[inline(always)]
+unsafe fn rows_into<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let acc = tile::<S, ROWS>(s, k, a, b);
+        if to.cols == 2 * S::LANES {
+            for i in 0..ROWS {
+                let c = to.c.add(i * to.stride);
+                if add {
+                    s.store(c, s.add(s.load(c), acc[i][0]));
+                    s.store(c.add(S::LANES), s.add(s.load(c.add(S::LANES)), acc[i][1]));
+                } else {
+                    s.store(c, acc[i][0]);
+                    s.store(c.add(S::LANES), acc[i][1]);
+                }
+            }
+        } else {
+            // Through a buffer: rare, and the accumulators stay in registers.
+            let mut edge = [[0f32; 32]; ROWS];
+            for i in 0..ROWS {
+                s.store(edge[i].as_mut_ptr(), acc[i][0]);
+                s.store(edge[i].as_mut_ptr().add(S::LANES), acc[i][1]);
+            }
+            for i in 0..ROWS {
+                for j in 0..to.cols {
+                    let c = to.c.add(i * to.stride + j);
+                    *c = if add { *c + edge[i][j] } else { edge[i][j] };
+                }
+            }
+        }
+    }
+}
+
+/// Bias, activation and residual over a finished tile.
+///
+/// # Safety
+/// The tile must lie inside C; `at` is its offset there, `col` its first column.
+#[inline(always)]
+pub(super) unsafe fn finish_tile<S: Simd>(s: S, tile: Tile, at: usize, col: usize, e: &Epilogue) {
+    use crate::activation::Activation;
+    if e.bias.is_none() && e.act == Activation::Identity && e.residual.is_none() && e.pre.is_none() {
+        return;
+    }
+    let bias = e.bias.map_or(&[][..], |b| &b[col..col + tile.cols]);
+    per_activation!(e.act, act => for i in 0..tile.rows {
+        // SAFETY: the row lies inside C, which nobody else touches here; `pre` is as large as C.
+        let c = unsafe { std::slice::from_raw_parts_mut(tile.c.add(i * tile.stride), tile.cols) };
+        let mut j = 0;
+        while j < tile.cols {
+            let mut v = s.get(&c[j..]);
+            if !bias.is_empty() {
+                v = s.add(v, s.get(&bias[j..]));
+            }
+            if let Some(pre) = e.pre {
+                // SAFETY: as above.
+                let pre = unsafe { std::slice::from_raw_parts_mut(pre.ptr().add(at + i * tile.stride).cast::<std::mem::MaybeUninit<f32>>(), tile.cols) };
+                s.put(&mut pre[j..], v);
+            }
+            v = apply(s, act, v);
+            if let Some(residual) = e.residual {
+                v = s.add(v, s.get(&residual[at + i * tile.stride + j..][..tile.cols - j]));
+            }
+            s.set(&mut c[j..], v);
+            j += S::LANES;
+        }
+    });
+}
