@@ -1,1 +1,19 @@
 //! The store of embedded items, and search over it.
+//!
+//! - [`Store`]: what every store does; [`LocalStore`] keeps everything in one SQLite file in a folder;
+//! - [`Item`], [`Entry`]: what is stored;
+//! - [`incremental`]: which files have to be embedded (again), and which only moved;
+//! - [`query`]: one query vector from several, with weights.
+
+mod error;
+mod item;
+mod local;
+mod store;
+
+pub mod incremental;
+pub mod query;
+
+pub use error::StoreError;
+pub use item::{ContentHash, Entry, FileFacts, Item, Metadata};
+pub use local::LocalStore;
+pub use store::{Hit, ModelId, SearchOptions, Stats, Store};

@@ -1,0 +1,266 @@
+//! A store in one SQLite file.
+//!
+//! The folder holds `store.db` (with SQLite's `-wal` and `-shm` beside it while it is open) and `writer.lock`. Items, vectors
+//! and thumbnails of a call are written in one transaction. One process writes; any number read at the same time
+//! and see whole calls only. Search scans all vectors, exactly, from memory; what other processes wrote in between is
+//! noticed by the store's generation and read before each search.
+
+mod cache;
+mod engine;
+mod lock;
+mod read;
+mod schema;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::StoreError;
+use crate::item::{Entry, FileFacts};
+use crate::store::{Hit, ModelId, SearchOptions, Stats, Store, to_bytes, unit};
+
+use cache::Cache;
+use engine::Context;
+use lock::WriterLock;
+
+/// How often a search is repeated when items that it found were removed meanwhile, before it keeps writers' changes out of sight.
+const FREE_ATTEMPTS: usize = 2;
+
+/// A store in a folder.
+#[derive(Debug)]
+pub struct LocalStore {
+    dir: PathBuf,
+    model: ModelId,
+    /// Taken before `cache` where both are needed.
+    connection: Mutex<Connection>,
+    cache: RwLock<Cache>,
+    /// `None`: opened for reading.
+    lock: Option<WriterLock>,
+}
+
+impl LocalStore {
+    /// Opens the store in `dir` for writing, and creates folder and store when there are none.
+    ///
+    /// # Errors
+    /// Another writer, a store of another model, a file that is no store, is damaged or of a later format, no access.
+    pub fn open_writer(dir: &Path, model: &ModelId) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|source| StoreError::Io {
+            path: dir.to_owned(),
+            action: "cannot be created",
+            source,
+        })?;
+        let lock = WriterLock::take(dir, &dir.join("writer.lock"))?;
+        let cx = Context { path: dir };
+        let file = dir.join("store.db");
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&file, flags).map_err(|e| cx.engine("opening it", e))?;
+        schema::set_up(&connection, cx)?;
+        // Checked before the writer's settings, which change the file.
+        let exists = schema::check(&connection, cx, &file)?;
+        if exists {
+            fit(dir, schema::model(&connection, cx)?, Some(model))?;
+        }
+        schema::set_up_writer(&connection, cx)?;
+        if !exists {
+            schema::create(&mut connection, model, cx)?;
+        }
+        Self::with(dir, connection, Some(lock))
+    }
+
+    /// Opens the store in `dir` for reading, also while another process writes it. With a model, the store has to be of
+    /// that model; without, [`Store::model`] says which one it needs.
+    ///
+    /// # Errors
+    /// No store, a store of another model, a file that is no store, is damaged or of a later format, no access.
+    pub fn open_reader(dir: &Path, model: Option<&ModelId>) -> Result<Self, StoreError> {
+        let file = dir.join("store.db");
+        if !file.is_file() {
+            return Err(StoreError::Missing { path: dir.to_owned() });
+        }
+        let cx = Context { path: dir };
+        // Not read-only: a reader keeps its place in the `-shm` file. SQLite itself falls back where it may not write.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&file, flags).map_err(|e| cx.engine("opening it", e))?;
+        schema::set_up(&connection, cx)?;
+        connection
+            .pragma_update(None, "query_only", true)
+            .map_err(|e| cx.engine("setting it up", e))?;
+        if !schema::check(&connection, cx, &file)? {
+            return Err(StoreError::Missing { path: dir.to_owned() });
+        }
+        fit(dir, schema::model(&connection, cx)?, model)?;
+        Self::with(dir, connection, None)
+    }
+
+    fn with(dir: &Path, connection: Connection, lock: Option<WriterLock>) -> Result<Self, StoreError> {
+        let model = schema::model(&connection, Context { path: dir })?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            model,
+            connection: Mutex::new(connection),
+            cache: RwLock::default(),
+            lock,
+        })
+    }
+
+    /// Checks the whole store: SQLite's own integrity, and that every item has a vector of the right width.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] with the first problem.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        read::verify(&self.connection(), self.model.dim, self.cx())
+    }
+
+    fn cx(&self) -> Context<'_> {
+        Context { path: &self.dir }
+    }
+
+    /// A transaction of a thread that panicked was rolled back: the connection is as good as before.
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Connection>, StoreError> {
+        match self.lock {
+            Some(_) => Ok(self.connection()),
+            None => Err(StoreError::ReadOnly { path: self.dir.clone() }),
+        }
+    }
+
+    /// Brings the vectors in memory to what the connection sees now.
+    fn refresh(&self, connection: &Connection) -> Result<(), StoreError> {
+        let cx = self.cx();
+        let generation = cache::current(connection, cx)?;
+        if self.cache.read().unwrap_or_else(PoisonError::into_inner).generation() == Some(generation) {
+            return Ok(());
+        }
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        let result = cache.refresh(connection, generation, self.model.dim, cx);
+        if result.is_err() {
+            cache.clear();
+        }
+        result
+    }
+
+    fn scan(&self, query: &[f32], options: &SearchOptions) -> Vec<(i64, f32)> {
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = cache.search(self.model.dim, query, options.k);
+        if let Some(least) = options.min_score {
+            found.retain(|&(_, score)| score >= least);
+        }
+        found
+    }
+
+    /// The hits, or `None` when one of the items is no longer there.
+    fn hits(&self, connection: &Connection, found: &[(i64, f32)]) -> Result<Option<Vec<Hit>>, StoreError> {
+        found
+            .iter()
+            .map(|&(id, score)| read::hit(connection, id, score, self.cx()))
+            .collect()
+    }
+
+    /// One snapshot for everything that `run` reads.
+    fn snapshot<T>(&self, run: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut connection = self.connection();
+        let cx = self.cx();
+        let tx = connection
+            .transaction()
+            .map_err(|e| cx.engine("beginning to read", e))?;
+        run(&tx)
+    }
+}
+
+/// Refuses a model that is not the store's.
+fn fit(dir: &Path, stored: ModelId, given: Option<&ModelId>) -> Result<(), StoreError> {
+    match given {
+        Some(given) if !stored.fits(given) => Err(StoreError::ModelMismatch {
+            path: dir.to_owned(),
+            stored: Box::new(stored),
+            given: Box::new(given.clone()),
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl Store for LocalStore {
+    fn model(&self) -> &ModelId {
+        &self.model
+    }
+
+    fn upsert(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        let mut connection = self.writer()?;
+        let mut prepared = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let metadata = entry.item.check()?;
+            let vector = unit(&entry.vector, self.model.dim, || entry.item.file.key.clone())?;
+            prepared.push(write::Prepared {
+                item: &entry.item,
+                metadata,
+                vector: to_bytes(&vector),
+            });
+        }
+        write::upsert(&mut connection, &prepared, self.cx())
+    }
+
+    fn delete(&self, keys: &[&str]) -> Result<usize, StoreError> {
+        write::delete(&mut *self.writer()?, keys, self.cx())
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        read::entry(&self.connection(), key, self.model.dim, self.cx())
+    }
+
+    fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Vec<Hit>, StoreError> {
+        let query = unit(query, self.model.dim, || "the query".to_owned())?;
+        // The connection is free while the vectors are scanned, so that searches run side by side.
+        for _ in 0..FREE_ATTEMPTS {
+            self.snapshot(|connection| self.refresh(connection))?;
+            let found = self.scan(&query, options);
+            if let Some(hits) = self.snapshot(|connection| self.hits(connection, &found))? {
+                return Ok(hits);
+            }
+        }
+        self.snapshot(|connection| {
+            self.refresh(connection)?;
+            let found = self.scan(&query, options);
+            let missing = || self.cx().corrupt("a vector has no item".to_owned());
+            self.hits(connection, &found)?.ok_or_else(missing)
+        })
+    }
+
+    fn count(&self) -> Result<u64, StoreError> {
+        read::count(&self.connection(), self.cx())
+    }
+
+    fn files(&self) -> Result<Vec<FileFacts>, StoreError> {
+        read::files(&self.connection(), self.cx())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let connection = self.writer()?;
+        let fail = |e| self.cx().engine("merging what was written", e);
+        // Both pragmas answer with rows, whose content does not matter: a reader that is in the way only delays the merge.
+        for pragma in ["PRAGMA incremental_vacuum", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+            let mut statement = connection.prepare(pragma).map_err(fail)?;
+            let mut rows = statement.query([]).map_err(fail)?;
+            while rows.next().map_err(fail)?.is_some() {}
+        }
+        Ok(())
+    }
+
+    fn stats(&self) -> Result<Stats, StoreError> {
+        let memory_bytes = self.cache.read().unwrap_or_else(PoisonError::into_inner).bytes() as u64;
+        let size = |name: &str| std::fs::metadata(self.dir.join(name)).map_or(0, |m| m.len());
+        self.snapshot(|connection| {
+            Ok(Stats {
+                items: read::count(connection, self.cx())?,
+                model: self.model.clone(),
+                disk_bytes: size("store.db") + size("store.db-wal"),
+                memory_bytes,
+                generation: u64::try_from(cache::current(connection, self.cx())?).unwrap_or(0),
+            })
+        })
+    }
+}

@@ -1,0 +1,367 @@
+//! What every store has to do. Each case gets a way to open a store that is empty at the first time and keeps its content after.
+
+use bifocal_search::{ContentHash, Entry, FileFacts, Hit, Item, Metadata, ModelId, SearchOptions, Store, StoreError};
+
+pub const DIM: usize = 8;
+
+/// Opens the same store again; the one that was opened before is closed by then.
+pub type Open<'a> = &'a dyn Fn() -> Box<dyn Store>;
+
+/// A requirement.
+pub type Case = fn(Open);
+
+/// All cases, by name.
+pub const CASES: &[(&str, Case)] = &[
+    ("an empty store answers", empty),
+    ("what is stored comes back", roundtrip),
+    ("upsert replaces", replaces),
+    ("delete counts what was there", deletes),
+    ("search is exact", exact),
+    ("search orders, cuts and filters", order),
+    ("a bad entry leaves nothing of its call", atomic),
+    ("bad queries are refused", bad_queries),
+    ("many threads use one store", threads),
+    ("random calls agree with a map", random),
+    ("flush changes nothing that is seen", flush),
+];
+
+pub fn model() -> ModelId {
+    ModelId {
+        fingerprint: "0123456789abcdef".to_owned(),
+        dim: DIM,
+        name: "test model".to_owned(),
+    }
+}
+
+/// A small generator: SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    pub fn vector(&mut self) -> Vec<f32> {
+        (0..DIM)
+            .map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
+            .collect()
+    }
+}
+
+pub fn entry(key: &str, vector: &[f32]) -> Entry {
+    let file = FileFacts {
+        key: key.to_owned(),
+        size: key.len() as u64,
+        modified_ns: -5,
+        hash: ContentHash::of_bytes(key.as_bytes()),
+    };
+    Entry {
+        item: Item {
+            file,
+            metadata: Metadata::new(),
+            thumbnail: None,
+        },
+        vector: vector.to_vec(),
+    }
+}
+
+fn axis(at: usize) -> Vec<f32> {
+    (0..DIM).map(|d| f32::from(u8::from(d == at))).collect()
+}
+
+fn top(store: &dyn Store, query: &[f32], k: usize) -> Vec<Hit> {
+    store.search(query, &SearchOptions { k, min_score: None }).unwrap()
+}
+
+fn keys(hits: &[Hit]) -> Vec<&str> {
+    hits.iter().map(|h| h.key.as_str()).collect()
+}
+
+/// The vector that a store gives back: normalised and rounded to f16.
+fn stored(vector: &[f32]) -> Vec<f32> {
+    let length = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    vector
+        .iter()
+        .map(|&v| half::f16::from_f64(f64::from(v) / length).to_f32())
+        .collect()
+}
+
+fn assert_close(found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len());
+    // One unit in the last place of an f16 below 1.
+    assert!(
+        found.iter().zip(expected).all(|(f, e)| (f - e).abs() <= 1.0 / 2048.0),
+        "{found:?} for {expected:?}"
+    );
+}
+
+fn empty(open: Open) {
+    let store = open();
+    assert_eq!(store.model(), &model());
+    assert_eq!(store.count().unwrap(), 0);
+    assert_eq!(store.files().unwrap(), []);
+    assert_eq!(store.get("a").unwrap(), None);
+    assert_eq!(store.delete(&["a"]).unwrap(), 0);
+    assert_eq!(top(&*store, &axis(0), 5), []);
+    store.upsert(&[]).unwrap();
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.items, stats.model), (0, model()));
+}
+
+fn roundtrip(open: Open) {
+    let mut one = entry("fotos/Käse 'n\" %_\n.jpg", &[3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    one.item.metadata.insert("title".into(), "größer".into());
+    one.item
+        .metadata
+        .insert("nested".into(), serde_json::json!({"a": [1, 2.5, null]}));
+    one.item.thumbnail = Some((0..=255).collect());
+    one.item.file.size = i64::MAX as u64;
+    one.item.file.modified_ns = i64::MIN;
+    let two = entry("b", &axis(3));
+    open().upsert(&[one.clone(), two.clone()]).unwrap();
+    let store = open();
+    let found = store.get(&one.item.file.key).unwrap().unwrap();
+    assert_eq!(found.item, one.item);
+    assert_close(&found.vector, &stored(&one.vector));
+    assert_eq!(store.files().unwrap(), [two.item.file, one.item.file.clone()]);
+    let hits = top(&*store, &one.vector, 1);
+    assert_eq!(hits[0].metadata, one.item.metadata);
+    assert!((hits[0].score - 1.0).abs() < 1e-3);
+}
+
+fn replaces(open: Open) {
+    let store = open();
+    store.upsert(&[entry("a", &axis(0)), entry("b", &axis(1))]).unwrap();
+    assert_eq!(keys(&top(&*store, &axis(0), 1)), ["a"]);
+    let mut newer = entry("a", &axis(2));
+    newer.item.file.modified_ns = 77;
+    store.upsert(&[entry("a", &axis(5)), newer.clone()]).unwrap();
+    assert_eq!(store.count().unwrap(), 2);
+    assert_eq!(store.get("a").unwrap().unwrap().item, newer.item);
+    assert_eq!(keys(&top(&*store, &axis(2), 1)), ["a"]);
+    let hits = top(&*store, &axis(5), 9);
+    assert!(
+        hits.len() == 2 && hits.iter().all(|h| h.score.abs() < 1e-3),
+        "an old vector is still found: {hits:?}"
+    );
+}
+
+fn deletes(open: Open) {
+    let store = open();
+    let entries: Vec<Entry> = (0..DIM).map(|i| entry(&format!("k{i}"), &axis(i))).collect();
+    store.upsert(&entries).unwrap();
+    assert_eq!(top(&*store, &axis(0), 99).len(), DIM);
+    assert_eq!(store.delete(&["k0", "none", "k7", "k0"]).unwrap(), 2);
+    let mut left: Vec<String> = top(&*store, &axis(0), 99).into_iter().map(|h| h.key).collect();
+    left.sort();
+    assert_eq!(left, ["k1", "k2", "k3", "k4", "k5", "k6"]);
+    drop(store);
+    assert_eq!(open().count().unwrap(), 6);
+}
+
+fn exact(open: Open) {
+    let store = open();
+    let mut random = Random(3);
+    let entries: Vec<Entry> = (0..3000).map(|i| entry(&format!("{i:04}"), &random.vector())).collect();
+    entries.chunks(700).for_each(|c| store.upsert(c).unwrap());
+    for _ in 0..5 {
+        let query = random.vector();
+        let unit: f64 = query.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let mut scores: Vec<(f64, &str)> = entries
+            .iter()
+            .map(|e| {
+                let dot: f64 = stored(&e.vector)
+                    .iter()
+                    .zip(&query)
+                    .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                    .sum();
+                (dot / unit, e.item.file.key.as_str())
+            })
+            .collect();
+        scores.sort_by(|a, b| b.0.total_cmp(&a.0));
+        for k in [1, 10, 2999, 3000, 5000] {
+            let hits = top(&*store, &query, k);
+            assert_eq!(hits.len(), k.min(3000));
+            for (hit, expected) in hits.iter().zip(&scores) {
+                assert!(
+                    (f64::from(hit.score) - expected.0).abs() < 1e-3,
+                    "{hit:?} for {expected:?}"
+                );
+            }
+        }
+        assert_eq!(top(&*store, &query, 1)[0].key, scores[0].1);
+    }
+}
+
+fn order(open: Open) {
+    let store = open();
+    store
+        .upsert(&[
+            entry("z", &axis(0)),
+            entry("far", &[-1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+            entry("a", &axis(0)),
+            entry("side", &axis(1)),
+        ])
+        .unwrap();
+    // Equal scores in the order of storing; the length of the query does not matter.
+    let long: Vec<f32> = axis(0).iter().map(|v| v * 1e6).collect();
+    let hits = top(&*store, &long, 10);
+    assert_eq!(keys(&hits), ["z", "a", "side", "far"]);
+    assert!((hits[0].score - 1.0).abs() < 1e-3 && (hits[3].score + 1.0).abs() < 1e-3);
+    let search = |k, min_score| store.search(&axis(0), &SearchOptions { k, min_score }).unwrap();
+    assert_eq!(keys(&search(10, Some(0.5))), ["z", "a"]);
+    assert_eq!(keys(&search(1, Some(-2.0))), ["z"]);
+    assert_eq!(search(10, Some(1.5)), []);
+    assert_eq!(search(0, None), []);
+}
+
+fn atomic(open: Open) {
+    let store = open();
+    store.upsert(&[entry("old", &axis(0))]).unwrap();
+    let mut huge = entry("huge", &axis(0));
+    huge.item.thumbnail = Some(vec![0; 1 << 26]);
+    let bad = [
+        entry("short", &[1.0]),
+        entry("zero", &[0.0; DIM]),
+        entry("nan", &[f32::NAN; DIM]),
+        entry("", &axis(0)),
+        huge,
+    ];
+    for bad in bad {
+        let result = store.upsert(&[entry("good", &axis(1)), entry("old", &axis(2)), bad.clone()]);
+        assert!(result.is_err(), "{} was stored", bad.item.file.key);
+        assert_eq!(store.count().unwrap(), 1);
+        assert_close(&store.get("old").unwrap().unwrap().vector, &axis(0));
+    }
+}
+
+fn bad_queries(open: Open) {
+    let store = open();
+    let search = |query: &[f32]| store.search(query, &SearchOptions::default());
+    assert!(matches!(
+        search(&[1.0]),
+        Err(StoreError::Dimensions {
+            found: 1,
+            expected: DIM,
+            ..
+        })
+    ));
+    assert!(matches!(search(&[0.0; DIM]), Err(StoreError::NoDirection { .. })));
+    assert!(matches!(
+        search(&[f32::INFINITY; DIM]),
+        Err(StoreError::NoDirection { .. })
+    ));
+}
+
+fn threads(open: Open) {
+    let store = open();
+    std::thread::scope(|scope| {
+        for writer in 0..2u64 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut random = Random(writer);
+                for i in 0..60 {
+                    let key = |i: u64| format!("w{writer}-{i}");
+                    store
+                        .upsert(&[
+                            entry(&key(i), &random.vector()),
+                            entry(&format!("{}+", key(i)), &random.vector()),
+                        ])
+                        .unwrap();
+                    if i % 3 == 2 {
+                        assert_eq!(store.delete(&[&key(i - 1)]).unwrap(), 1);
+                    }
+                }
+            });
+        }
+        for reader in 0..2 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut random = Random(100 + reader);
+                for _ in 0..80 {
+                    let least = store.count().unwrap() as usize;
+                    let hits = top(&**store, &random.vector(), 1000);
+                    // Each writer may have deleted since the count, but hits are never fewer than one call explains.
+                    assert!(
+                        hits.len() + 60 >= least,
+                        "{} hits of at least {least} items",
+                        hits.len()
+                    );
+                    let mut unique = keys(&hits);
+                    unique.sort_unstable();
+                    unique.dedup();
+                    assert_eq!(unique.len(), hits.len(), "an item was found twice");
+                }
+            });
+        }
+    });
+    assert_eq!(store.count().unwrap(), 2 * (120 - 20));
+    assert_eq!(top(&*store, &axis(0), 1000).len(), 200);
+}
+
+fn random(open: Open) {
+    let seed = 20_240;
+    let mut random = Random(seed);
+    let mut expected = std::collections::BTreeMap::new();
+    let mut store = open();
+    for step in 0..400 {
+        let key = |random: &mut Random| format!("k{}", random.below(40));
+        match random.below(10) {
+            0..=4 => {
+                let batch: Vec<Entry> = (0..=random.below(3))
+                    .map(|_| entry(&key(&mut random), &random.vector()))
+                    .collect();
+                store.upsert(&batch).unwrap();
+                expected.extend(batch.into_iter().map(|e| (e.item.file.key.clone(), e.vector)));
+            }
+            5 | 6 => {
+                let key = key(&mut random);
+                let there = usize::from(expected.remove(&key).is_some());
+                assert_eq!(store.delete(&[&key]).unwrap(), there, "seed {seed} step {step}");
+            }
+            7 | 8 => {
+                let query = random.vector();
+                let hits = top(&*store, &query, 3);
+                assert_eq!(hits.len(), expected.len().min(3), "seed {seed} step {step}");
+                let unit = query.iter().map(|v| v * v).sum::<f32>().sqrt();
+                let score = |v: &[f32]| stored(v).iter().zip(&query).map(|(a, b)| a * b).sum::<f32>() / unit;
+                let mut scores: Vec<f32> = expected.values().map(|v| score(v)).collect();
+                scores.sort_by(|a, b| b.total_cmp(a));
+                for (hit, best) in hits.iter().zip(scores) {
+                    assert!(
+                        (hit.score - best).abs() < 1e-3,
+                        "seed {seed} step {step}: {hit:?} for {best}"
+                    );
+                    assert!(
+                        (hit.score - score(&expected[&hit.key])).abs() < 1e-3,
+                        "seed {seed} step {step}: {hit:?}"
+                    );
+                }
+            }
+            _ if random.below(4) == 0 => {
+                drop(store);
+                store = open();
+            }
+            _ => store.flush().unwrap(),
+        }
+    }
+    let keys: Vec<String> = store.files().unwrap().into_iter().map(|f| f.key).collect();
+    assert_eq!(keys, expected.keys().cloned().collect::<Vec<_>>(), "seed {seed}");
+}
+
+fn flush(open: Open) {
+    let store = open();
+    store.upsert(&[entry("a", &axis(0)), entry("b", &axis(1))]).unwrap();
+    let before = (store.files().unwrap(), top(&*store, &axis(0), 9));
+    store.flush().unwrap();
+    store.flush().unwrap();
+    assert_eq!((store.files().unwrap(), top(&*store, &axis(0), 9)), before);
+    assert_eq!(store.stats().unwrap().items, 2);
+}

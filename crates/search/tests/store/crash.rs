@@ -1,0 +1,159 @@
+//! A writer that is killed at any point: everything acknowledged is there, everything else is there as whole calls or not.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::contract::{Random, entry, model};
+use bifocal_search::{Entry, LocalStore, SearchOptions, Store, StoreError};
+
+const TEST: &str = "crash::acknowledged_calls_survive_a_killed_writer";
+/// In the child's environment: the store's folder.
+const FOLDER: &str = "BIFOCAL_CRASH_FOLDER";
+/// In the child's environment: number of the first call.
+const FIRST: &str = "BIFOCAL_CRASH_FIRST";
+const KILLS: u64 = 12;
+/// A call changes so many of as many keys as there are, so that replacing and deleting happens all the time.
+const BATCH: u64 = 7;
+const KEYS: u64 = 60;
+
+/// What call number `call` does: keys with vectors to store, and keys to delete. Both processes compute it.
+fn call(call: u64) -> (Vec<Entry>, Vec<String>) {
+    let mut random = Random(call.wrapping_mul(0x5851_f42d_4c95_7f2d));
+    if call % 4 == 3 {
+        return (
+            Vec::new(),
+            (0..BATCH).map(|_| format!("k{}", random.below(KEYS))).collect(),
+        );
+    }
+    let one = |random: &mut Random| {
+        let mut entry = entry(&format!("k{}", random.below(KEYS)), &random.vector());
+        entry.item.metadata.insert("call".to_owned(), call.into());
+        entry.item.thumbnail = Some(vec![call as u8; 3000]);
+        entry
+    };
+    ((0..BATCH).map(|_| one(&mut random)).collect(), Vec::new())
+}
+
+fn apply(state: &mut BTreeMap<String, Entry>, number: u64) {
+    let (upserts, deletes) = call(number);
+    state.extend(upserts.into_iter().map(|e| (e.item.file.key.clone(), e)));
+    deletes.iter().for_each(|k| drop(state.remove(k)));
+}
+
+/// Writes until it is killed, and says after each call that it was acknowledged.
+fn write(folder: &Path, first: u64) -> Result<(), StoreError> {
+    let store = LocalStore::open_writer(folder, &model())?;
+    println!("\nopen");
+    for number in first.. {
+        let (upserts, deletes) = call(number);
+        if deletes.is_empty() {
+            store.upsert(&upserts)?;
+        } else {
+            store.delete(&deletes.iter().map(String::as_str).collect::<Vec<_>>())?;
+        }
+        println!("\ndone {number}");
+        if number % 50 == 49 {
+            store.flush()?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a writer from call `first` on and kills it; returns the number of the first call that was not acknowledged.
+fn run_and_kill(folder: &Path, first: u64, after: Duration) -> u64 {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TEST, "--nocapture"])
+        .env(FOLDER, folder)
+        .env(FIRST, first.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let reader = std::thread::spawn(move || {
+        // A line that was cut off is not an acknowledgement.
+        lines
+            .map_while(Result::ok)
+            .filter_map(|l| l.strip_prefix("done ")?.parse::<u64>().ok())
+            .last()
+    });
+    std::thread::sleep(after);
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    assert!(!status.success(), "the writer ended by itself: {status}");
+    #[cfg(unix)]
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(9),
+        "the writer failed before it was killed"
+    );
+    reader.join().unwrap().map_or(first, |last| last + 1)
+}
+
+/// Whether the store holds exactly these items.
+fn holds(store: &LocalStore, state: &BTreeMap<String, Entry>) -> bool {
+    let files = store.files().unwrap();
+    let same = |entry: &Entry| {
+        let found = store.get(&entry.item.file.key).unwrap().unwrap();
+        let hit = &store
+            .search(
+                &entry.vector,
+                &SearchOptions {
+                    k: 1,
+                    min_score: Some(0.999),
+                },
+            )
+            .unwrap();
+        found.item == entry.item && hit.first().is_some_and(|h| h.key == entry.item.file.key)
+    };
+    files.iter().map(|f| &f.key).eq(state.keys()) && state.values().all(same)
+}
+
+#[test]
+fn acknowledged_calls_survive_a_killed_writer() {
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        let first = std::env::var(FIRST).unwrap().parse().unwrap();
+        panic!("{}", write(Path::new(&folder), first).unwrap_err());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = BTreeMap::new();
+    let mut next = 0;
+    let mut random = Random(9);
+    for kill in 0..KILLS {
+        // The first ones fall into starting and creating, the others into writing.
+        let after = Duration::from_millis(if kill < 3 {
+            2 + random.below(15)
+        } else {
+            20 + random.below(130)
+        });
+        let first_open = run_and_kill(dir.path(), next, after);
+        (next..first_open).for_each(|number| apply(&mut state, number));
+        next = first_open;
+        let store = match LocalStore::open_reader(dir.path(), Some(&model())) {
+            Ok(store) => store,
+            // Killed before the store existed: then nothing was acknowledged either.
+            Err(StoreError::Missing { .. }) if next == 0 => continue,
+            Err(e) => panic!("after kill {kill}: {e}"),
+        };
+        store.verify().unwrap();
+        if !holds(&store, &state) {
+            // The call that was under way when the process died counts as a whole.
+            apply(&mut state, next);
+            assert!(
+                holds(&store, &state),
+                "after kill {kill} at call {next} the store holds something else"
+            );
+            next += 1;
+        }
+    }
+    assert!(
+        next > 20,
+        "the writers were killed too early to have done anything: {next} calls"
+    );
+    // The lock died with its holder, and writing goes on.
+    let store = LocalStore::open_writer(dir.path(), &model()).unwrap();
+    store.upsert(&call(0).0).unwrap();
+}
