@@ -96,13 +96,7 @@ const MAX_BLOCKS: usize = 64;
 
 impl HeadConfig {
     fn check(&self, input: usize) -> Result<(), HeadError> {
-        let field = |field, value: String, allowed| {
-            Err(HeadError::Field {
-                field,
-                value,
-                allowed,
-            })
-        };
+        let field = |field, value: String, allowed| Err(HeadError::Field { field, value, allowed });
         let width = self.width.unwrap_or(input);
         if width == 0 || width > MAX_WIDTH {
             return field("width", width.to_string(), "1…65536");

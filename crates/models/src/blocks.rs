@@ -99,12 +99,7 @@ impl StackConfig {
     }
 
     /// The blocks of a file, below `prefix`.
-    pub(crate) fn load(
-        &self,
-        loader: Loader,
-        prefix: &str,
-        names: Names,
-    ) -> Result<Vec<Block>, WeightsError> {
+    pub(crate) fn load(&self, loader: Loader, prefix: &str, names: Names) -> Result<Vec<Block>, WeightsError> {
         (0..self.layers)
             .map(|i| {
                 let name = |part: &str| match names {
@@ -203,11 +198,7 @@ impl Block {
         })
     }
 
-    fn hugging_face(
-        c: &StackConfig,
-        loader: Loader,
-        name: impl Fn(&str) -> String,
-    ) -> Result<Self, WeightsError> {
+    fn hugging_face(c: &StackConfig, loader: Loader, name: impl Fn(&str) -> String) -> Result<Self, WeightsError> {
         let (q, k, v) = (
             name("self_attn.q_proj"),
             name("self_attn.k_proj"),
@@ -235,9 +226,7 @@ impl Block {
         let qkv = self.qkv.forward(self.ln_1.forward(x.clone()));
         let mixed = fused::attention(qkv, offsets, shape);
         let x = self.out.fused(mixed, Activation::Identity, Some(x));
-        let h = self
-            .fc
-            .fused(self.ln_2.forward(x.clone()), gelu.into(), None);
+        let h = self.fc.fused(self.ln_2.forward(x.clone()), gelu.into(), None);
         self.proj.fused(h, Activation::Identity, Some(x))
     }
 }

@@ -1,14 +1,19 @@
 //! Towers, tokenizers and the file formats that weights come in.
 //!
 //! - [`weights`]: named tensors out of the formats that published models come in;
-//! - [`vision`], [`text`]: towers; [`adapter`]: heads into the joint space; [`towers`]: all of them together.
+//! - [`tokenizer`]: from texts to token ids;
+//! - [`vision`], [`text`]: towers; [`adapter`]: heads into the joint space; [`towers`]: all of them together;
+//! - [`open`](mod@open): pretrained encoders from files and folders.
 //!
 //! Everything a tower computes is differentiable and packed: images and texts are rows one after the other, without padding.
 
 pub mod adapter;
 mod blocks;
+pub mod bundle;
 mod load;
+pub mod open;
 pub mod text;
+pub mod tokenizer;
 pub mod towers;
 pub mod vision;
 pub mod weights;

@@ -19,32 +19,17 @@ impl Loader<'_> {
     }
 
     /// A parameter of the same shape as in the source.
-    pub fn param<const D: usize>(
-        self,
-        name: &str,
-        shape: [usize; D],
-    ) -> Result<Param<Tensor<D>>, WeightsError> {
+    pub fn param<const D: usize>(self, name: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>, WeightsError> {
         Ok(Param::from_tensor(tensor(self.values(name, &shape)?, shape)))
     }
 
     /// `{prefix}.weight` `[out, in]` and, when asked for, `{prefix}.bias` `[out]`.
-    pub fn linear(
-        self,
-        prefix: &str,
-        din: usize,
-        dout: usize,
-        bias: bool,
-    ) -> Result<Linear, WeightsError> {
+    pub fn linear(self, prefix: &str, din: usize, dout: usize, bias: bool) -> Result<Linear, WeightsError> {
         self.stacked(&[(prefix, dout)], din, bias)
     }
 
     /// Several linear layers with the same input as one: their rows below each other, in this order.
-    pub fn stacked(
-        self,
-        parts: &[(&str, usize)],
-        din: usize,
-        bias: bool,
-    ) -> Result<Linear, WeightsError> {
+    pub fn stacked(self, parts: &[(&str, usize)], din: usize, bias: bool) -> Result<Linear, WeightsError> {
         let dout = parts.iter().map(|part| part.1).sum();
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
         for &(prefix, rows) in parts {
@@ -65,23 +50,13 @@ impl Loader<'_> {
     }
 
     /// A linear layer without bias whose weight is stored as `[in, out]`.
-    pub fn transposed(
-        self,
-        name: &str,
-        din: usize,
-        dout: usize,
-    ) -> Result<Param<Tensor<2>>, WeightsError> {
+    pub fn transposed(self, name: &str, din: usize, dout: usize) -> Result<Param<Tensor<2>>, WeightsError> {
         let stored = self.values(name, &[din, dout])?;
         Ok(Param::from_tensor(tensor(transpose(&stored, din, dout), [dout, din])))
     }
 
     /// `{prefix}.weight` and `{prefix}.bias`.
-    pub fn layer_norm(
-        self,
-        prefix: &str,
-        width: usize,
-        eps: f32,
-    ) -> Result<LayerNorm, WeightsError> {
+    pub fn layer_norm(self, prefix: &str, width: usize, eps: f32) -> Result<LayerNorm, WeightsError> {
         let mut norm = LayerNorm::new(width, eps);
         norm.weight = self.param(&format!("{prefix}.weight"), [width])?;
         norm.bias = self.param(&format!("{prefix}.bias"), [width])?;
@@ -96,12 +71,7 @@ impl Loader<'_> {
     }
 
     /// A table of rows.
-    pub fn embedding(
-        self,
-        name: &str,
-        rows: usize,
-        width: usize,
-    ) -> Result<Embedding, WeightsError> {
+    pub fn embedding(self, name: &str, rows: usize, width: usize) -> Result<Embedding, WeightsError> {
         Ok(Embedding {
             weight: self.param(name, [rows, width])?,
         })
@@ -110,9 +80,7 @@ impl Loader<'_> {
 
 /// `[rows, cols]` → `[cols, rows]`.
 pub(crate) fn transpose(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    (0..rows * cols)
-        .map(|i| x[i % rows * cols + i / rows])
-        .collect()
+    (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
 }
 
 /// All parameters of a module by name.

@@ -15,7 +15,8 @@ use super::{
 use crate::adapter::{Head, HeadConfig, normalize};
 use crate::open::{TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
 use crate::vision::VisionTower;
-use crate::weights::{HostTensor, SafeTensors, TensorSource, WeightsError};
+use crate::weights::safetensors::SafeTensors;
+use crate::weights::{HostTensor, TensorSource, WeightsError};
 
 /// Rows that pass through a head at once.
 const ROWS: usize = 1024;

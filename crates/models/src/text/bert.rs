@@ -74,9 +74,7 @@ impl Bert {
             positions: Embedding::new(config.positions, c, 0.02, rng),
             types: Embedding::new(config.token_types, c, 0.02, rng),
             norm: LayerNorm::new(c, eps),
-            blocks: (0..config.layers)
-                .map(|_| BertBlock::new(&config, rng))
-                .collect(),
+            blocks: (0..config.layers).map(|_| BertBlock::new(&config, rng)).collect(),
             config: Arc::new(config),
         }
     }
@@ -103,11 +101,7 @@ impl Bert {
         Self::check(&config, source)?;
         let loader = Loader(source);
         let words = "bert.embeddings.word_embeddings.weight";
-        let prefix = if source.shape(words).is_some() {
-            "bert."
-        } else {
-            ""
-        };
+        let prefix = if source.shape(words).is_some() { "bert." } else { "" };
         let name = |part: &str| format!("{prefix}embeddings.{part}");
         let (c, eps) = (config.width, config.eps);
         let position = name("position_embeddings.weight");
@@ -124,10 +118,7 @@ impl Bert {
         })
     }
 
-    pub(crate) fn from_tensors(
-        config: BertConfig,
-        source: &dyn TensorSource,
-    ) -> Result<Self, WeightsError> {
+    pub(crate) fn from_tensors(config: BertConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
         Self::check(&config, source)?;
         let loader = Loader(source);
         let (c, eps) = (config.width, config.eps);
@@ -146,9 +137,8 @@ impl Bert {
     /// See [`super::TextTower::hidden`].
     pub fn hidden(&self, tokens: &TokenBatch) -> Tensor<2> {
         let types: Arc<[u32]> = vec![0; tokens.tokens()].into();
-        let x = self.words.forward(&tokens.ids)
-            + self.types.forward(&types)
-            + self.positions.forward(&tokens.positions);
+        let x =
+            self.words.forward(&tokens.ids) + self.types.forward(&types) + self.positions.forward(&tokens.positions);
         let mut x = self.norm.forward(x);
         let shape = self.attention();
         for block in &self.blocks {
@@ -224,18 +214,10 @@ impl BertBlock {
         })
     }
 
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        offsets: &Arc<[usize]>,
-        shape: &AttentionShape,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, offsets: &Arc<[usize]>, shape: &AttentionShape) -> Tensor<2> {
         let mixed = fused::attention(self.qkv.forward(x.clone()), offsets, shape);
-        let x = self
-            .ln_1
-            .forward(self.out.fused(mixed, Activation::Identity, Some(x)));
+        let x = self.ln_1.forward(self.out.fused(mixed, Activation::Identity, Some(x)));
         let h = self.fc.fused(x.clone(), Activation::GeluErf, None);
-        self.ln_2
-            .forward(self.proj.fused(h, Activation::Identity, Some(x)))
+        self.ln_2.forward(self.proj.fused(h, Activation::Identity, Some(x)))
     }
 }

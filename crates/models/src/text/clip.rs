@@ -108,10 +108,7 @@ impl ClipText {
         })
     }
 
-    pub(crate) fn from_tensors(
-        config: ClipTextConfig,
-        source: &dyn TensorSource,
-    ) -> Result<Self, WeightsError> {
+    pub(crate) fn from_tensors(config: ClipTextConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
         Self::check(&config, source)?;
         let loader = Loader(source);
         let (v, p, c) = (config.vocabulary, config.positions, config.stack.width);

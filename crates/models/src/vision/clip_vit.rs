@@ -150,10 +150,7 @@ impl ClipVit {
         })
     }
 
-    pub(crate) fn from_tensors(
-        config: ClipVitConfig,
-        source: &dyn TensorSource,
-    ) -> Result<Self, WeightsError> {
+    pub(crate) fn from_tensors(config: ClipVitConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
         config.check(source)?;
         let loader = Loader(source);
         let (width, patch) = (config.stack.width, config.patch);
@@ -172,9 +169,7 @@ impl ClipVit {
     /// See [`super::VisionTower::embed`].
     pub fn embed(&self, images: &ImageBatch) -> Tensor<2> {
         let c = &*self.config;
-        let ImageBatch {
-            n, height, width, ..
-        } = *images;
+        let ImageBatch { n, height, width, .. } = *images;
         assert_eq!(
             [height, width],
             [c.image_size; 2],
@@ -231,12 +226,7 @@ impl ClipVit {
 }
 
 /// `[out, 3, p, p]` as files store it → `[out, p·p·3]`.
-fn patch_embedding(
-    loader: Loader,
-    name: &str,
-    width: usize,
-    patch: usize,
-) -> Result<Linear, WeightsError> {
+fn patch_embedding(loader: Loader, name: &str, width: usize, patch: usize) -> Result<Linear, WeightsError> {
     let stored = loader.values(name, &[width, 3, patch, patch])?;
     Ok(Linear {
         weight: Param::from_tensor(super::channels_last(&stored, width, 3, patch)),

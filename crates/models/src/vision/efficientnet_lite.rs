@@ -95,13 +95,10 @@ impl Source<'_> {
     fn dense(&self, input: usize, output: usize, kernel: usize) -> Result<ConvNorm, WeightsError> {
         let name = &self.names[0];
         let weight = if self.channels_first {
-            let stored = self
-                .loader
-                .values(name, &[output, input, kernel, kernel])?;
+            let stored = self.loader.values(name, &[output, input, kernel, kernel])?;
             Param::from_tensor(channels_last(&stored, output, input, kernel))
         } else {
-            self.loader
-                .param(name, [output, kernel * kernel * input])?
+            self.loader.param(name, [output, kernel * kernel * input])?
         };
         self.norm(weight, output)
     }
@@ -203,10 +200,7 @@ pub struct InvertedBottleneck {
 }
 
 impl InvertedBottleneck {
-    fn load<'a>(
-        shape: BlockShape,
-        source: impl Fn(Part) -> Source<'a>,
-    ) -> Result<Self, WeightsError> {
+    fn load<'a>(shape: BlockShape, source: impl Fn(Part) -> Source<'a>) -> Result<Self, WeightsError> {
         let expands = shape.expanded != shape.input;
         Ok(Self {
             expand: expands
@@ -300,10 +294,7 @@ impl EfficientNetLite {
         )
     }
 
-    pub(crate) fn from_tensors(
-        classes: usize,
-        source: &dyn TensorSource,
-    ) -> Result<Self, WeightsError> {
+    pub(crate) fn from_tensors(classes: usize, source: &dyn TensorSource) -> Result<Self, WeightsError> {
         let at = |name: String| Source {
             loader: Loader(source),
             names: ["weight", "gamma", "beta", "mean", "var"].map(|part| format!("{name}.{part}")),
@@ -346,9 +337,7 @@ impl EfficientNetLite {
 
     /// See [`super::VisionTower::embed`]; any image size will do, 224 is what it was trained on.
     pub fn embed(&self, images: &ImageBatch) -> Tensor<2> {
-        let ImageBatch {
-            n, height, width, ..
-        } = *images;
+        let ImageBatch { n, height, width, .. } = *images;
         let shape = same(n, [height, width], 3, 3, 2);
         let pixels = images.pixels.clone();
         let mut x = self.stem.dense(pixels, Activation::Relu6, &shape);
@@ -425,11 +414,7 @@ impl EfficientNetLite {
 }
 
 impl Classifier {
-    fn load(
-        classes: usize,
-        source: &dyn TensorSource,
-        prefix: &str,
-    ) -> Result<Option<Self>, WeightsError> {
+    fn load(classes: usize, source: &dyn TensorSource, prefix: &str) -> Result<Option<Self>, WeightsError> {
         if classes == 0 {
             return Ok(None);
         }

@@ -120,17 +120,12 @@ impl VisionTower {
     ///
     /// # Errors
     /// [`WeightsError`] when a tensor is missing or has another shape.
-    pub fn from_tensors(
-        config: &VisionConfig,
-        source: &dyn TensorSource,
-    ) -> Result<Self, WeightsError> {
+    pub fn from_tensors(config: &VisionConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
         Ok(match config {
             VisionConfig::EfficientNetLite0 { classes } => {
                 Self::EfficientNetLite(EfficientNetLite::from_tensors(*classes, source)?)
             }
-            VisionConfig::ClipVit(config) => {
-                Self::ClipVit(ClipVit::from_tensors(config.clone(), source)?)
-            }
+            VisionConfig::ClipVit(config) => Self::ClipVit(ClipVit::from_tensors(config.clone(), source)?),
         })
     }
 }

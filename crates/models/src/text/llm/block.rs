@@ -46,12 +46,7 @@ struct BlockShape {
 }
 
 impl LlmBlock {
-    pub(super) fn load(
-        c: &LlmConfig,
-        loader: Loader,
-        layer: usize,
-        causal: bool,
-    ) -> Result<Self, WeightsError> {
+    pub(super) fn load(c: &LlmConfig, loader: Loader, layer: usize, causal: bool) -> Result<Self, WeightsError> {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let gemma = c.family == Family::Gemma3;
         // Gemma's norms multiply by 1 + w; the converter to GGUF has added the 1 already

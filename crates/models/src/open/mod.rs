@@ -1,0 +1,66 @@
+//! Pretrained encoders from files and folders: a tower with everything that it needs to embed.
+
+mod bert;
+mod clip;
+mod error;
+mod settings;
+mod text;
+mod vision;
+
+pub use error::OpenError;
+pub use text::{TextEncoder, TextOptions, open_text};
+pub use vision::{VisionEncoder, open_vision};
+
+use std::path::Path;
+
+use settings::Settings;
+
+use crate::weights;
+
+/// What a folder says that it holds.
+enum Layout {
+    /// transformers' `config.json` and its `model_type`.
+    HuggingFace(String, Settings),
+    /// open_clip's settings.
+    OpenClip(Settings),
+    /// No settings: a file of weights, or a folder with one.
+    Bare,
+}
+
+impl Layout {
+    fn of(path: &Path) -> Result<Self, OpenError> {
+        let found = path.metadata().map_err(|error| OpenError::io(path, error))?;
+        if !found.is_dir() {
+            return Ok(Self::Bare);
+        }
+        // open_clip's repositories may hold a config.json for transformers beside their own; then both describe the same weights
+        if let Some(settings) = Settings::read(&path.join("open_clip_config.json"))? {
+            return Ok(Self::OpenClip(settings));
+        }
+        match Settings::read(&path.join("config.json"))? {
+            Some(mut settings) => Ok(Self::HuggingFace(settings.require("model_type")?, settings)),
+            None => Ok(Self::Bare),
+        }
+    }
+}
+
+/// The hash of a model's weights; with settings beside them that change what it computes, the hash of all of these.
+fn identity(path: &Path, settings: &[&str]) -> Result<String, OpenError> {
+    let weights = weights::fingerprint(path)?;
+    let mut whole = blake3::Hasher::new();
+    whole.update(weights.as_bytes());
+    let mut alone = true;
+    for name in settings {
+        if let Some(bytes) = settings::bytes(&path.join(name))? {
+            alone = false;
+            whole.update(name.as_bytes());
+            whole.update(blake3::hash(&bytes).as_bytes());
+        }
+    }
+    Ok(if alone { weights } else { whole.finalize().to_hex().to_string() })
+}
+
+fn name_of(path: &Path) -> String {
+    let named = path.file_stem().filter(|_| path.is_file()).or_else(|| path.file_name());
+    named.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
