@@ -3,12 +3,17 @@
 //! Everything that is read here is hostile until checked: limits come before allocation, a bad row or a damaged
 //! picture is counted and reported, and nothing that a file contains can end the process.
 
+pub mod atomic;
+pub mod batches;
+pub mod cache;
 pub mod decode;
 pub mod image;
 pub mod load;
 pub mod source;
+pub mod split;
 pub mod transform;
 
+pub use cache::{FeatureSpec, FeatureStore, ItemKey};
 pub use decode::{DecodeError, Limits, decode, open};
 pub use image::RgbImage;
 pub use load::{BadImage, LoadedImages, load_images};

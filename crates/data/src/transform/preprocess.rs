@@ -53,6 +53,12 @@ pub struct PreprocessError(String);
 /// Largest side that a tower may ask for; a hostile configuration must not take the memory.
 const MAX_SIZE: u32 = 4096;
 
+/// Statistics of CLIP's training data, with the digits that were published.
+#[allow(clippy::excessive_precision)]
+const CLIP_MEAN: [f32; 3] = [0.48145466, 0.4578275, 0.40821073];
+#[allow(clippy::excessive_precision)]
+const CLIP_STD: [f32; 3] = [0.26862954, 0.26130258, 0.27577711];
+
 /// What happens to a picture of a certain size.
 struct Plan {
     /// Size after the resampling, before the crop.
@@ -72,8 +78,8 @@ impl Preprocess {
             size,
             resize: ResizeMode::Shortest,
             filter: Filter::Bicubic,
-            mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            std: [0.268_629_54, 0.261_302_58, 0.275_777_1],
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
             crop_rounding: CropRounding::HalfEven,
         }
     }
