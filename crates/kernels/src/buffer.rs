@@ -132,27 +132,48 @@ thread_local! {
 /// Largest buffer that a thread keeps between calls, in numbers (64 MiB).
 const KEEP: usize = 16 << 20;
 
-/// Lends `len` numbers of unspecified content, aligned to a cache line, from the thread's own store.
-pub(crate) fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
-    const LINE: usize = 16;
-    // The buffer leaves the store while it is lent: rayon may run another task of ours on this thread in the meantime.
-    let mut buffer = SCRATCH.with_borrow_mut(|store| {
-        let best = (0..store.len())
-            .filter(|&i| store[i].len() >= len + LINE)
-            .min_by_key(|&i| store[i].len());
-        best.map(|i| store.swap_remove(i))
-            .or_else(|| store.pop())
-            .unwrap_or_default()
-    });
-    if buffer.len() < len + LINE {
-        buffer = vec![0.0; len + LINE];
+/// Memory of unspecified content, aligned to a cache line, from the thread's own store, to which it returns when dropped.
+///
+/// A guard and not a closure: code in a closure would be compiled outside the function that enables the instruction set.
+/// It is absent from the store while it is in use, since rayon may run another task of ours on this thread in the meantime.
+pub(crate) struct Scratch {
+    buffer: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Scratch {
+    pub(crate) fn take(len: usize) -> Self {
+        const LINE: usize = 16;
+        let mut buffer = SCRATCH.with_borrow_mut(|store| {
+            let best = (0..store.len())
+                .filter(|&i| store[i].len() >= len + LINE)
+                .min_by_key(|&i| store[i].len());
+            best.map(|i| store.swap_remove(i))
+                .or_else(|| store.pop())
+                .unwrap_or_default()
+        });
+        if buffer.len() < len + LINE {
+            buffer = vec![0.0; len + LINE];
+        }
+        let start = buffer.as_ptr().align_offset(64).min(LINE);
+        Self { buffer, start, len }
     }
-    let start = buffer.as_ptr().align_offset(64).min(LINE);
-    let result = body(&mut buffer[start..start + len]);
-    if buffer.len() <= KEEP {
-        SCRATCH.with_borrow_mut(|store| store.push(buffer));
+
+    #[inline(always)]
+    pub(crate) fn numbers(&mut self) -> &mut [f32] {
+        &mut self.buffer[self.start..self.start + self.len]
     }
-    result
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.buffer.len() <= KEEP {
+            let buffer = std::mem::take(&mut self.buffer);
+            // While the thread itself ends, its store may be gone: then the memory is simply freed.
+            let _ = SCRATCH.try_with(|store| store.borrow_mut().push(buffer));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -161,18 +182,16 @@ mod tests {
 
     #[test]
     fn scratch_is_aligned_nested_and_reused() {
-        let first = with_scratch(1000, |a| {
-            assert_eq!(a.as_ptr() as usize % 64, 0);
-            a.fill(1.0);
-            let inner = with_scratch(500, |b| {
-                b.fill(2.0);
-                b.as_ptr() as usize
-            });
-            assert!(a.iter().all(|&v| v == 1.0));
-            assert_ne!(inner, a.as_ptr() as usize);
-            a.as_ptr() as usize
-        });
-        assert_eq!(with_scratch(900, |a| a.as_ptr() as usize), first);
+        let mut outer = Scratch::take(1000);
+        let first = outer.numbers().as_ptr() as usize;
+        assert_eq!(first % 64, 0);
+        outer.numbers().fill(1.0);
+        let mut inner = Scratch::take(500);
+        inner.numbers().fill(2.0);
+        assert!(outer.numbers().iter().all(|&v| v == 1.0));
+        drop(inner);
+        drop(outer);
+        assert_eq!(Scratch::take(900).numbers().as_ptr() as usize, first);
     }
 
     #[test]

@@ -99,11 +99,19 @@ pub fn im2col(x: &[f32], shape: &ConvShape) -> Vec<f32> {
                         line.fill(MaybeUninit::new(0.0));
                         continue;
                     };
-                    for (kx, out) in line.chunks_exact_mut(c).enumerate() {
-                        match shape.input_x(ox, kx) {
-                            Some(col) => copy(&x[((image * shape.h + y) * shape.w + col) * c..][..c], out),
-                            None => out.fill(MaybeUninit::new(0.0)),
-                        }
+                    // The columns inside the image are one run of the input's row.
+                    let from = shape.pad[2].saturating_sub(ox * shape.stride).min(shape.kw);
+                    let to = (shape.w + shape.pad[2])
+                        .saturating_sub(ox * shape.stride)
+                        .clamp(from, shape.kw);
+                    line[..from * c].fill(MaybeUninit::new(0.0));
+                    line[to * c..].fill(MaybeUninit::new(0.0));
+                    if from < to {
+                        let col = ox * shape.stride + from - shape.pad[2];
+                        copy(
+                            &x[((image * shape.h + y) * shape.w + col) * c..],
+                            &mut line[from * c..to * c],
+                        );
                     }
                 }
             }

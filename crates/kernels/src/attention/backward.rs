@@ -1,6 +1,6 @@
 //! The backward pass.
 use super::{AttentionShape, KEY_BLOCK, pack_all, panels_len};
-use crate::buffer::{Shared, filled, with_scratch};
+use crate::buffer::{Scratch, Shared, filled};
 use crate::gemm::{Lhs, Mat, Tile, tile_into};
 use crate::math::exp;
 use crate::simd::{Simd, Task, dispatch, steps};
@@ -96,200 +96,201 @@ impl Task for Group<'_> {
             }
         }
         let (across, along) = (panels_len::<S>(n, d), panels_len::<S>(d, n));
-        with_scratch(2 * across + 3 * along + 2 * QUERY_BLOCK * KEY_BLOCK, |scratch| {
-            let (k_across, rest) = scratch.split_at_mut(across);
-            let (v_across, rest) = rest.split_at_mut(across);
-            let (k_along, rest) = rest.split_at_mut(along);
-            let (q_along, rest) = rest.split_at_mut(along);
-            let (g_along, rest) = rest.split_at_mut(along);
-            let (p, ds) = rest.split_at_mut(QUERY_BLOCK * KEY_BLOCK);
+        let mut memory = Scratch::take(2 * across + 3 * along + 2 * QUERY_BLOCK * KEY_BLOCK);
+        let scratch = memory.numbers();
+
+        let (k_across, rest) = scratch.split_at_mut(across);
+        let (v_across, rest) = rest.split_at_mut(across);
+        let (k_along, rest) = rest.split_at_mut(along);
+        let (q_along, rest) = rest.split_at_mut(along);
+        let (g_along, rest) = rest.split_at_mut(along);
+        let (p, ds) = rest.split_at_mut(QUERY_BLOCK * KEY_BLOCK);
+        pack_all(
+            s,
+            Mat {
+                data: &qkv[k_at..],
+                rows: d,
+                cols: n,
+                row_stride: 1,
+                col_stride: width,
+            },
+            k_across,
+        );
+        pack_all(
+            s,
+            Mat {
+                data: &qkv[v_at..],
+                rows: d,
+                cols: n,
+                row_stride: 1,
+                col_stride: width,
+            },
+            v_across,
+        );
+        pack_all(
+            s,
+            Mat {
+                data: &qkv[k_at..],
+                rows: n,
+                cols: d,
+                row_stride: width,
+                col_stride: 1,
+            },
+            k_along,
+        );
+        for head in kv * group..(kv + 1) * group {
             pack_all(
                 s,
                 Mat {
-                    data: &qkv[k_at..],
-                    rows: d,
-                    cols: n,
-                    row_stride: 1,
-                    col_stride: width,
-                },
-                k_across,
-            );
-            pack_all(
-                s,
-                Mat {
-                    data: &qkv[v_at..],
-                    rows: d,
-                    cols: n,
-                    row_stride: 1,
-                    col_stride: width,
-                },
-                v_across,
-            );
-            pack_all(
-                s,
-                Mat {
-                    data: &qkv[k_at..],
+                    data: &qkv[head * d..],
                     rows: n,
                     cols: d,
                     row_stride: width,
                     col_stride: 1,
                 },
-                k_along,
+                q_along,
             );
-            for head in kv * group..(kv + 1) * group {
-                pack_all(
-                    s,
-                    Mat {
-                        data: &qkv[head * d..],
-                        rows: n,
-                        cols: d,
-                        row_stride: width,
-                        col_stride: 1,
-                    },
-                    q_along,
-                );
-                pack_all(
-                    s,
-                    Mat {
-                        data: &gy[head * d..],
-                        rows: n,
-                        cols: d,
-                        row_stride: c,
-                        col_stride: 1,
-                    },
-                    g_along,
-                );
-                for q0 in (0..n).step_by(QUERY_BLOCK) {
-                    let q1 = (q0 + QUERY_BLOCK).min(n);
-                    let mut delta = [0f32; QUERY_BLOCK];
-                    for i in q0..q1 {
-                        delta[i - q0] = dot(s, &gy[i * c + head * d..][..d], &out[i * c + head * d..][..d]);
-                    }
-                    let (low, high) = (shape.keys(q0, n).0, shape.keys(q1 - 1, n).1);
-                    let mut block = low / KEY_BLOCK * KEY_BLOCK;
-                    let mut started = false;
-                    while block < high {
-                        let len = KEY_BLOCK.min(n - block);
-                        // SAFETY: all operands are rows of the sequence or packed panels of matching depth; the tiles of P and dS fit QUERY_BLOCK × KEY_BLOCK (rows q1 - q0,
-                        // columns len rounded up to a panel, which divides KEY_BLOCK); gradients go to rows below n and to columns that this task owns.
-                        unsafe {
-                            for i in (q0..q1).step_by(S::MR) {
-                                let rows = S::MR.min(q1 - i);
-                                let q = Lhs {
-                                    ptr: qkv.as_ptr().add(i * width + head * d),
-                                    row: width,
-                                    k: 1,
-                                };
-                                let g = Lhs {
-                                    ptr: gy.as_ptr().add(i * c + head * d),
-                                    row: c,
-                                    k: 1,
-                                };
-                                for j in (0..len).step_by(nr) {
-                                    let at = (i - q0) * KEY_BLOCK + j;
-                                    tile_into(
-                                        s,
-                                        d,
-                                        q,
-                                        k_across.as_ptr().add((block + j) * d),
-                                        Tile {
-                                            c: p.as_mut_ptr().add(at),
-                                            stride: KEY_BLOCK,
-                                            rows,
-                                            cols: nr,
-                                        },
-                                        false,
-                                    );
-                                    tile_into(
-                                        s,
-                                        d,
-                                        g,
-                                        v_across.as_ptr().add((block + j) * d),
-                                        Tile {
-                                            c: ds.as_mut_ptr().add(at),
-                                            stride: KEY_BLOCK,
-                                            rows,
-                                            cols: nr,
-                                        },
-                                        false,
-                                    );
-                                }
-                            }
-                            for i in q0..q1 {
-                                let seen = shape.keys(i, n);
-                                let seen = (seen.0.saturating_sub(block), seen.1.saturating_sub(block));
-                                let at = (i - q0) * KEY_BLOCK;
-                                let padded = len.next_multiple_of(nr);
-                                line(
+            pack_all(
+                s,
+                Mat {
+                    data: &gy[head * d..],
+                    rows: n,
+                    cols: d,
+                    row_stride: c,
+                    col_stride: 1,
+                },
+                g_along,
+            );
+            for q0 in (0..n).step_by(QUERY_BLOCK) {
+                let q1 = (q0 + QUERY_BLOCK).min(n);
+                let mut delta = [0f32; QUERY_BLOCK];
+                for i in q0..q1 {
+                    delta[i - q0] = dot(s, &gy[i * c + head * d..][..d], &out[i * c + head * d..][..d]);
+                }
+                let (low, high) = (shape.keys(q0, n).0, shape.keys(q1 - 1, n).1);
+                let mut block = low / KEY_BLOCK * KEY_BLOCK;
+                let mut started = false;
+                while block < high {
+                    let len = KEY_BLOCK.min(n - block);
+                    // SAFETY: all operands are rows of the sequence or packed panels of matching depth; the tiles of P and dS fit QUERY_BLOCK × KEY_BLOCK (rows q1 - q0,
+                    // columns len rounded up to a panel, which divides KEY_BLOCK); gradients go to rows below n and to columns that this task owns.
+                    unsafe {
+                        for i in (q0..q1).step_by(S::MR) {
+                            let rows = S::MR.min(q1 - i);
+                            let q = Lhs {
+                                ptr: qkv.as_ptr().add(i * width + head * d),
+                                row: width,
+                                k: 1,
+                            };
+                            let g = Lhs {
+                                ptr: gy.as_ptr().add(i * c + head * d),
+                                row: c,
+                                k: 1,
+                            };
+                            for j in (0..len).step_by(nr) {
+                                let at = (i - q0) * KEY_BLOCK + j;
+                                tile_into(
                                     s,
-                                    &mut p[at..at + padded],
-                                    &mut ds[at..at + padded],
-                                    seen,
-                                    shape.scale,
-                                    lse[i * heads + head],
-                                    delta[i - q0],
+                                    d,
+                                    q,
+                                    k_across.as_ptr().add((block + j) * d),
+                                    Tile {
+                                        c: p.as_mut_ptr().add(at),
+                                        stride: KEY_BLOCK,
+                                        rows,
+                                        cols: nr,
+                                    },
+                                    false,
+                                );
+                                tile_into(
+                                    s,
+                                    d,
+                                    g,
+                                    v_across.as_ptr().add((block + j) * d),
+                                    Tile {
+                                        c: ds.as_mut_ptr().add(at),
+                                        stride: KEY_BLOCK,
+                                        rows,
+                                        cols: nr,
+                                    },
+                                    false,
                                 );
                             }
-                            for j in (0..d).step_by(nr) {
-                                let cols = nr.min(d - j);
-                                let (panel, rows) = (j * n, q1 - q0);
-                                for i in (0..len).step_by(S::MR) {
-                                    let (from, count) = (i, S::MR.min(len - i));
-                                    let row = grad.ptr().add((block + i) * width + j);
-                                    let left = |m: &[f32]| Lhs {
-                                        ptr: m.as_ptr().wrapping_add(from),
-                                        row: 1,
-                                        k: KEY_BLOCK,
-                                    };
-                                    tile_into(
-                                        s,
-                                        rows,
-                                        left(p),
-                                        g_along.as_ptr().add(panel + q0 * nr),
-                                        Tile {
-                                            c: row.add(v_at),
-                                            stride: width,
-                                            rows: count,
-                                            cols,
-                                        },
-                                        true,
-                                    );
-                                    tile_into(
-                                        s,
-                                        rows,
-                                        left(ds),
-                                        q_along.as_ptr().add(panel + q0 * nr),
-                                        Tile {
-                                            c: row.add(k_at),
-                                            stride: width,
-                                            rows: count,
-                                            cols,
-                                        },
-                                        true,
-                                    );
-                                }
-                                for i in (q0..q1).step_by(S::MR) {
-                                    let left = Lhs {
-                                        ptr: ds.as_ptr().add((i - q0) * KEY_BLOCK),
-                                        row: KEY_BLOCK,
-                                        k: 1,
-                                    };
-                                    let to = Tile {
-                                        c: grad.ptr().add(i * width + head * d + j),
+                        }
+                        for i in q0..q1 {
+                            let seen = shape.keys(i, n);
+                            let seen = (seen.0.saturating_sub(block), seen.1.saturating_sub(block));
+                            let at = (i - q0) * KEY_BLOCK;
+                            let padded = len.next_multiple_of(nr);
+                            line(
+                                s,
+                                &mut p[at..at + padded],
+                                &mut ds[at..at + padded],
+                                seen,
+                                shape.scale,
+                                lse[i * heads + head],
+                                delta[i - q0],
+                            );
+                        }
+                        for j in (0..d).step_by(nr) {
+                            let cols = nr.min(d - j);
+                            let (panel, rows) = (j * n, q1 - q0);
+                            for i in (0..len).step_by(S::MR) {
+                                let (from, count) = (i, S::MR.min(len - i));
+                                let row = grad.ptr().add((block + i) * width + j);
+                                let left = |m: &[f32]| Lhs {
+                                    ptr: m.as_ptr().wrapping_add(from),
+                                    row: 1,
+                                    k: KEY_BLOCK,
+                                };
+                                tile_into(
+                                    s,
+                                    rows,
+                                    left(p),
+                                    g_along.as_ptr().add(panel + q0 * nr),
+                                    Tile {
+                                        c: row.add(v_at),
                                         stride: width,
-                                        rows: S::MR.min(q1 - i),
+                                        rows: count,
                                         cols,
-                                    };
-                                    tile_into(s, len, left, k_along.as_ptr().add(panel + block * nr), to, started);
-                                }
+                                    },
+                                    true,
+                                );
+                                tile_into(
+                                    s,
+                                    rows,
+                                    left(ds),
+                                    q_along.as_ptr().add(panel + q0 * nr),
+                                    Tile {
+                                        c: row.add(k_at),
+                                        stride: width,
+                                        rows: count,
+                                        cols,
+                                    },
+                                    true,
+                                );
+                            }
+                            for i in (q0..q1).step_by(S::MR) {
+                                let left = Lhs {
+                                    ptr: ds.as_ptr().add((i - q0) * KEY_BLOCK),
+                                    row: KEY_BLOCK,
+                                    k: 1,
+                                };
+                                let to = Tile {
+                                    c: grad.ptr().add(i * width + head * d + j),
+                                    stride: width,
+                                    rows: S::MR.min(q1 - i),
+                                    cols,
+                                };
+                                tile_into(s, len, left, k_along.as_ptr().add(panel + block * nr), to, started);
                             }
                         }
-                        started = true;
-                        block += KEY_BLOCK;
                     }
+                    started = true;
+                    block += KEY_BLOCK;
                 }
             }
-        });
+        }
     }
 }
 

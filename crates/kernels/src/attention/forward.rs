@@ -1,6 +1,6 @@
 //! The forward pass.
 use super::{AttentionShape, KEY_BLOCK, pack_all, panels_len};
-use crate::buffer::{Shared, filled, with_scratch};
+use crate::buffer::{Scratch, Shared, filled};
 use crate::gemm::{Lhs, Mat, Tile, tile_into};
 use crate::math::exp;
 use crate::simd::{Simd, Task, dispatch, steps};
@@ -98,106 +98,106 @@ impl Task for Rows<'_> {
         );
         let (k_len, v_len) = (panels_len::<S>(keys, d), panels_len::<S>(d, keys));
         let wide = d.next_multiple_of(nr);
-        with_scratch(k_len + v_len + S::MR * (KEY_BLOCK + wide), |scratch| {
-            let (k_panels, rest) = scratch.split_at_mut(k_len);
-            let (v_panels, rest) = rest.split_at_mut(v_len);
-            let (scores, sums) = rest.split_at_mut(S::MR * KEY_BLOCK);
-            pack_all(
-                s,
-                Mat {
-                    data: &qkv[k_at..],
-                    rows: d,
-                    cols: keys,
-                    row_stride: 1,
-                    col_stride: width,
-                },
-                k_panels,
-            );
-            pack_all(
-                s,
-                Mat {
-                    data: &qkv[v_at..],
-                    rows: keys,
-                    cols: d,
-                    row_stride: width,
-                    col_stride: 1,
-                },
-                v_panels,
-            );
-            let mut row = first;
-            while row < end {
-                let rows = S::MR.min(end - row);
-                let (mut top, mut total) = ([f32::NEG_INFINITY; 16], [0f32; 16]);
-                let span = (shape.keys(row, n).0 - low, shape.keys(row + rows - 1, n).1 - low);
-                let mut block = span.0 / nr * nr;
-                let mut started = false;
-                while block < span.1 {
-                    let len = KEY_BLOCK.min(keys - block);
-                    // SAFETY: query rows lie inside `qkv`; panels hold d × 2·LANES and keys × 2·LANES numbers; the tiles fit `scores` (MR × KEY_BLOCK) and `sums` (MR × wide).
-                    unsafe {
-                        let q = Lhs {
-                            ptr: qkv.as_ptr().add(row * width + head * d),
-                            row: width,
-                            k: 1,
+        let mut memory = Scratch::take(k_len + v_len + S::MR * (KEY_BLOCK + wide));
+        let scratch = memory.numbers();
+
+        let (k_panels, rest) = scratch.split_at_mut(k_len);
+        let (v_panels, rest) = rest.split_at_mut(v_len);
+        let (scores, sums) = rest.split_at_mut(S::MR * KEY_BLOCK);
+        pack_all(
+            s,
+            Mat {
+                data: &qkv[k_at..],
+                rows: d,
+                cols: keys,
+                row_stride: 1,
+                col_stride: width,
+            },
+            k_panels,
+        );
+        pack_all(
+            s,
+            Mat {
+                data: &qkv[v_at..],
+                rows: keys,
+                cols: d,
+                row_stride: width,
+                col_stride: 1,
+            },
+            v_panels,
+        );
+        let mut row = first;
+        while row < end {
+            let rows = S::MR.min(end - row);
+            let (mut top, mut total) = ([f32::NEG_INFINITY; 16], [0f32; 16]);
+            let span = (shape.keys(row, n).0 - low, shape.keys(row + rows - 1, n).1 - low);
+            let mut block = span.0 / nr * nr;
+            let mut started = false;
+            while block < span.1 {
+                let len = KEY_BLOCK.min(keys - block);
+                // SAFETY: query rows lie inside `qkv`; panels hold d × 2·LANES and keys × 2·LANES numbers; the tiles fit `scores` (MR × KEY_BLOCK) and `sums` (MR × wide).
+                unsafe {
+                    let q = Lhs {
+                        ptr: qkv.as_ptr().add(row * width + head * d),
+                        row: width,
+                        k: 1,
+                    };
+                    for j in (0..len).step_by(nr) {
+                        let to = Tile {
+                            c: scores.as_mut_ptr().add(j),
+                            stride: KEY_BLOCK,
+                            rows,
+                            cols: nr,
                         };
-                        for j in (0..len).step_by(nr) {
-                            let to = Tile {
-                                c: scores.as_mut_ptr().add(j),
-                                stride: KEY_BLOCK,
-                                rows,
-                                cols: nr,
-                            };
-                            tile_into(s, d, q, k_panels.as_ptr().add((block + j) * d), to, false);
-                        }
-                        for i in 0..rows {
-                            let seen = shape.keys(row + i, n);
-                            let seen = (seen.0.saturating_sub(low + block), seen.1.saturating_sub(low + block));
-                            let line = &mut scores[i * KEY_BLOCK..][..len.next_multiple_of(nr)];
-                            let factor = softmax_line(s, line, seen, shape.scale, &mut top[i], &mut total[i]);
-                            if started && factor != 1.0 {
-                                let sums = &mut sums[i * wide..][..wide];
-                                for j in steps::<S>(wide) {
-                                    let scaled = s.mul(s.get(&sums[j..]), s.splat(factor));
-                                    s.set(&mut sums[j..], scaled);
-                                }
+                        tile_into(s, d, q, k_panels.as_ptr().add((block + j) * d), to, false);
+                    }
+                    for i in 0..rows {
+                        let seen = shape.keys(row + i, n);
+                        let seen = (seen.0.saturating_sub(low + block), seen.1.saturating_sub(low + block));
+                        let line = &mut scores[i * KEY_BLOCK..][..len.next_multiple_of(nr)];
+                        let factor = softmax_line(s, line, seen, shape.scale, &mut top[i], &mut total[i]);
+                        if started && factor != 1.0 {
+                            let sums = &mut sums[i * wide..][..wide];
+                            for j in steps::<S>(wide) {
+                                let scaled = s.mul(s.get(&sums[j..]), s.splat(factor));
+                                s.set(&mut sums[j..], scaled);
                             }
                         }
-                        let p = Lhs {
-                            ptr: scores.as_ptr(),
-                            row: KEY_BLOCK,
-                            k: 1,
-                        };
-                        for j in (0..wide).step_by(nr) {
-                            let to = Tile {
-                                c: sums.as_mut_ptr().add(j),
-                                stride: wide,
-                                rows,
-                                cols: nr,
-                            };
-                            tile_into(s, len, p, v_panels.as_ptr().add(j * keys + block * nr), to, started);
-                        }
                     }
-                    started = true;
-                    block += KEY_BLOCK;
-                }
-                for i in 0..rows {
-                    let token = start + row + i;
-                    // SAFETY: this row of this head belongs to this task alone.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(y.ptr().add((token * shape.heads + head) * d).cast(), d)
+                    let p = Lhs {
+                        ptr: scores.as_ptr(),
+                        row: KEY_BLOCK,
+                        k: 1,
                     };
-                    let inverse = s.splat(1.0 / total[i]);
-                    for j in steps::<S>(d) {
-                        s.put(&mut out[j..], s.mul(s.get(&sums[i * wide + j..]), inverse));
-                    }
-                    if let Some(lse) = lse {
-                        // SAFETY: as above.
-                        unsafe { lse.ptr().add(token * shape.heads + head).write(top[i] + total[i].ln()) };
+                    for j in (0..wide).step_by(nr) {
+                        let to = Tile {
+                            c: sums.as_mut_ptr().add(j),
+                            stride: wide,
+                            rows,
+                            cols: nr,
+                        };
+                        tile_into(s, len, p, v_panels.as_ptr().add(j * keys + block * nr), to, started);
                     }
                 }
-                row += rows;
+                started = true;
+                block += KEY_BLOCK;
             }
-        });
+            for i in 0..rows {
+                let token = start + row + i;
+                // SAFETY: this row of this head belongs to this task alone.
+                let out =
+                    unsafe { std::slice::from_raw_parts_mut(y.ptr().add((token * shape.heads + head) * d).cast(), d) };
+                let inverse = s.splat(1.0 / total[i]);
+                for j in steps::<S>(d) {
+                    s.put(&mut out[j..], s.mul(s.get(&sums[i * wide + j..]), inverse));
+                }
+                if let Some(lse) = lse {
+                    // SAFETY: as above.
+                    unsafe { lse.ptr().add(token * shape.heads + head).write(top[i] + total[i].ln()) };
+                }
+            }
+            row += rows;
+        }
     }
 }
 

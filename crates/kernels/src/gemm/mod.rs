@@ -8,13 +8,13 @@ mod thin;
 mod tile;
 
 use crate::activation::Activation;
-use crate::buffer::{Shared, with_scratch};
+use crate::buffer::{Scratch, Shared};
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
 use pack::pack_a;
 pub(crate) use pack::pack_b;
 use rayon::prelude::*;
 use tile::finish_tile;
-pub(crate) use tile::{Lhs, Tile, tile_into};
+pub(crate) use tile::{Lhs, Tile, any_tile, tile_into};
 
 /// A matrix somewhere in a slice: number `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,7 @@ const K_PASS: usize = 4096;
 /// Numbers of packed B in one pass (32 MiB).
 const B_PASS: usize = 8 << 20;
 /// Products of fewer multiplications than this run on the calling thread.
-const PARALLEL_FROM: usize = 64 * 64 * 64;
+const PARALLEL_FROM: usize = 100 * 100 * 100;
 
 /// C = A·B, or C += A·B when `accumulate`.
 ///
@@ -219,46 +219,47 @@ impl<'a> Plan<'a> {
         for j0 in (0..col_panels).step_by(pass_panels) {
             let j1 = (j0 + pass_panels).min(col_panels);
             let panel = kp * self.nr;
-            with_scratch((j1 - j0) * panel, |buffer| {
-                let shared = Shared::of(buffer);
-                let packers = if threads == 1 { 1 } else { (j1 - j0).min(4 * threads) };
-                each(packers, threads, |i| {
-                    for j in j0 + (j1 - j0) * i / packers..j0 + (j1 - j0) * (i + 1) / packers {
-                        // SAFETY: panel `j` lies inside the buffer and belongs to this task alone.
-                        let dst = unsafe { std::slice::from_raw_parts_mut(shared.ptr().add((j - j0) * panel), panel) };
-                        dispatch_on(
-                            self.isa,
-                            PackB {
-                                plan: self,
-                                k0,
-                                kp,
-                                panel: j,
-                                dst,
-                            },
-                        );
-                    }
-                });
-                let packed = &*buffer;
-                let wanted = row_panels.div_ceil(block_panels).next_multiple_of(threads);
-                let row_blocks = wanted.min(row_panels);
-                let col_chunks = if row_blocks >= threads {
-                    1
-                } else {
-                    (2 * threads).div_ceil(row_blocks).min(j1 - j0)
-                };
-                each(row_blocks * col_chunks, threads, |i| {
-                    let (r, q) = (i / col_chunks, i % col_chunks);
-                    let rows = (row_panels * r / row_blocks, row_panels * (r + 1) / row_blocks);
-                    let cols = (j0 + (j1 - j0) * q / col_chunks, j0 + (j1 - j0) * (q + 1) / col_chunks);
+            let mut memory = Scratch::take((j1 - j0) * panel);
+            let buffer = memory.numbers();
+
+            let shared = Shared::of(buffer);
+            let packers = if threads == 1 { 1 } else { (j1 - j0).min(4 * threads) };
+            each(packers, threads, |i| {
+                for j in j0 + (j1 - j0) * i / packers..j0 + (j1 - j0) * (i + 1) / packers {
+                    // SAFETY: panel `j` lies inside the buffer and belongs to this task alone.
+                    let dst = unsafe { std::slice::from_raw_parts_mut(shared.ptr().add((j - j0) * panel), panel) };
                     dispatch_on(
                         self.isa,
-                        Block {
+                        PackB {
                             plan: self,
-                            part: Part { rows, cols, ..part },
-                            packed_b: Some((packed, j0)),
+                            k0,
+                            kp,
+                            panel: j,
+                            dst,
                         },
                     );
-                });
+                }
+            });
+            let packed = &*buffer;
+            let wanted = row_panels.div_ceil(block_panels).next_multiple_of(threads);
+            let row_blocks = wanted.min(row_panels);
+            let col_chunks = if row_blocks >= threads {
+                1
+            } else {
+                (2 * threads).div_ceil(row_blocks).min(j1 - j0)
+            };
+            each(row_blocks * col_chunks, threads, |i| {
+                let (r, q) = (i / col_chunks, i % col_chunks);
+                let rows = (row_panels * r / row_blocks, row_panels * (r + 1) / row_blocks);
+                let cols = (j0 + (j1 - j0) * q / col_chunks, j0 + (j1 - j0) * (q + 1) / col_chunks);
+                dispatch_on(
+                    self.isa,
+                    Block {
+                        plan: self,
+                        part: Part { rows, cols, ..part },
+                        packed_b: Some((packed, j0)),
+                    },
+                );
             });
         }
     }
@@ -321,66 +322,67 @@ impl Task for Block<'_> {
         let (r0, r1) = (p0 * mr, (p1 * mr).min(plan.m));
         let own_b = if packed_b.is_some() { 0 } else { kp * nr };
         let a_len = (p1 - p0) * mr * kp + S::LANES;
-        with_scratch(a_len.next_multiple_of(16) + own_b, |scratch| {
-            let (a, own) = scratch.split_at_mut(a_len.next_multiple_of(16));
-            pack_a(s, plan.a, (r0, r1), (k0, kp), a);
-            let slices = kp.div_ceil(KC).max(1);
-            for j in j0..j1 {
-                let b = match packed_b {
-                    Some((panels, first)) => &panels[(j - first) * kp * nr..][..kp * nr],
-                    None => {
-                        pack_b(s, plan.b, (k0, kp), j * nr, own);
-                        &*own
-                    }
-                };
-                let cols = nr.min(plan.n - j * nr);
-                for slice in 0..slices {
-                    let (q0, q1) = (kp * slice / slices, kp * (slice + 1) / slices);
-                    let finish = last && slice + 1 == slices;
-                    for p in 0..p1 - p0 {
-                        let row = r0 + p * mr;
-                        let at = row * plan.n + j * nr;
-                        let rows = mr.min(r1 - row);
-                        // SAFETY: panel `p` holds kp·mr numbers, panel `j` of B kp·nr; the tile lies inside C (rows < m, cols < n) and inside this task's rows and columns.
-                        unsafe {
-                            let a = Lhs {
-                                ptr: a.as_ptr().add(p * mr * kp + q0 * mr),
-                                row: 1,
-                                k: mr,
-                            };
-                            let (b, c) = (b.as_ptr().add(q0 * nr), plan.c.ptr().add(at));
-                            tile_into(
+        let mut memory = Scratch::take(a_len.next_multiple_of(16) + own_b);
+        let scratch = memory.numbers();
+
+        let (a, own) = scratch.split_at_mut(a_len.next_multiple_of(16));
+        pack_a(s, plan.a, (r0, r1), (k0, kp), a);
+        let slices = kp.div_ceil(KC).max(1);
+        for j in j0..j1 {
+            let b = match packed_b {
+                Some((panels, first)) => &panels[(j - first) * kp * nr..][..kp * nr],
+                None => {
+                    pack_b(s, plan.b, (k0, kp), j * nr, own);
+                    &*own
+                }
+            };
+            let cols = nr.min(plan.n - j * nr);
+            for slice in 0..slices {
+                let (q0, q1) = (kp * slice / slices, kp * (slice + 1) / slices);
+                let finish = last && slice + 1 == slices;
+                for p in 0..p1 - p0 {
+                    let row = r0 + p * mr;
+                    let at = row * plan.n + j * nr;
+                    let rows = mr.min(r1 - row);
+                    // SAFETY: panel `p` holds kp·mr numbers, panel `j` of B kp·nr; the tile lies inside C (rows < m, cols < n) and inside this task's rows and columns.
+                    unsafe {
+                        let a = Lhs {
+                            ptr: a.as_ptr().add(p * mr * kp + q0 * mr),
+                            row: 1,
+                            k: mr,
+                        };
+                        let (b, c) = (b.as_ptr().add(q0 * nr), plan.c.ptr().add(at));
+                        tile_into(
+                            s,
+                            q1 - q0,
+                            a,
+                            b,
+                            Tile {
+                                c,
+                                stride: plan.n,
+                                rows,
+                                cols,
+                            },
+                            add || slice > 0,
+                        );
+                        if finish {
+                            finish_tile(
                                 s,
-                                q1 - q0,
-                                a,
-                                b,
                                 Tile {
                                     c,
                                     stride: plan.n,
                                     rows,
                                     cols,
                                 },
-                                add || slice > 0,
+                                at,
+                                j * nr,
+                                plan.epilogue,
                             );
-                            if finish {
-                                finish_tile(
-                                    s,
-                                    Tile {
-                                        c,
-                                        stride: plan.n,
-                                        rows,
-                                        cols,
-                                    },
-                                    at,
-                                    j * nr,
-                                    plan.epilogue,
-                                );
-                            }
                         }
                     }
                 }
             }
-        });
+        }
     }
 }
 

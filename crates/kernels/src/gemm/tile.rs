@@ -53,20 +53,35 @@ pub(crate) struct Tile {
 }
 
 /// Sums rows of A times a packed panel of B into a tile of C: overwrites it, or adds to it.
+/// Either the rows of `a` or its steps along k must be one number apart.
 ///
 /// # Safety
 /// `a` must hold `rows × k` numbers, `b` `k × 2·LANES`, and the tile must be writable (readable too when `add`).
 #[inline(always)]
 pub(crate) unsafe fn tile_into<S: Simd>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+    // SAFETY: the caller's contract.
+    unsafe { s.tile(k, a, b, to, add) }
+}
+
+/// The body of [`Simd::tile`], which every instruction set compiles once.
+///
+/// # Safety
+/// As [`tile_into`].
+#[inline(always)]
+pub(crate) unsafe fn any_tile<S: Simd>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
     macro_rules! by_rows {
         ($($rows:literal)*) => {
             match to.rows {
+                // One of the strides a constant: the addresses of a column of A are then either offsets or one pointer each, and fit the registers.
                 // SAFETY: the caller's contract; `rows <= MR`.
-                $($rows if $rows <= S::MR => unsafe { rows_into::<S, $rows>(s, k, a, b, to, add) },)*
+                $($rows if $rows <= S::MR && a.row == 1 => unsafe { rows_into::<S, $rows>(s, k, Lhs { row: 1, ..a }, b, to, add) },)*
+                // SAFETY: as above.
+                $($rows if $rows <= S::MR => unsafe { rows_into::<S, $rows>(s, k, Lhs { k: 1, ..a }, b, to, add) },)*
                 _ => debug_assert!(false, "a tile has 1 to MR rows"),
             }
         };
     }
+    debug_assert!(a.row == 1 || a.k == 1);
     by_rows!(14 1 2 3 4 5 6 7 8 9 10 11 12 13);
 }
 

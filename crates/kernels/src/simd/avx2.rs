@@ -1,5 +1,6 @@
 //! AVX2 with FMA and F16C.
 use super::{Simd, Task};
+use crate::gemm::{Lhs, Tile, any_tile};
 use std::arch::x86_64::*;
 
 /// Token: exists only after AVX2, FMA and F16C were detected.
@@ -175,4 +176,18 @@ impl Simd for Avx2 {
             }
         }
     }
+    #[inline(always)]
+    unsafe fn tile(self, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+        // SAFETY: the caller's contract; the token vouches for the features.
+        unsafe { tile(k, a, b, to, add) }
+    }
+}
+
+/// # Safety
+/// As [`Simd::tile`]; the processor must have the features named here.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
+unsafe fn tile(k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+    // SAFETY: the caller's contract.
+    unsafe { any_tile(Avx2(()), k, a, b, to, add) }
 }

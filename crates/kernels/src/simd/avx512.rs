@@ -1,5 +1,6 @@
 //! AVX-512 (F, VL, DQ, BW).
 use super::{Simd, Task};
+use crate::gemm::{Lhs, Tile, any_tile};
 use std::arch::x86_64::*;
 
 /// Token: exists only after AVX-512 was detected.
@@ -169,4 +170,18 @@ impl Simd for Avx512 {
             }
         }
     }
+    #[inline(always)]
+    unsafe fn tile(self, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+        // SAFETY: the caller's contract; the token vouches for the features.
+        unsafe { tile(k, a, b, to, add) }
+    }
+}
+
+/// # Safety
+/// As [`Simd::tile`]; the processor must have the features named here.
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")]
+#[inline(never)]
+unsafe fn tile(k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+    // SAFETY: the caller's contract.
+    unsafe { any_tile(Avx512(()), k, a, b, to, add) }
 }

@@ -9,6 +9,7 @@ mod avx2;
 mod avx512;
 mod portable;
 
+use crate::gemm::{Lhs, Tile};
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
@@ -66,6 +67,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// The rows must be readable; `dst` must be writable for `(LANES - 1) * dst_stride + LANES` numbers.
     unsafe fn transpose(self, src: *const f32, row_stride: usize, rows: usize, dst: *mut f32, dst_stride: usize);
+    /// [`crate::gemm::tile_into`], compiled once per instruction set: inlining it everywhere would cost minutes of build.
+    /// # Safety
+    /// As [`crate::gemm::tile_into`].
+    unsafe fn tile(self, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool);
 
     #[inline(always)]
     fn zero(self) -> Self::V {

@@ -1,5 +1,6 @@
 //! Four lanes in plain Rust: NEON and SSE2 come out of the compiler.
 use super::Simd;
+use crate::gemm::{Lhs, Tile, any_tile};
 
 /// Token of the portable path.
 #[derive(Clone, Copy)]
@@ -139,4 +140,17 @@ impl Simd for Portable {
             unsafe { self.store(dst.add(j * dst_stride), [r[0][j], r[1][j], r[2][j], r[3][j]]) };
         }
     }
+    #[inline(always)]
+    unsafe fn tile(self, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+        // SAFETY: the caller's contract.
+        unsafe { tile(k, a, b, to, add) }
+    }
+}
+
+/// # Safety
+/// As [`Simd::tile`].
+#[inline(never)]
+unsafe fn tile(k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+    // SAFETY: the caller's contract.
+    unsafe { any_tile(Portable, k, a, b, to, add) }
 }
