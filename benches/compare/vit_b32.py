@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""ViT-B/32 beside PyTorch eager: forward and training step in f32, in one run.
+
+    cargo build --release --example vit_b32
+    python benches/compare/vit_b32.py [--rounds 9] [--batch 32] [--threads 2]
+
+Needs torch and open_clip (pip install torch open_clip_torch). Both sides get the same weights and the same pictures; they take turns, so
+that a change of the machine's speed hits both; medians and the ratio of each pair are printed, after the outputs and the losses were compared.
+A training step is forward, contrastive loss against fixed text features, backward and AdamW (PyTorch's fused one).
+"""
+import argparse
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+import time
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--rounds", type=int, default=9)
+parser.add_argument("--batch", type=int, default=32)
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--worker", default="target/release/examples/vit_b32")
+args = parser.parse_args()
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ[name] = str(args.threads)
+
+import numpy as np  # noqa: E402  (threads are read at import)
+import open_clip  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+torch.set_num_threads(args.threads)
+torch.manual_seed(0)
+LR, DECAY, STEPS = 1e-4, 0.2, 4
+
+
+class Bifocal:
+    """The other side: a process that answers one line with one line."""
+
+    def __init__(self, folder):
+        self.process = subprocess.Popen([args.worker, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline().strip() == "ready"
+
+    def ask(self, command):
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return [float(x) for x in self.process.stdout.readline().split()]
+
+    def peak_mib(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
+def rate(seconds):
+    return args.batch / statistics.median(seconds)
+
+
+def row(name, ours, theirs):
+    ratios = sorted(t / o for o, t in zip(ours, theirs))
+    print(f"| {name} | {rate(ours):.1f} | {rate(theirs):.1f} | {statistics.median(ratios):.2f} | {ratios[0]:.2f}–{ratios[-1]:.2f} |")
+
+
+with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary)
+    visual = open_clip.create_model("ViT-B-32", pretrained=None, precision="fp32").visual
+    images = torch.randn(args.batch, 3, 224, 224)
+    texts = F.normalize(torch.randn(args.batch, 512), dim=-1)
+    save_file({f"visual.{k}": v.contiguous() for k, v in visual.state_dict().items()}, folder / "model.safetensors")
+    images.permute(0, 2, 3, 1).contiguous().numpy().tofile(folder / "images.f32")
+    texts.numpy().tofile(folder / "texts.f32")
+    ours = Bifocal(folder)
+
+    def forward():
+        start = time.perf_counter()
+        with torch.inference_mode():
+            out = visual(images)
+        return time.perf_counter() - start, out
+
+    optimizer = torch.optim.AdamW(visual.parameters(), lr=LR, betas=(0.9, 0.98), eps=1e-6, weight_decay=DECAY, fused=True)
+
+    def train():
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        logits = F.normalize(visual(images), dim=-1) @ texts.T / 0.07
+        target = torch.arange(args.batch)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        loss.backward()
+        optimizer.step()
+        return time.perf_counter() - start, loss.item()
+
+    # The same numbers first: a fast wrong answer is worth nothing.
+    visual.eval()
+    _, expected = forward()
+    ours.ask("dump")
+    got = np.fromfile(folder / "out.f32", dtype=np.float32).reshape(args.batch, 512)
+    print(f"largest difference of an output: {np.abs(got - expected.numpy()).max():.1e}")
+    visual.train()
+    losses = [(train()[1], ours.ask("train")[1]) for _ in range(STEPS)]
+    print("losses:", ", ".join(f"{t:.5f} / {o:.5f}" for t, o in losses), "(PyTorch / Bifocal)")
+
+    times = {"forward": ([], []), "train": ([], [])}
+    for _ in range(args.rounds):
+        times["forward"][0].append(ours.ask("forward")[0])
+        times["forward"][1].append(forward()[0])
+    for _ in range(args.rounds):
+        times["train"][0].append(ours.ask("train")[0])
+        times["train"][1].append(train()[0])
+    print(f"\nViT-B/32, f32, batch {args.batch}, {args.threads} threads, {args.rounds} rounds, PyTorch {torch.__version__}")
+    print("\n| | Bifocal img/s | PyTorch img/s | ratio (median) | range |\n|---|---|---|---|---|")
+    row("forward", *times["forward"])
+    row("training step", *times["train"])
+    with open("/proc/self/status") as status:
+        torch_peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+    print(f"| peak memory, MiB | {ours.peak_mib():.0f} | {torch_peak:.0f} | | |")
+    ours.process.stdin.close()

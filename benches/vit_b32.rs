@@ -1,0 +1,72 @@
+//! The Rust side of `benches/compare/vit_b32.py`: a worker that times ViT-B/32 and answers on standard output.
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use bifocal_align::losses::infonce;
+use bifocal_models::vision::{ClipVit, ImageBatch};
+use bifocal_models::weights;
+use bifocal_nn::engine::{scalar, tensor, values};
+use bifocal_nn::optim::{AdamW, AdamWConfig, Gradients, Rate};
+use bifocal_nn::{Tensor, params};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const CONFIG: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.98, eps: 1e-6 };
+
+fn floats(path: &Path) -> std::io::Result<Vec<f32>> {
+    let bytes = std::fs::read(path)?;
+    Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::args().nth(1).ok_or("give the folder that vit_b32.py wrote")?;
+    let folder = Path::new(&folder);
+    let source = weights::open(&folder.join("model.safetensors"))?;
+    let mut tower = ClipVit::load(source.as_ref())?;
+    let pixels = floats(&folder.join("images.f32"))?;
+    let texts = floats(&folder.join("texts.f32"))?;
+    let n = texts.len() / 512;
+    let batch = ImageBatch::new(pixels, n, 224, 224);
+    let texts: Tensor<2> = tensor(texts, [n, 512]);
+    let scale: Tensor<1> = tensor(vec![(1.0f32 / 0.07).ln()], [1]);
+    let mut optimizer = AdamW::new(CONFIG);
+    let mut out = std::io::stdout();
+    writeln!(out, "ready")?;
+    for line in std::io::stdin().lock().lines() {
+        let start = Instant::now();
+        match line?.as_str() {
+            "forward" => {
+                let frozen = params::set_trainable(tower.clone(), |_| false);
+                let start = Instant::now();
+                let y = values(frozen.forward(&batch));
+                writeln!(out, "{} {}", start.elapsed().as_secs_f64(), y[0])?;
+            }
+            "dump" => {
+                let y = values(params::set_trainable(tower.clone(), |_| false).forward(&batch));
+                let bytes: Vec<u8> = y.iter().flat_map(|v| v.to_le_bytes()).collect();
+                std::fs::write(folder.join("out.f32"), bytes)?;
+                tower = params::set_trainable(tower, |_| true);
+                writeln!(out, "0")?;
+            }
+            "train" => {
+                let features = tower.forward(&batch);
+                let loss = infonce(features, texts.clone(), scale.clone());
+                let value = scalar(loss.clone());
+                let grads = Gradients::collect(&tower, loss.backward());
+                tower = optimizer.step(tower, &grads, 1.0, |_| Rate {
+                    lr: 1e-4,
+                    // as PyTorch's AdamW with one parameter group: everything decays
+                    weight_decay: 0.2,
+                });
+                writeln!(out, "{} {value}", start.elapsed().as_secs_f64())?;
+            }
+            other => return Err(format!("unknown command {other}").into()),
+        }
+        out.flush()?;
+    }
+    Ok(())
+}

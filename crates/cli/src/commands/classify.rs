@@ -1,0 +1,97 @@
+//! `bifocal classify`: which of some labels fits a picture.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use bifocal_eval::{TemplateSet, class_weights};
+
+use crate::failure::wrong_use;
+use crate::model;
+use crate::pictures;
+
+/// Scores pictures against labels in any language.
+///
+/// Each label is put into every template; a label's score is the cosine between the picture and the mean of its prompts, the share
+/// beside it the softmax over the labels at the model's temperature.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A bundle made by `bifocal train`
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// Labels, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "a,b,c", required_unless_present = "labels_file")]
+    labels: Vec<String>,
+    /// A file with one label a line
+    #[arg(long, value_name = "F", conflicts_with = "labels")]
+    labels_file: Option<PathBuf>,
+    /// A template set or a file with one template a line
+    #[arg(long, value_name = "NAME|F", default_value = "plain")]
+    templates: String,
+    /// How many labels to show for each picture
+    #[arg(short, default_value_t = 5)]
+    k: usize,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Pictures or folders of pictures
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let labels = match &args.labels_file {
+        None => args.labels.clone(),
+        Some(file) => std::fs::read_to_string(file)
+            .with_context(|| format!("reading labels from {}", file.display()))?
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .map(str::to_owned)
+            .collect(),
+    };
+    if labels.is_empty() {
+        return Err(wrong_use("no labels: give --labels a,b,c or --labels-file F"));
+    }
+    let samples = pictures::list(&args.paths)?;
+    let model = model::open_bundle(&args.model)?;
+    let templates = TemplateSet::resolve(&args.templates)?;
+    let prompts = templates.prompts(&labels);
+    let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+    let rows = pictures::embed_texts(&model, &prompts)?;
+    let weights = class_weights(&rows, prompts.len() / labels.len(), model.dim())?;
+    let embedded = pictures::embed(&model, &samples)?;
+    for (row, &sample) in embedded.rows.chunks_exact(model.dim()).zip(&embedded.samples) {
+        let ranked = rank(row, &weights, model.manifest().map_or(1.0, |m| m.logit_scale));
+        show(&args, &samples[sample].image, &labels, &ranked);
+    }
+    Ok(())
+}
+
+/// (label, cosine, share of the softmax), best first.
+fn rank(row: &[f32], weights: &[f32], scale: f32) -> Vec<(usize, f32, f32)> {
+    let cosines: Vec<f32> = weights
+        .chunks_exact(row.len())
+        .map(|w| w.iter().zip(row).map(|(a, b)| a * b).sum())
+        .collect();
+    let top = cosines.iter().copied().fold(f32::MIN, f32::max);
+    let exp: Vec<f32> = cosines.iter().map(|c| ((c - top) * scale).exp()).collect();
+    let sum: f32 = exp.iter().sum();
+    let mut ranked: Vec<_> = (0..cosines.len()).map(|i| (i, cosines[i], exp[i] / sum)).collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    ranked
+}
+
+fn show(args: &Args, file: &std::path::Path, labels: &[String], ranked: &[(usize, f32, f32)]) {
+    let best = &ranked[..args.k.min(ranked.len())];
+    if args.json {
+        let labels: Vec<_> = best
+            .iter()
+            .map(|&(i, score, share)| serde_json::json!({ "label": labels[i], "score": score, "share": share }))
+            .collect();
+        println!("{}", serde_json::json!({ "path": file, "labels": labels }));
+        return;
+    }
+    println!("{}", file.display());
+    for &(i, score, share) in best {
+        println!("  {score:6.3}  {:5.1} %  {}", 100.0 * share, labels[i]);
+    }
+}

@@ -1,0 +1,223 @@
+//! `bifocal index`: pictures into a store.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result};
+use bifocal_data::source::{Dataset, Sample};
+use bifocal_data::{Limits, load_images};
+use bifocal_models::bundle::Model;
+use bifocal_search::incremental::{Listed, Plan, apply_reuse, plan};
+use bifocal_search::{ContentHash, Entry, FileFacts, Item, LocalStore, Metadata, ModelId, Store, StoreError};
+
+use crate::failure::wrong_use;
+use crate::model;
+use crate::output::progress::Progress;
+use crate::pictures;
+
+/// Pictures that are stored in one transaction: what a kill at the worst moment costs.
+const BATCH: usize = pictures::BATCH;
+
+/// Embeds pictures into a store, incrementally.
+///
+/// Pictures that the store has unchanged are not embedded again; moved ones keep their embedding; those that are gone from the
+/// given folders leave the store. A picture that cannot be read is told and left out, and the others are indexed. A
+/// run that was killed is continued by the same call.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A bundle made by `bifocal train`
+    #[arg(long, value_name = "M")]
+    model: PathBuf,
+    /// The folder that keeps the store
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// Pictures or folders of pictures
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a run did.
+#[derive(serde::Serialize)]
+struct Summary {
+    added: usize,
+    changed: usize,
+    moved: usize,
+    deleted: usize,
+    unchanged: usize,
+    failed: usize,
+    items: u64,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    if args.store.to_string_lossy().starts_with("postgres://") {
+        return Err(wrong_use("--store postgres://… is not there yet; give a folder"));
+    }
+    let roots = canonical(&args.paths)?;
+    let samples = listing(&roots)?;
+    let model = model::open_bundle(&args.model)?;
+    let id = model_id(&model, &args.model)?;
+    let store = LocalStore::open_writer(&args.store, &id)?;
+    let listed: Vec<Listed> = samples.keys().filter_map(|key| facts(Path::new(key))).collect();
+    let plan = plan(
+        &listed,
+        &store.files()?,
+        |key| roots.iter().any(|root| Path::new(key).starts_with(root)),
+        |listed| ContentHash::of_file(Path::new(&listed.key)),
+    );
+    let summary = apply(&store, &model, &samples, plan)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        println!(
+            "{}: {} added, {} changed, {} moved, {} deleted, {} unchanged, {} left out; {} items",
+            args.store.display(),
+            summary.added,
+            summary.changed,
+            summary.moved,
+            summary.deleted,
+            summary.unchanged,
+            summary.failed,
+            summary.items
+        );
+    }
+    Ok(())
+}
+
+/// What `search` needs to open the model again.
+pub fn model_id(model: &Model, path: &Path) -> Result<ModelId> {
+    let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
+    Ok(ModelId {
+        fingerprint: model.fingerprint().to_owned(),
+        dim: model.dim(),
+        name: path.to_string_lossy().into_owned(),
+    })
+}
+
+/// Absolute paths without links, so that a picture has one key however it is named.
+fn canonical(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    paths
+        .iter()
+        .map(|path| {
+            path.canonicalize()
+                .with_context(|| format!("{} cannot be indexed", path.display()))
+        })
+        .collect()
+}
+
+/// All pictures by key.
+fn listing(roots: &[PathBuf]) -> Result<HashMap<String, Sample>> {
+    let mut samples = HashMap::new();
+    for root in roots {
+        let data = Dataset::open(root)?;
+        pictures::report_skipped(&data);
+        for sample in data.samples {
+            let Some(key) = sample.image.to_str() else {
+                eprintln!("left out {}: its name is not UTF-8", sample.image.display());
+                continue;
+            };
+            samples.insert(key.to_owned(), sample);
+        }
+    }
+    Ok(samples)
+}
+
+/// A file that vanished since it was listed is simply not there.
+fn facts(path: &Path) -> Option<Listed> {
+    let meta = std::fs::metadata(path).ok()?;
+    let modified_ns = match meta.modified().ok()?.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).ok()?,
+        Err(before) => -i64::try_from(before.duration().as_nanos()).ok()?,
+    };
+    Some(Listed {
+        key: path.to_str()?.to_owned(),
+        size: meta.len(),
+        modified_ns,
+    })
+}
+
+fn apply(
+    store: &LocalStore,
+    model: &Model,
+    samples: &HashMap<String, Sample>,
+    plan: Plan<StoreError>,
+) -> Result<Summary> {
+    for (key, error) in &plan.failed {
+        eprintln!("left out {key}: {error}");
+    }
+    let (moved, deleted) = (plan.moved(), plan.deleted());
+    let (added, changed) = (plan.new.len(), plan.changed.len());
+    let mut failed = plan.failed.len();
+    let mut embed = apply_reuse(store, &plan.reused)?;
+    embed.extend(plan.new);
+    embed.extend(plan.changed);
+    let mut progress = Progress::new("indexing", embed.len() as u64);
+    for (i, chunk) in embed.chunks(BATCH).enumerate() {
+        failed += embed_into(store, model, samples, chunk)?;
+        progress.update((BATCH * i + chunk.len()) as u64, "");
+    }
+    progress.finish();
+    let gone: Vec<&str> = plan.gone.iter().map(String::as_str).collect();
+    store.delete(&gone)?;
+    store.flush()?;
+    let items = store.count()?;
+    if items == 0 {
+        anyhow::bail!("nothing was indexed: none of the {} pictures could be read", embed.len());
+    }
+    Ok(Summary {
+        added,
+        changed,
+        moved,
+        deleted,
+        unchanged: plan.unchanged,
+        failed,
+        items,
+    })
+}
+
+/// Embeds and stores some files in one transaction; returns how many could not be read.
+fn embed_into(
+    store: &LocalStore,
+    model: &Model,
+    samples: &HashMap<String, Sample>,
+    files: &[FileFacts],
+) -> Result<usize> {
+    let paths: Vec<&str> = files.iter().map(|f| f.key.as_str()).collect();
+    let loaded = load_images(&paths, pictures::preprocess(model)?, &Limits::default())?;
+    for bad in &loaded.bad {
+        eprintln!("left out {}: {}", bad.path.display(), bad.error);
+    }
+    let rows = model.embed_images(&loaded.pixels, loaded.good.len())?;
+    let entries: Vec<Entry> = loaded
+        .good
+        .iter()
+        .zip(rows.chunks_exact(model.dim()))
+        .map(|(&at, row)| Entry {
+            item: Item {
+                file: files[at].clone(),
+                metadata: metadata(samples.get(&files[at].key)),
+                thumbnail: None,
+            },
+            vector: row.to_vec(),
+        })
+        .collect();
+    store.upsert(&entries)?;
+    Ok(loaded.bad.len())
+}
+
+/// What is known of a picture besides its pixels.
+fn metadata(sample: Option<&Sample>) -> Metadata {
+    let mut metadata = Metadata::new();
+    if let Some(sample) = sample {
+        if let Some(label) = &sample.label {
+            metadata.insert("label".to_owned(), label.as_str().into());
+        }
+        if !sample.captions.is_empty() {
+            metadata.insert("captions".to_owned(), serde_json::json!(sample.captions));
+        }
+    }
+    metadata
+}

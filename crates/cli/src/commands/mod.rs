@@ -1,0 +1,10 @@
+//! One file per command.
+
+pub mod cache;
+pub mod classify;
+pub mod embed;
+pub mod eval;
+pub mod index;
+pub mod info;
+pub mod search;
+pub mod train;

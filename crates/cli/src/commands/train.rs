@@ -1,0 +1,60 @@
+//! `bifocal train`: a recipe becomes a bundle.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use bifocal_align::recipe::Recipe;
+use bifocal_align::train::{self, Options};
+
+use crate::holdout;
+use crate::output::training::{self, Console};
+
+/// Trains what a recipe describes and writes a bundle.
+///
+/// The run's folder holds the resolved recipe, metrics.jsonl (a line a step), checkpoints, the list of held-out pictures and,
+/// at the end, the bundle in model/. A run that was stopped or killed goes on with --resume and ends with the same
+/// bits. When pictures were held out, the model is evaluated on them, next to chance and to a ridge regression from
+/// picture features to text features that was fitted on the same training data.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The recipe
+    #[arg(value_name = "RECIPE.toml")]
+    recipe: PathBuf,
+    /// A profile of the recipe: smoke, lab or paper
+    #[arg(long)]
+    profile: Option<String>,
+    /// Change a knob, as in --set optimizer.lr=1e-3
+    #[arg(long, value_name = "key=value")]
+    set: Vec<String>,
+    /// Folder of the run (runs/ and the recipe's name, unless given)
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on from the newest checkpoint in the folder; begin if there is none
+    #[arg(long)]
+    resume: bool,
+    /// Tell what would be trained, and on what, without training
+    #[arg(long)]
+    explain: bool,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let recipe = Recipe::load(&args.recipe, args.profile.as_deref(), &args.set)?;
+    if args.explain {
+        training::print_overview(&train::overview(&recipe)?);
+        println!("\n{}", recipe.to_toml());
+        return Ok(());
+    }
+    let out = args.out.unwrap_or_else(|| {
+        PathBuf::from("runs").join(args.recipe.file_stem().unwrap_or_default())
+    });
+    let options = Options { out, resume: args.resume };
+    let mut console = Console::default();
+    let summary = train::run(&recipe, &options, &mut console)?;
+    console.finish();
+    let Some(bundle) = &summary.bundle else {
+        println!("stopped after step {}; `--resume` goes on", summary.steps);
+        return Ok(());
+    };
+    println!("{}: a bundle after {} steps", bundle.display(), summary.steps);
+    holdout::evaluate(&recipe, bundle, &summary.out)
+}

@@ -1,0 +1,79 @@
+//! How a training run is shown: what learns, a bar with loss, rate and time left.
+
+use bifocal_align::train::checkpoint::Skipped;
+use bifocal_align::train::{Overview, Progress as Report, StepReport};
+
+use super::progress::Progress;
+
+/// Shows a run on standard error.
+#[derive(Default)]
+pub struct Console {
+    /// The task that is shown, with its name.
+    current: Option<(String, Progress)>,
+}
+
+impl Console {
+    /// Removes the bar.
+    pub fn finish(&mut self) {
+        if let Some((_, bar)) = self.current.take() {
+            bar.finish();
+        }
+    }
+
+    fn show(&mut self, what: &str, done: u64, total: u64, message: &str) {
+        if self.current.as_ref().is_none_or(|(name, _)| name != what) {
+            self.finish();
+            self.current = Some((what.to_owned(), Progress::new(what, total)));
+        }
+        if let Some((_, bar)) = &mut self.current {
+            bar.update(done, message);
+        }
+    }
+}
+
+/// What a run is about to do, on standard output.
+pub fn print_overview(overview: &Overview) {
+    println!(
+        "{}: {} pictures, {} distinct texts, {} pictures held out, {} steps a stage",
+        overview.method, overview.images, overview.texts, overview.held_out, overview.steps
+    );
+    for (stage, plan) in &overview.stages {
+        println!("\nstage {stage}\n{plan}");
+    }
+}
+
+impl Report for Console {
+    fn started(&mut self, overview: &Overview) {
+        const SHOWN: usize = 5;
+        for reason in overview.unusable.iter().take(SHOWN) {
+            eprintln!("left out {reason}");
+        }
+        if overview.unusable.len() > SHOWN {
+            eprintln!("left out {} more", overview.unusable.len() - SHOWN);
+        }
+        print_overview(overview);
+    }
+
+    fn resumed(&mut self, step: u64, skipped: &[Skipped]) {
+        for skipped in skipped {
+            eprintln!("passed over {}: {}", skipped.path.display(), skipped.reason);
+        }
+        eprintln!("going on after step {step}");
+    }
+
+    fn features(&mut self, what: &str, done: usize, total: usize) {
+        self.show(&format!("features of {what}"), done as u64, total as u64, "");
+    }
+
+    fn step(&mut self, report: &StepReport<'_>) {
+        let message = format!(
+            "loss {:.4}  {:.0} pictures/s  {:.0} s left",
+            report.metrics.loss, report.samples_per_second, report.seconds_left
+        );
+        self.show("training", report.metrics.step + 1, report.total, &message);
+    }
+
+    fn warning(&mut self, message: &str) {
+        eprintln!("warning: {message}");
+    }
+}

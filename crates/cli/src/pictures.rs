@@ -1,0 +1,111 @@
+//! Pictures and texts through a model, in batches, with progress; what cannot be read is reported and left out.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use bifocal_data::source::{Dataset, Sample};
+use bifocal_data::{Limits, Preprocess, load_images};
+use bifocal_models::bundle::{BundleError, Model};
+
+use crate::failure::wrong_use;
+use crate::output::progress::Progress;
+
+/// Pictures that are decoded and embedded at a time.
+pub const BATCH: usize = 32;
+
+/// Texts between two movements of the progress bar.
+const TEXTS: usize = 512;
+
+/// The pictures that paths stand for: files as they are, folders with all pictures below them, sorted.
+///
+/// # Errors
+/// A path that does not exist, a folder without pictures.
+pub fn list(paths: &[PathBuf]) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    for path in paths {
+        let data = Dataset::open(path)?;
+        report_skipped(&data);
+        samples.extend(data.samples);
+    }
+    Ok(samples)
+}
+
+/// Embeddings of the pictures that could be read.
+pub struct Embedded {
+    /// `[samples.len(), dim]`, unit rows.
+    pub rows: Vec<f32>,
+    /// Which sample each row belongs to.
+    pub samples: Vec<usize>,
+}
+
+/// Embeds the pictures of samples.
+///
+/// # Errors
+/// When none of them can be read, or the model fails.
+pub fn embed(model: &Model, samples: &[Sample]) -> Result<Embedded> {
+    let preprocess = preprocess(model)?;
+    let mut progress = Progress::new("embedding pictures", samples.len() as u64);
+    let mut embedded = Embedded {
+        rows: Vec::new(),
+        samples: Vec::new(),
+    };
+    for (i, chunk) in samples.chunks(BATCH).enumerate() {
+        let paths: Vec<&Path> = chunk.iter().map(|s| s.image.as_path()).collect();
+        let loaded = load_images(&paths, preprocess, &Limits::default())?;
+        for bad in &loaded.bad {
+            eprintln!("left out {}: {}", bad.path.display(), bad.error);
+        }
+        embedded.rows.extend(model.embed_images(&loaded.pixels, loaded.good.len())?);
+        embedded.samples.extend(loaded.good.iter().map(|g| BATCH * i + g));
+        progress.update((BATCH * i + chunk.len()) as u64, "");
+    }
+    progress.finish();
+    if embedded.samples.is_empty() {
+        anyhow::bail!("none of the {} pictures could be read", samples.len());
+    }
+    Ok(embedded)
+}
+
+/// How a model wants its pictures.
+///
+/// # Errors
+/// A model that reads texts only.
+pub fn preprocess(model: &Model) -> Result<&Preprocess> {
+    model.preprocess().ok_or_else(|| {
+        wrong_use(format!(
+            "{} reads texts, not pictures: give a model with a vision tower",
+            model.name()
+        ))
+    })
+}
+
+/// Embeds texts: `[texts.len(), dim]`, unit rows.
+pub fn embed_texts(model: &Model, texts: &[&str]) -> Result<Vec<f32>> {
+    embed_texts_with(texts, |chunk| model.embed_texts(chunk))
+}
+
+/// Embeds texts chunk by chunk, so that the bar moves; within a chunk the model packs them as it likes.
+pub fn embed_texts_with(
+    texts: &[&str],
+    embed: impl Fn(&[&str]) -> Result<Vec<f32>, BundleError>,
+) -> Result<Vec<f32>> {
+    let mut progress = Progress::new("embedding texts", texts.len() as u64);
+    let mut rows = Vec::new();
+    for (i, chunk) in texts.chunks(TEXTS).enumerate() {
+        rows.extend(embed(chunk)?);
+        progress.update((TEXTS * i + chunk.len()) as u64, "");
+    }
+    progress.finish();
+    Ok(rows)
+}
+
+/// Says what of a dataset could not be used.
+pub fn report_skipped(data: &Dataset) {
+    const SHOWN: usize = 5;
+    for skipped in data.skipped.iter().take(SHOWN) {
+        eprintln!("left out {skipped}");
+    }
+    if data.skipped.len() > SHOWN {
+        eprintln!("left out {} more", data.skipped.len() - SHOWN);
+    }
+}
