@@ -1,0 +1,58 @@
+//! What frozen towers make of a recipe's training data: filling the cache ahead of a run, and baselines on the same data.
+
+use std::path::Path;
+
+use bifocal_models::open::{TextEncoder, VisionEncoder};
+
+use super::features::Features;
+use super::setup::Setup;
+use super::{Progress, TrainError};
+use crate::recipe::Recipe;
+
+/// Features of the training pictures beside the mean of their texts' unit features.
+#[derive(Debug)]
+pub struct Pairs {
+    /// The vision tower as it was pretrained.
+    pub vision: VisionEncoder,
+    /// The text tower as it was pretrained.
+    pub text: TextEncoder,
+    /// Width of a picture's features.
+    pub image_dim: usize,
+    /// Width of a text's features.
+    pub text_dim: usize,
+    /// `[pictures, image_dim]`.
+    pub images: Vec<f32>,
+    /// `[pictures, text_dim]`.
+    pub texts: Vec<f32>,
+}
+
+/// Computes the features of all training data with the towers as they were pretrained, or takes them from the cache.
+///
+/// # Errors
+/// As [`super::run`], before its first step.
+pub fn pairs(recipe: &Recipe, progress: &mut dyn Progress) -> Result<Pairs, TrainError> {
+    recipe.check()?;
+    let mut setup = Setup::open(recipe)?;
+    progress.started(&setup.overview(recipe));
+    let features = Features::new(Path::new(&recipe.run.cache), recipe.text.prompt.as_deref());
+    let images = features.images(&setup.vision, &mut setup.corpus, recipe.data.class_rows, progress)?;
+    let texts = features.texts(&setup.text, &setup.corpus.texts, progress)?;
+    let mut means = Vec::with_capacity(setup.corpus.rows.len() * texts.dim);
+    for row in &setup.corpus.rows {
+        let mut mean = vec![0.0; texts.dim];
+        for &text in &row.texts {
+            let values = texts.row(text as usize);
+            let length = values.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+            mean.iter_mut().zip(values).for_each(|(m, v)| *m += v / length / row.texts.len() as f32);
+        }
+        means.extend(mean);
+    }
+    Ok(Pairs {
+        image_dim: images.dim,
+        text_dim: texts.dim,
+        images: images.values,
+        texts: means,
+        vision: setup.vision,
+        text: setup.text,
+    })
+}
