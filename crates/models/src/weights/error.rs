@@ -111,11 +111,7 @@ impl WeightsError {
         }
     }
 
-    pub(crate) fn malformed(
-        path: &Path,
-        place: impl Into<String>,
-        detail: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn malformed(path: &Path, place: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Malformed {
             path: path.to_owned(),
             place: place.into(),
@@ -123,11 +119,7 @@ impl WeightsError {
         }
     }
 
-    pub(crate) fn unsupported(
-        path: &Path,
-        what: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn unsupported(path: &Path, what: impl Into<String>, advice: impl Into<String>) -> Self {
         Self::Unsupported {
             path: path.to_owned(),
             what: what.into(),
@@ -135,11 +127,7 @@ impl WeightsError {
         }
     }
 
-    pub(crate) fn missing<'a>(
-        path: &Path,
-        name: &str,
-        known: impl Iterator<Item = &'a str>,
-    ) -> Self {
+    pub(crate) fn missing<'a>(path: &Path, name: &str, known: impl Iterator<Item = &'a str>) -> Self {
         Self::MissingTensor {
             path: path.to_owned(),
             name: name.to_owned(),

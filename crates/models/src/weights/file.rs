@@ -227,11 +227,7 @@ impl Scan<'_> {
     pub(crate) fn string(&mut self, len: u64) -> Result<String, WeightsError> {
         let at = self.position;
         String::from_utf8(self.bytes(len)?).map_err(|e| {
-            WeightsError::malformed(
-                self.path(),
-                format!("byte {at}"),
-                format!("a text is not UTF-8 ({e})"),
-            )
+            WeightsError::malformed(self.path(), format!("byte {at}"), format!("a text is not UTF-8 ({e})"))
         })
     }
 }

@@ -115,9 +115,7 @@ fn storages(
     keys: &Heap,
     mut position: u64,
 ) -> Result<HashMap<String, (u64, u64)>, WeightsError> {
-    let fault = |key: &str, detail: String| {
-        WeightsError::malformed(file.path(), format!("storage \"{key}\""), detail)
-    };
+    let fault = |key: &str, detail: String| WeightsError::malformed(file.path(), format!("storage \"{key}\""), detail);
     let Some(Object::List(list)) = keys.object(keys.root) else {
         return Err(WeightsError::malformed(
             file.path(),
@@ -128,10 +126,7 @@ fn storages(
     let mut sizes: HashMap<&str, Element> = HashMap::new();
     for storage in heap.storages() {
         if *sizes.entry(&storage.key).or_insert(storage.element) != storage.element {
-            return Err(fault(
-                &storage.key,
-                "its elements are of two different types".into(),
-            ));
+            return Err(fault(&storage.key, "its elements are of two different types".into()));
         }
     }
     let mut places = HashMap::new();
@@ -158,10 +153,7 @@ fn storages(
         match end {
             Some(end) if end <= file.len() => position = end,
             _ => {
-                return Err(fault(
-                    key,
-                    format!("its {len} elements go beyond the end of the file"),
-                ));
+                return Err(fault(key, format!("its {len} elements go beyond the end of the file")));
             }
         }
         places.insert(key.to_owned(), (start, len));
@@ -197,11 +189,7 @@ impl Walk<'_> {
     fn visit(&mut self, name: &str, value: Value, depth: usize) -> Result<(), WeightsError> {
         self.visits += 1;
         if self.visits > MAX_VISITS {
-            return Err(self.limit(
-                "the number of entries in its dictionaries",
-                self.visits,
-                MAX_VISITS,
-            ));
+            return Err(self.limit("the number of entries in its dictionaries", self.visits, MAX_VISITS));
         }
         if depth > MAX_DEPTH {
             return Err(self.limit("the depth of its nested dictionaries", depth, MAX_DEPTH));
@@ -226,9 +214,7 @@ impl Walk<'_> {
                             return Err(self.limit("the length of a name", key.len(), MAX_KEY));
                         }
                         (Some(key), _) => self.visit(&join(key), value, depth + 1)?,
-                        (None, Value::Int(key)) => {
-                            self.visit(&join(&key.to_string()), value, depth + 1)?
-                        }
+                        (None, Value::Int(key)) => self.visit(&join(&key.to_string()), value, depth + 1)?,
                         // nothing that is called otherwise can be asked for by name
                         _ => {}
                     }
@@ -246,21 +232,14 @@ impl Walk<'_> {
 
     /// Checks that a tensor lies within its storage.
     fn resolve(&self, name: &str, tensor: &pickle::Tensor) -> Result<TensorInfo, WeightsError> {
-        let fault = |detail: &str| {
-            WeightsError::malformed(self.file.path(), format!("tensor \"{name}\""), detail)
-        };
-        let storage = self
-            .heap
-            .storage(tensor)
-            .ok_or_else(|| fault("it has no storage"))?;
+        let fault = |detail: &str| WeightsError::malformed(self.file.path(), format!("tensor \"{name}\""), detail);
+        let storage = self.heap.storage(tensor).ok_or_else(|| fault("it has no storage"))?;
         let &(start, len) = self
             .places
             .get(&storage.key)
             .ok_or_else(|| fault("its storage is not in the file"))?;
         if storage.len != len {
-            return Err(fault(
-                "the length of its storage is given in two different ways",
-            ));
+            return Err(fault("the length of its storage is given in two different ways"));
         }
         let too_large = || fault("it goes beyond the end of its storage");
         let elements = tensor
@@ -273,21 +252,18 @@ impl Walk<'_> {
         if !empty && elements > len {
             return Err(fault("it has more elements than its storage"));
         }
-        let span =
-            if empty {
-                0
-            } else {
-                let last = tensor.shape.iter().zip(&tensor.strides).try_fold(
-                    0u64,
-                    |sum, (&size, &stride)| {
-                        stride
-                            .checked_mul(size - 1)
-                            .and_then(|reach| sum.checked_add(reach))
-                    },
-                );
-                last.and_then(|last| last.checked_add(1))
-                    .ok_or_else(too_large)?
-            };
+        let span = if empty {
+            0
+        } else {
+            let last = tensor
+                .shape
+                .iter()
+                .zip(&tensor.strides)
+                .try_fold(0u64, |sum, (&size, &stride)| {
+                    stride.checked_mul(size - 1).and_then(|reach| sum.checked_add(reach))
+                });
+            last.and_then(|last| last.checked_add(1)).ok_or_else(too_large)?
+        };
         if tensor.offset.checked_add(span).is_none_or(|end| end > len) {
             return Err(too_large());
         }
@@ -311,15 +287,11 @@ impl Walk<'_> {
 impl TensorInfo {
     fn is_contiguous(&self) -> bool {
         let mut expected = 1;
-        self.shape
-            .iter()
-            .zip(&self.strides)
-            .rev()
-            .all(|(&size, &stride)| {
-                let fits = size <= 1 || stride == expected;
-                expected *= size as u64;
-                fits
-            })
+        self.shape.iter().zip(&self.strides).rev().all(|(&size, &stride)| {
+            let fits = size <= 1 || stride == expected;
+            expected *= size as u64;
+            fits
+        })
     }
 
     /// Brings the elements of a strided view into row-major order.
@@ -355,13 +327,10 @@ impl TensorSource for LegacyPth {
     }
 
     fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
-        let info = self.tensors.get(name).ok_or_else(|| {
-            WeightsError::missing(
-                self.file.path(),
-                name,
-                self.tensors.keys().map(String::as_str),
-            )
-        })?;
+        let info = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| WeightsError::missing(self.file.path(), name, self.tensors.keys().map(String::as_str)))?;
         let bytes = self.file.read(
             info.start,
             info.span * info.element.size() as u64,

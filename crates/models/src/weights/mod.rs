@@ -108,9 +108,9 @@ impl TensorSource for BTreeMap<String, HostTensor> {
     }
 
     fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
-        self.get(name).cloned().ok_or_else(|| {
-            WeightsError::missing(self.path(), name, self.keys().map(String::as_str))
-        })
+        self.get(name)
+            .cloned()
+            .ok_or_else(|| WeightsError::missing(self.path(), name, self.keys().map(String::as_str)))
     }
 
     fn path(&self) -> &Path {

@@ -62,9 +62,7 @@ pub fn fingerprint(path: &Path) -> Result<String, WeightsError> {
 fn hash(path: &Path) -> Result<blake3::Hash, WeightsError> {
     let io = |e| WeightsError::io(path, e);
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_reader(File::open(path).map_err(io)?)
-        .map_err(io)?;
+    hasher.update_reader(File::open(path).map_err(io)?).map_err(io)?;
     Ok(hasher.finalize())
 }
 
@@ -109,10 +107,7 @@ fn locate(path: &Path) -> Result<PathBuf, WeightsError> {
                     .collect();
                 return Err(WeightsError::NotRecognised {
                     path: path.to_owned(),
-                    looks_like: format!(
-                        "a folder of several models ({}); name one of them",
-                        names.join(", ")
-                    ),
+                    looks_like: format!("a folder of several models ({}); name one of them", names.join(", ")),
                 });
             }
         }
@@ -126,9 +121,7 @@ fn locate(path: &Path) -> Result<PathBuf, WeightsError> {
 /// safetensors has no magic number: eight bytes of length that fit the file, then a JSON object.
 fn is_safetensors(head: &[u8], len: u64) -> bool {
     match head.split_first_chunk::<8>() {
-        Some((header, rest)) => {
-            rest.first() == Some(&b'{') && u64::from_le_bytes(*header) <= len - 8
-        }
+        Some((header, rest)) => rest.first() == Some(&b'{') && u64::from_le_bytes(*header) <= len - 8,
         None => false,
     }
 }
@@ -147,11 +140,7 @@ fn describe(head: &[u8]) -> String {
          or save it with _use_new_zipfile_serialization=False"
     } else if head.get(257..262) == Some(b"ustar") {
         "a tar archive; unpack it first"
-    } else if starts(b"\x1f\x8b")
-        || starts(b"\xfd7zXZ")
-        || starts(b"BZh")
-        || starts(b"\x28\xb5\x2f\xfd")
-    {
+    } else if starts(b"\x1f\x8b") || starts(b"\xfd7zXZ") || starts(b"BZh") || starts(b"\x28\xb5\x2f\xfd") {
         "a compressed file; unpack it first"
     } else if starts(b"\x89HDF") {
         "an HDF5 file (Keras)"
@@ -161,10 +150,7 @@ fn describe(head: &[u8]) -> String {
         "a TensorFlow Lite model"
     } else if starts(b"GGML") || starts(b"tjgg") || starts(b"fmgg") || starts(b"lmgg") {
         "a file of llama.cpp from before GGUF; convert the model anew"
-    } else if lower.starts_with("<!doctype")
-        || lower.starts_with("<html")
-        || lower.starts_with("<?xml")
-    {
+    } else if lower.starts_with("<!doctype") || lower.starts_with("<html") || lower.starts_with("<?xml") {
         "a web page: the download failed, perhaps for want of a log-in"
     } else if starts(b"\x80") && head.get(1).is_some_and(|v| *v <= 5) {
         "a bare Python pickle, not a file of torch.save"

@@ -361,9 +361,7 @@ impl Machine<'_, '_> {
                 self.stack.push(value);
                 Ok(())
             }
-            None => Err(self.malformed(format!(
-                "the pickle recalls value {slot}, which it never stored"
-            ))),
+            None => Err(self.malformed(format!("the pickle recalls value {slot}, which it never stored"))),
         }
     }
 
@@ -399,8 +397,7 @@ impl Machine<'_, '_> {
             ("torch", "ByteStorage") => Function::StorageType(Element::U8),
             ("torch", "BoolStorage") => Function::StorageType(Element::Bool),
             _ => {
-                return Err(self
-                    .refused(format!("the pickled global {module:?}.{name:?}").replace('"', "")));
+                return Err(self.refused(format!("the pickled global {module:?}.{name:?}").replace('"', "")));
             }
         };
         self.make(Object::Function(function));
@@ -425,13 +422,10 @@ impl Machine<'_, '_> {
             }
             (Function::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
                 let tensor = self.tensor(storage, offset, shape, strides);
-                let tensor = tensor
-                    .ok_or_else(|| self.malformed("a tensor is described by wrong arguments"))?;
+                let tensor = tensor.ok_or_else(|| self.malformed("a tensor is described by wrong arguments"))?;
                 self.make(Object::Tensor(tensor));
             }
-            (Function::RebuildParameter, &[tensor, ..])
-                if matches!(self.object(tensor), Some(Object::Tensor(_))) =>
-            {
+            (Function::RebuildParameter, &[tensor, ..]) if matches!(self.object(tensor), Some(Object::Tensor(_))) => {
                 self.stack.push(tensor);
             }
             _ => return Err(self.malformed("the pickle calls a function with wrong arguments")),
@@ -451,18 +445,10 @@ impl Machine<'_, '_> {
             Some(Object::List(items)) => items.iter().map(pair).collect(),
             _ => None,
         }
-        .ok_or_else(|| {
-            self.malformed("an OrderedDict is made of something that is no list of pairs")
-        })
+        .ok_or_else(|| self.malformed("an OrderedDict is made of something that is no list of pairs"))
     }
 
-    fn tensor(
-        &self,
-        storage: Value,
-        offset: Value,
-        shape: Value,
-        strides: Value,
-    ) -> Option<Tensor> {
+    fn tensor(&self, storage: Value, offset: Value, shape: Value, strides: Value) -> Option<Tensor> {
         let number = |value: &Value| match value {
             Value::Int(n) => u64::try_from(*n).ok(),
             _ => None,
@@ -514,12 +500,8 @@ impl Machine<'_, '_> {
             Some(Object::Text(text)) => Some(text.as_str()),
             _ => None,
         };
-        let (
-            Some("storage"),
-            Some(Object::Function(Function::StorageType(element))),
-            Some(key),
-            Value::Int(len),
-        ) = (text(tag), self.object(kind), text(key), len)
+        let (Some("storage"), Some(Object::Function(Function::StorageType(element))), Some(key), Value::Int(len)) =
+            (text(tag), self.object(kind), text(key), len)
         else {
             return Err(self.malformed("a persistent reference is no reference to a storage"));
         };
@@ -527,9 +509,7 @@ impl Machine<'_, '_> {
             return Err(self.malformed("a storage has a negative number of elements"));
         };
         if key.len() > MAX_STORAGE_KEY {
-            return Err(self.malformed(format!(
-                "the key of a storage is longer than {MAX_STORAGE_KEY} bytes"
-            )));
+            return Err(self.malformed(format!("the key of a storage is longer than {MAX_STORAGE_KEY} bytes")));
         }
         let storage = Storage {
             key: key.to_owned(),

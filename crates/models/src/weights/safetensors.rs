@@ -53,13 +53,10 @@ impl SafeTensors {
         let header = scan.bytes(len)?;
         let data = scan.position();
         let fault = |detail: String| WeightsError::malformed(file.path(), "its header", detail);
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|e| fault(e.to_string()))?;
+        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| fault(e.to_string()))?;
         let (needed, present) = (metadata.data_len() as u64, file.len() - data);
         if needed != present {
-            return Err(fault(format!(
-                "its tensors take {needed} bytes, but {present} follow"
-            )));
+            return Err(fault(format!("its tensors take {needed} bytes, but {present} follow")));
         }
         let tensors = metadata
             .tensors()
@@ -90,13 +87,10 @@ impl TensorSource for SafeTensors {
     }
 
     fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
-        let info = self.tensors.get(name).ok_or_else(|| {
-            WeightsError::missing(
-                self.file.path(),
-                name,
-                self.tensors.keys().map(String::as_str),
-            )
-        })?;
+        let info = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| WeightsError::missing(self.file.path(), name, self.tensors.keys().map(String::as_str)))?;
         let element = element(info.dtype).ok_or_else(|| {
             WeightsError::unsupported(
                 self.file.path(),
@@ -220,10 +214,7 @@ pub(super) fn read_index(index: &Path) -> Result<BTreeMap<String, String>, Weigh
     for (tensor, name) in &parsed.weight_map {
         // a name like "../../x" would read files that do not belong to the model
         let mut parts = Path::new(name).components();
-        if !matches!(
-            (parts.next(), parts.next()),
-            (Some(Component::Normal(_)), None)
-        ) {
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
             return Err(WeightsError::malformed(
                 index,
                 format!("tensor \"{tensor}\""),
@@ -240,9 +231,7 @@ impl TensorSource for ShardedSafeTensors {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.place
-            .get(name)
-            .and_then(|&shard| self.shards[shard].shape(name))
+        self.place.get(name).and_then(|&shard| self.shards[shard].shape(name))
     }
 
     fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {

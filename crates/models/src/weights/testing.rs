@@ -8,8 +8,7 @@ use super::{HostTensor, TensorSource, WeightsError};
 
 /// What the reference libraries read from the files that `scripts/fixtures/weights_files.py` wrote.
 pub(super) fn expected(format: &str) -> Vec<(String, HostTensor)> {
-    let all: Value =
-        serde_json::from_str(include_str!("../../tests/fixtures/weights_files.json")).unwrap();
+    let all: Value = serde_json::from_str(include_str!("../../tests/fixtures/weights_files.json")).unwrap();
     let tensors = all[format].as_object().unwrap().iter();
     tensors
         .map(|(name, tensor)| {
@@ -104,11 +103,7 @@ pub(super) struct Crc32 {
 impl Crc32 {
     pub(super) fn new() -> Self {
         let step = |c: u32| {
-            if c & 1 == 1 {
-                0xedb8_8320 ^ (c >> 1)
-            } else {
-                c >> 1
-            }
+            if c & 1 == 1 { 0xedb8_8320 ^ (c >> 1) } else { c >> 1 }
         };
         let table = std::array::from_fn(|i| (0..8).fold(i as u32, |c, _| step(c)));
         Self { table, state: !0 }
@@ -116,8 +111,7 @@ impl Crc32 {
 
     pub(super) fn update(&mut self, values: &[f32]) {
         for byte in values.iter().flat_map(|v| v.to_le_bytes()) {
-            self.state =
-                self.table[((self.state ^ u32::from(byte)) & 255) as usize] ^ (self.state >> 8);
+            self.state = self.table[((self.state ^ u32::from(byte)) & 255) as usize] ^ (self.state >> 8);
         }
     }
 

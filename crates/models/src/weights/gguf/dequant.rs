@@ -142,11 +142,7 @@ impl GgmlType {
 }
 
 /// Expands blocks of `B` bytes to `N` values each.
-fn blocks<const B: usize, const N: usize>(
-    bytes: &[u8],
-    out: &mut Vec<f32>,
-    expand: impl Fn(&[u8; B], &mut [f32; N]),
-) {
+fn blocks<const B: usize, const N: usize>(bytes: &[u8], out: &mut Vec<f32>, expand: impl Fn(&[u8; B], &mut [f32; N])) {
     let blocks = bytes.as_chunks::<B>().0;
     out.reserve(blocks.len() * N);
     let mut values = [0.0; N];

@@ -138,10 +138,7 @@ fn entries(scan: &mut Scan<'_>, what: &str) -> Result<u64, WeightsError> {
     Ok(value)
 }
 
-fn read_metadata(
-    scan: &mut Scan<'_>,
-    count: u64,
-) -> Result<BTreeMap<String, GgufValue>, WeightsError> {
+fn read_metadata(scan: &mut Scan<'_>, count: u64) -> Result<BTreeMap<String, GgufValue>, WeightsError> {
     let mut metadata = BTreeMap::new();
     let mut reader = ValueReader::new();
     for _ in 0..count {
@@ -171,13 +168,10 @@ fn alignment(file: &DataFile, metadata: &BTreeMap<String, GgufValue>) -> Result<
 fn read_tensor(scan: &mut Scan<'_>, alignment: u64) -> Result<(String, TensorInfo), WeightsError> {
     let name = value::text(scan)?;
     let path = scan.path().to_owned();
-    let fault =
-        |detail: String| WeightsError::malformed(&path, format!("tensor \"{name}\""), detail);
+    let fault = |detail: String| WeightsError::malformed(&path, format!("tensor \"{name}\""), detail);
     let axes = scan.u32()?;
     if axes > MAX_AXES {
-        return Err(fault(format!(
-            "it has {axes} axes, at most {MAX_AXES} are possible"
-        )));
+        return Err(fault(format!("it has {axes} axes, at most {MAX_AXES} are possible")));
     }
     let mut sizes = Vec::with_capacity(axes as usize);
     for _ in 0..axes {
@@ -200,9 +194,7 @@ fn read_tensor(scan: &mut Scan<'_>, alignment: u64) -> Result<(String, TensorInf
         )));
     }
     if offset % alignment != 0 {
-        return Err(fault(format!(
-            "its offset {offset} is no multiple of {alignment}"
-        )));
+        return Err(fault(format!("its offset {offset} is no multiple of {alignment}")));
     }
     // an empty axis must not hide the product of the others, which is formed in another order later
     let elements = sizes

@@ -113,20 +113,14 @@ impl Gguf {
     /// [`WeightsError::MissingTensor`], or whatever keeps the file from being read.
     pub fn quantized_rows(&self, name: &str) -> Result<QuantizedRows, WeightsError> {
         let info = self.info(name)?;
-        let bytes = self
-            .file
-            .read(info.offset, info.bytes, &format!("tensor \"{name}\""))?;
+        let bytes = self.file.read(info.offset, info.bytes, &format!("tensor \"{name}\""))?;
         Ok(QuantizedRows::new(self.file.path(), name, info, bytes))
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, WeightsError> {
-        self.tensors.get(name).ok_or_else(|| {
-            WeightsError::missing(
-                self.file.path(),
-                name,
-                self.tensors.keys().map(String::as_str),
-            )
-        })
+        self.tensors
+            .get(name)
+            .ok_or_else(|| WeightsError::missing(self.file.path(), name, self.tensors.keys().map(String::as_str)))
     }
 }
 
@@ -149,9 +143,7 @@ impl TensorSource for Gguf {
         let mut done = 0;
         while done < info.bytes {
             let len = piece.min(info.bytes - done);
-            let bytes = self
-                .file
-                .read(info.offset + done, len, &format!("tensor \"{name}\""))?;
+            let bytes = self.file.read(info.offset + done, len, &format!("tensor \"{name}\""))?;
             info.storage.dequantize(&bytes, &mut data);
             done += len;
         }

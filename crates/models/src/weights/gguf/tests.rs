@@ -27,10 +27,7 @@ fn every_type_expands_to_the_reference_bits() {
         assert_eq!(blocks.len() % storage.block_bytes(), 0, "{storage:?}");
         let mut values = Vec::new();
         storage.dequantize(&blocks, &mut values);
-        assert_eq!(
-            values.len(),
-            blocks.len() / storage.block_bytes() * storage.block_len()
-        );
+        assert_eq!(values.len(), blocks.len() / storage.block_bytes() * storage.block_len());
         assert_eq!(
             bits(&values),
             bits(&floats(case["values"].as_str().unwrap())),
@@ -62,12 +59,7 @@ fn metadata_of_every_type() {
     ] {
         assert_eq!(get(key), GgufValue::Unsigned(value), "{key}");
     }
-    for (key, value) in [
-        ("t.i8", -7),
-        ("t.i16", -300),
-        ("t.i32", -70_000),
-        ("t.i64", -(1 << 40)),
-    ] {
+    for (key, value) in [("t.i8", -7), ("t.i16", -300), ("t.i32", -70_000), ("t.i64", -(1 << 40))] {
         assert_eq!(get(key), GgufValue::Signed(value), "{key}");
     }
     assert_eq!(get("t.f32"), GgufValue::Float(1.5));
@@ -78,22 +70,15 @@ fn metadata_of_every_type() {
     assert_eq!(get("t.integers").as_integers().unwrap(), [1, -2, 3]);
     assert_eq!(get("t.floats").as_floats().unwrap(), [0.5, -1.0]);
     assert_eq!(
-        gguf.require("general.architecture", GgufValue::as_str)
-            .unwrap(),
+        gguf.require("general.architecture", GgufValue::as_str).unwrap(),
         "llama"
     );
     let missing = gguf
         .require("llama.block_count", GgufValue::as_u64)
         .unwrap_err()
         .to_string();
-    assert!(
-        missing.contains("\"llama.block_count\" is missing"),
-        "{missing}"
-    );
-    let wrong = gguf
-        .optional("t.string", GgufValue::as_u64)
-        .unwrap_err()
-        .to_string();
+    assert!(missing.contains("\"llama.block_count\" is missing"), "{missing}");
+    let wrong = gguf.optional("t.string", GgufValue::as_u64).unwrap_err().to_string();
     assert!(wrong.contains("wrong type"), "{wrong}");
     assert_eq!(gguf.optional("t.nothing", GgufValue::as_u64).unwrap(), None);
 }
@@ -101,30 +86,18 @@ fn metadata_of_every_type() {
 #[test]
 fn rows_are_expanded_without_the_rest() {
     let gguf = small();
-    let (_, table) = expected("gguf")
-        .into_iter()
-        .find(|(name, _)| name == "table")
-        .unwrap();
+    let (_, table) = expected("gguf").into_iter().find(|(name, _)| name == "table").unwrap();
     let wanted: Vec<f32> = [5, 0, 5]
         .iter()
         .flat_map(|r| table.data[r * 64..(r + 1) * 64].to_vec())
         .collect();
     let loaded = gguf.load_rows("table", &[5, 0, 5]).unwrap();
-    assert_eq!(
-        (loaded.shape, bits(&loaded.data)),
-        (vec![3, 64], bits(&wanted))
-    );
+    assert_eq!((loaded.shape, bits(&loaded.data)), (vec![3, 64], bits(&wanted)));
     let rows = gguf.quantized_rows("table").unwrap();
-    assert_eq!(
-        (rows.rows(), rows.width(), rows.bytes()),
-        (6, 64, 6 * 2 * 34)
-    );
+    assert_eq!((rows.rows(), rows.width(), rows.bytes()), (6, 64, 6 * 2 * 34));
     assert_eq!(bits(&rows.gather(&[5, 0, 5]).unwrap().data), bits(&wanted));
     let error = rows.gather(&[6]).unwrap_err().to_string();
-    assert!(
-        error.contains("row 6") && error.contains("has 6"),
-        "{error}"
-    );
+    assert!(error.contains("row 6") && error.contains("has 6"), "{error}");
     assert!(gguf.load_rows("table", &[6]).is_err());
     // an unquantised vector has rows of one element
     assert_eq!(gguf.load_rows("norm", &[6, 1]).unwrap().shape, [2]);
@@ -134,15 +107,9 @@ fn rows_are_expanded_without_the_rest() {
 fn shapes_are_checked_and_names_suggested() {
     let gguf = small();
     let error = gguf.load_shaped("w4", &[32, 3]).unwrap_err();
-    assert!(
-        matches!(error, WeightsError::ShapeMismatch { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, WeightsError::ShapeMismatch { .. }), "{error}");
     assert!(gguf.load_shaped("w4", &[3, 32]).is_ok());
-    assert!(matches!(
-        gguf.load("w9"),
-        Err(WeightsError::MissingTensor { .. })
-    ));
+    assert!(matches!(gguf.load("w9"), Err(WeightsError::MissingTensor { .. })));
 }
 
 /// A header of our own making.
@@ -184,10 +151,7 @@ fn announced_sizes_are_checked_before_memory_is_taken() {
         ("number of tensors", header(3, u64::MAX, 0, &[])),
         ("number of metadata", header(3, 0, 1 << 40, &[])),
         // a key of 2^60 bytes
-        (
-            "more bytes are announced",
-            header(3, 0, 1, &(1u64 << 60).to_le_bytes()),
-        ),
+        ("more bytes are announced", header(3, 0, 1, &(1u64 << 60).to_le_bytes())),
         // an array of 2^40 and one of 2^20 texts
         (
             "number of elements",
@@ -219,22 +183,10 @@ fn announced_sizes_are_checked_before_memory_is_taken() {
                 .concat(),
             ),
         ),
-        (
-            "too large",
-            header(3, 1, 0, &tensor("x", &[1 << 40, 1 << 40], 0, 0)),
-        ),
-        (
-            "too large",
-            header(3, 1, 0, &tensor("x", &[0, 1 << 40, 1 << 40], 0, 0)),
-        ),
-        (
-            "beyond the end",
-            header(3, 1, 0, &tensor("x", &[1 << 30], 0, 0)),
-        ),
-        (
-            "beyond the end",
-            header(3, 1, 0, &tensor("x", &[1], 0, u64::MAX - 31)),
-        ),
+        ("too large", header(3, 1, 0, &tensor("x", &[1 << 40, 1 << 40], 0, 0))),
+        ("too large", header(3, 1, 0, &tensor("x", &[0, 1 << 40, 1 << 40], 0, 0))),
+        ("beyond the end", header(3, 1, 0, &tensor("x", &[1 << 30], 0, 0))),
+        ("beyond the end", header(3, 1, 0, &tensor("x", &[1], 0, u64::MAX - 31))),
     ];
     for (wanted, bytes) in kinds {
         let message = open(bytes).unwrap_err().to_string();
@@ -257,12 +209,7 @@ fn contradictions_in_tensors_are_found() {
             .to_string();
         assert!(message.contains(wanted), "{message:?} lacks {wanted:?}");
     }
-    let twice = [
-        tensor("x", &[1], 0, 0),
-        tensor("x", &[1], 0, 0),
-        data.to_vec(),
-    ]
-    .concat();
+    let twice = [tensor("x", &[1], 0, 0), tensor("x", &[1], 0, 0), data.to_vec()].concat();
     assert!(
         open(header(3, 2, 0, &twice))
             .unwrap_err()

@@ -94,9 +94,7 @@ impl GgufValue {
     pub fn as_integers(&self) -> Option<Vec<i64>> {
         match self {
             Self::Array(GgufArray::Signed(v)) => Some(v.clone()),
-            Self::Array(GgufArray::Unsigned(v)) => {
-                v.iter().map(|&x| i64::try_from(x).ok()).collect()
-            }
+            Self::Array(GgufArray::Unsigned(v)) => v.iter().map(|&x| i64::try_from(x).ok()).collect(),
             _ => None,
         }
     }
@@ -163,10 +161,7 @@ impl ValueReader {
         };
         // cannot overflow: count ≤ MAX_ELEMENTS
         scan.check(count * least)?;
-        fn collect<T>(
-            count: u64,
-            mut read: impl FnMut() -> Result<T, WeightsError>,
-        ) -> Result<Vec<T>, WeightsError> {
+        fn collect<T>(count: u64, mut read: impl FnMut() -> Result<T, WeightsError>) -> Result<Vec<T>, WeightsError> {
             (0..count).map(|_| read()).collect()
         }
         Ok(match kind {

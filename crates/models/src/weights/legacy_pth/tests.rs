@@ -32,25 +32,13 @@ fn message(object: &[u8]) -> String {
 
 /// The instructions for a text.
 fn text(text: &str) -> Vec<u8> {
-    [
-        b"X",
-        (text.len() as u32).to_le_bytes().as_slice(),
-        text.as_bytes(),
-    ]
-    .concat()
+    [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat()
 }
 
 /// The instructions for a tensor of f32: its storage of `len` elements under the key "k".
 fn tensor(len: u32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
     let int = |n: i32| [b"J".as_slice(), &n.to_le_bytes()].concat();
-    let list = |ns: &[i32]| {
-        [
-            b"(".to_vec(),
-            ns.iter().flat_map(|&n| int(n)).collect(),
-            b"t".to_vec(),
-        ]
-        .concat()
-    };
+    let list = |ns: &[i32]| [b"(".to_vec(), ns.iter().flat_map(|&n| int(n)).collect(), b"t".to_vec()].concat();
     let parts = [
         b"ctorch._utils\n_rebuild_tensor_v2\n((".to_vec(),
         text("storage"),
@@ -119,10 +107,7 @@ fn programs_that_contradict_themselves_are_refused() {
         ("no dictionary", b"}(Nu"),
         ("no function", b"N)R"),
         ("wrong arguments", b"ctorch._utils\n_rebuild_tensor_v2\n)R"),
-        (
-            "wrong arguments",
-            b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x01))tR",
-        ),
+        ("wrong arguments", b"ctorch._utils\n_rebuild_tensor_v2\n(NK\x01))tR"),
         ("list of pairs", b"ccollections\nOrderedDict\nN\x85R"),
         ("less than five parts", b")Q"),
         ("no tuple", b"NQ"),
@@ -166,13 +151,8 @@ fn sharing_and_nesting_cost_no_more_than_the_file() {
 
 #[test]
 fn tensors_stay_within_their_storage() {
-    let open = |tensor: Vec<u8>, stored| {
-        LegacyPth::from_bytes(Path::new("x.pth"), with_tensor(&tensor, stored))
-    };
-    let loaded = open(tensor(6, 1, &[2, 2], &[1, 2]), 6)
-        .unwrap()
-        .load("tensor")
-        .unwrap();
+    let open = |tensor: Vec<u8>, stored| LegacyPth::from_bytes(Path::new("x.pth"), with_tensor(&tensor, stored));
+    let loaded = open(tensor(6, 1, &[2, 2], &[1, 2]), 6).unwrap().load("tensor").unwrap();
     assert_eq!(
         loaded,
         HostTensor {
@@ -193,11 +173,7 @@ fn tensors_stay_within_their_storage() {
         }
     );
     for (wanted, tensor, stored) in [
-        (
-            "beyond the end of its storage",
-            tensor(6, 3, &[2, 2], &[2, 1]),
-            6,
-        ),
+        ("beyond the end of its storage", tensor(6, 3, &[2, 2], &[2, 1]), 6),
         (
             "beyond the end of its storage",
             tensor(6, 0, &[2, 2], &[i32::MAX, 1]),
@@ -209,16 +185,8 @@ fn tensors_stay_within_their_storage() {
             6,
         ),
         ("two different ways", tensor(7, 0, &[2, 2], &[2, 1]), 6),
-        (
-            "beyond the end of the file",
-            tensor(6, 0, &[2, 2], &[2, 1]),
-            1 << 61,
-        ),
-        (
-            "beyond the end of the file",
-            tensor(6, 0, &[2, 2], &[2, 1]),
-            u64::MAX,
-        ),
+        ("beyond the end of the file", tensor(6, 0, &[2, 2], &[2, 1]), 1 << 61),
+        ("beyond the end of the file", tensor(6, 0, &[2, 2], &[2, 1]), u64::MAX),
         ("wrong arguments", tensor(6, -1, &[2], &[1]), 6),
         ("wrong arguments", tensor(6, 0, &[-2], &[1]), 6),
         ("wrong arguments", tensor(6, 0, &[2, 2], &[1]), 6),
@@ -233,9 +201,7 @@ fn tensors_stay_within_their_storage() {
 fn big_endian_files_are_refused() {
     let facts = [b"}".to_vec(), text("little_endian"), b"\x89s".to_vec()].concat();
     let bytes = [MAGIC, b"\x80\x02M\xe9\x03.", b"\x80\x02", &facts, b"."].concat();
-    let error = LegacyPth::from_bytes(Path::new("x"), bytes)
-        .unwrap_err()
-        .to_string();
+    let error = LegacyPth::from_bytes(Path::new("x"), bytes).unwrap_err().to_string();
     assert!(error.contains("big-endian"), "{error}");
 }
 

@@ -12,14 +12,8 @@ fn written(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
 #[test]
 fn the_content_decides_and_the_name_does_not() {
     let cases: [(&[u8], &str); 3] = [
-        (
-            include_bytes!("../../../tests/fixtures/small.gguf"),
-            "table",
-        ),
-        (
-            include_bytes!("../../../tests/fixtures/small.safetensors"),
-            "bf16",
-        ),
+        (include_bytes!("../../../tests/fixtures/small.gguf"), "table"),
+        (include_bytes!("../../../tests/fixtures/small.safetensors"), "bf16"),
         (
             include_bytes!("../../../tests/fixtures/small.legacy.pth"),
             "state_dict.weight",
@@ -40,10 +34,7 @@ fn other_files_are_named_for_what_they_are() {
     for (content, wanted) in [
         (b"".as_slice(), "an empty file"),
         (b"PK\x03\x04....", "zip archive"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\n",
-            "git lfs pull",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\n <!DOCTYPE html><html>", "web page"),
         (b"\x1f\x8b\x08\0", "compressed"),
         (b"\x89HDF\r\n", "HDF5"),
@@ -99,11 +90,7 @@ fn real_encoders_expand_to_the_reference_bits() {
         serde_json::from_str(include_str!("../../../tests/fixtures/weights_real.json")).unwrap();
     let crc = |source: &dyn TensorSource, skip: &str| {
         let mut crc = Crc32::new();
-        let names: Vec<String> = source
-            .names()
-            .into_iter()
-            .filter(|name| name != skip)
-            .collect();
+        let names: Vec<String> = source.names().into_iter().filter(|name| name != skip).collect();
         for name in &names {
             crc.update(&source.load(name).unwrap().data);
         }

@@ -6,12 +6,7 @@ use crate::weights::testing::{assert_equals_reference, exercise, expected};
 const SMALL: &[u8] = include_bytes!("../../../tests/fixtures/small.safetensors");
 
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
-    [
-        &(header.len() as u64).to_le_bytes(),
-        header.as_bytes(),
-        data,
-    ]
-    .concat()
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
 fn message(bytes: Vec<u8>) -> String {
@@ -40,11 +35,7 @@ fn rows_come_from_the_whole_tensor() {
     assert_eq!(rows.data, [&whole.data[8..12], &whole.data[..4]].concat());
     assert!(matches!(
         source.load_rows("f32", &[3]),
-        Err(WeightsError::RowOutOfRange {
-            row: 3,
-            rows: 3,
-            ..
-        })
+        Err(WeightsError::RowOutOfRange { row: 3, rows: 3, .. })
     ));
 }
 
@@ -69,10 +60,7 @@ fn element_types_that_are_not_read_are_named() {
     let header = r#"{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}"#;
     let source = SafeTensors::from_bytes(Path::new("x"), file(header, &[0; 2])).unwrap();
     let error = source.load("x").unwrap_err().to_string();
-    assert!(
-        error.contains("F8_E4M3") && error.contains("\"x\""),
-        "{error}"
-    );
+    assert!(error.contains("F8_E4M3") && error.contains("\"x\""), "{error}");
 }
 
 /// A folder with two shards and an index.
@@ -92,9 +80,7 @@ fn sharded(index: &str) -> tempfile::TempDir {
 
 #[test]
 fn shards_are_one_source() {
-    let folder = sharded(
-        r#"{"metadata":{},"weight_map":{"first":"a.safetensors","second":"b.safetensors"}}"#,
-    );
+    let folder = sharded(r#"{"metadata":{},"weight_map":{"first":"a.safetensors","second":"b.safetensors"}}"#);
     let source = crate::weights::open(folder.path()).unwrap();
     assert_eq!(source.names(), ["first", "second"]);
     assert_eq!(
@@ -104,10 +90,7 @@ fn shards_are_one_source() {
             data: vec![1.0]
         }
     );
-    assert!(matches!(
-        source.load("third"),
-        Err(WeightsError::MissingTensor { .. })
-    ));
+    assert!(matches!(source.load("third"), Err(WeightsError::MissingTensor { .. })));
     let before = crate::weights::fingerprint(folder.path()).unwrap();
     let one = folder.path().join("b.safetensors");
     let mut bytes = std::fs::read(&one).unwrap();
@@ -127,10 +110,7 @@ fn an_index_cannot_lead_elsewhere_or_promise_too_much() {
         ("index of shards", r#"["first"]"#),
     ] {
         let folder = sharded(&format!(r#"{{"weight_map":{map}}}"#));
-        let error = crate::weights::open(folder.path())
-            .err()
-            .unwrap()
-            .to_string();
+        let error = crate::weights::open(folder.path()).err().unwrap().to_string();
         assert!(error.contains(wanted), "{error:?} lacks {wanted:?}");
     }
 }

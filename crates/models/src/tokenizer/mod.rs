@@ -1,0 +1,237 @@
+//! Text to tokens, exactly as the reference implementation of each model does it.
+//!
+//! The algorithms (BPE, WordPiece, normalisation) are those of the crate `tokenizers`; what is ours is to set them up from what
+//! a model brings along: a `tokenizer.json` with its configuration, or the vocabulary inside a GGUF file.
+//!
+//! Texts are taken verbatim: nothing is trimmed, an empty text is a text. As in the reference, a special token that is *written out* in a text
+//! ("`<eos>`") becomes that token.
+
+mod error;
+mod folder;
+mod gguf;
+mod merges;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+pub use error::TokenizerError;
+
+use crate::weights::gguf::Gguf;
+
+/// The tokens of one text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Encoding {
+    /// Token ids, special ones included if they were asked for.
+    pub ids: Vec<u32>,
+    /// How many tokens at the end of the text were cut off to keep the longest length; 0 if the text is complete.
+    pub cut: usize,
+}
+
+/// Ids of the tokens that have a role; `None` where a model has no such token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)] // the names are the field's own
+pub struct SpecialTokens {
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub unk: Option<u32>,
+    pub pad: Option<u32>,
+    pub cls: Option<u32>,
+    pub sep: Option<u32>,
+    pub mask: Option<u32>,
+}
+
+/// A model's tokenizer.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Where it came from, for messages.
+    path: PathBuf,
+    /// What the model puts before and after each text.
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+    special: SpecialTokens,
+    max_length: Option<usize>,
+    vocab_size: usize,
+}
+
+impl Tokenizer {
+    fn new(inner: tokenizers::Tokenizer, path: &Path, prefix: Vec<u32>, suffix: Vec<u32>) -> Self {
+        // counted once: the crate builds a new table of the vocabulary each time
+        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        let (special, max_length) = (SpecialTokens::default(), None);
+        Self {
+            inner,
+            path: path.to_owned(),
+            prefix,
+            suffix,
+            special,
+            max_length,
+            vocab_size,
+        }
+    }
+
+    /// Opens the tokenizer of a model: a folder with `tokenizer.json`, such a file itself, or a `.gguf` file (also as the only one
+    /// in a folder).
+    ///
+    /// # Errors
+    /// [`TokenizerError`] if there is none, if it is damaged, or of a kind that is not known.
+    pub fn open(path: &Path) -> Result<Self, TokenizerError> {
+        folder::open(path)
+    }
+
+    /// Builds the tokenizer that a GGUF file describes in its metadata.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] if the metadata are incomplete or describe a kind that is not known.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self, TokenizerError> {
+        gguf::build(gguf)
+    }
+
+    /// Reads the text of a `tokenizer.json`; `path` is what messages call it. Roles of special tokens are not part of that file, so
+    /// [`Tokenizer::special`] is empty; padding is switched off, and a truncation in the file sets the longest length.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Malformed`] if it is no such text.
+    pub fn from_json(path: &Path, json: &[u8]) -> Result<Self, TokenizerError> {
+        folder::from_json(path, json)
+    }
+
+    /// Encodes one text; `add_special` adds what the model's own tokenizer adds ([CLS] … [SEP], or BOS; nothing for some models).
+    /// Beyond [`Tokenizer::max_length`], tokens at the end of the text are cut off; special tokens never are.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`] if the vocabulary is too incomplete for the text.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Encoding, TokenizerError> {
+        self.encode_to(text, add_special, self.max_length)
+    }
+
+    /// As [`Tokenizer::encode`] with a longest length for this text, in place of the tokenizer's own.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], and [`TokenizerError::MaxLength`] if the special tokens alone are longer.
+    pub fn encode_to(
+        &self,
+        text: &str,
+        add_special: bool,
+        max_length: Option<usize>,
+    ) -> Result<Encoding, TokenizerError> {
+        let body = guard(|| self.inner.encode_fast(text, false)).map_err(|detail| self.failed(detail))?;
+        self.finish(body.get_ids(), add_special, max_length)
+    }
+
+    /// Encodes many texts on all processors; the results are in the order of the texts.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`], for the first text that fails.
+    pub fn encode_batch(&self, texts: &[&str], add_special: bool) -> Result<Vec<Encoding>, TokenizerError> {
+        let bodies =
+            guard(|| self.inner.encode_batch_fast(texts.to_vec(), false)).map_err(|detail| self.failed(detail))?;
+        bodies
+            .iter()
+            .map(|body| self.finish(body.get_ids(), add_special, self.max_length))
+            .collect()
+    }
+
+    fn finish(&self, body: &[u32], add_special: bool, max_length: Option<usize>) -> Result<Encoding, TokenizerError> {
+        let (prefix, suffix) = if add_special {
+            (&self.prefix[..], &self.suffix[..])
+        } else {
+            (&[][..], &[][..])
+        };
+        let room = room(max_length, prefix.len() + suffix.len())?;
+        let kept = &body[..body.len().min(room)];
+        Ok(Encoding {
+            ids: [prefix, kept, suffix].concat(),
+            cut: body.len() - kept.len(),
+        })
+    }
+
+    /// The text of some tokens, special ones included: for people to look at. It need not equal the text that was encoded.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`] if the tokenizer cannot join them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        guard(|| self.inner.decode(ids, false)).map_err(|detail| self.failed(detail))
+    }
+
+    /// Tokens with a role.
+    pub fn special(&self) -> SpecialTokens {
+        self.special
+    }
+
+    /// The tokens that the model puts before each text.
+    pub fn prefix(&self) -> &[u32] {
+        &self.prefix
+    }
+
+    /// The tokens that the model puts after each text.
+    pub fn suffix(&self) -> &[u32] {
+        &self.suffix
+    }
+
+    /// The largest number of tokens of a text, special ones included; `None` if there is no limit.
+    pub fn max_length(&self) -> Option<usize> {
+        self.max_length
+    }
+
+    /// Sets the largest number of tokens of a text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::MaxLength`] if the special tokens alone are longer.
+    pub fn with_max_length(mut self, max_length: Option<usize>) -> Result<Self, TokenizerError> {
+        room(max_length, self.prefix.len() + self.suffix.len())?;
+        self.max_length = max_length;
+        Ok(self)
+    }
+
+    /// One more than the largest token id; the table of embeddings must have at least so many rows.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The id of a token, as the vocabulary writes it.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How the vocabulary writes a token.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    fn failed(&self, detail: String) -> TokenizerError {
+        TokenizerError::Failed {
+            path: self.path.clone(),
+            detail,
+        }
+    }
+}
+
+/// How many tokens of a text may stay beside its special ones.
+fn room(max_length: Option<usize>, special: usize) -> Result<usize, TokenizerError> {
+    match max_length {
+        None => Ok(usize::MAX),
+        Some(max_length) => max_length
+            .checked_sub(special)
+            .ok_or(TokenizerError::MaxLength { max_length, special }),
+    }
+}
+
+/// Calls into the crate `tokenizers`, whose components take what a `tokenizer.json` says at its word and panic where it
+/// contradicts itself: such a panic is an error of the file, not the end of the program.
+fn guard<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(format!(
+                "its parts contradict each other ({})",
+                message.unwrap_or("no details")
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
