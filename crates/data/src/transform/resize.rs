@@ -264,7 +264,6 @@ pub fn resize_region(src: &RgbImage, width: u32, height: u32, filter: Filter, re
 
     let row = out_width as usize * 3;
     let mut out = vec![0u8; row * out_height as usize];
-    let arch = pulp::Arch::new();
     let whole = View {
         data: src.data(),
         stride: src.width() as usize * 3,
@@ -278,26 +277,60 @@ pub fn resize_region(src: &RgbImage, width: u32, height: u32, filter: Filter, re
                 to.copy_from_slice(&src.data()[at..at + row]);
             }
         }
-        (Some(across), None) => arch.dispatch(|| horizontal(&whole, &across, rows, &mut out, row)),
+        (Some(across), None) => dispatch(Horizontal(&whole, &across, rows, &mut out, row)),
         (None, Some(down)) => {
             let from = Rows::copy(src, columns, rows);
-            arch.dispatch(|| vertical(&from.view(), &down, row, &mut out, row));
+            dispatch(Vertical(&from.view(), &down, row, &mut out, row));
         }
         (Some(across), Some(down)) if vertical_first(src, width, height) => {
             let from = Rows::copy(src, columns, rows);
             let mut between = Rows::new(columns.1 - columns.0, out_height as usize, columns.0, 0);
             let (stride, used) = (between.stride, (columns.1 - columns.0) * 3);
-            arch.dispatch(|| vertical(&from.view(), &down, used, &mut between.data, stride));
-            arch.dispatch(|| horizontal(&between.view(), &across, (0, out_height as usize), &mut out, row));
+            dispatch(Vertical(&from.view(), &down, used, &mut between.data, stride));
+            dispatch(Horizontal(
+                &between.view(),
+                &across,
+                (0, out_height as usize),
+                &mut out,
+                row,
+            ));
         }
         (Some(across), Some(down)) => {
             let mut between = Rows::new(out_width as usize, rows.1 - rows.0, 0, rows.0);
             let stride = between.stride;
-            arch.dispatch(|| horizontal(&whole, &across, rows, &mut between.data, stride));
-            arch.dispatch(|| vertical(&between.view(), &down, row, &mut out, row));
+            dispatch(Horizontal(&whole, &across, rows, &mut between.data, stride));
+            dispatch(Vertical(&between.view(), &down, row, &mut out, row));
         }
     }
     RgbImage::new(out_width, out_height, out)
+}
+
+/// Runs a pass compiled for the best instructions that the processor has.
+fn dispatch(pass: impl pulp::WithSimd<Output = ()>) {
+    pulp::Arch::new().dispatch(pass);
+}
+
+/// Arguments of [`horizontal`]. A type of its own because a closure might not be inlined into the dispatched function, and would
+/// then be compiled for the oldest processor.
+struct Horizontal<'a>(&'a View<'a>, &'a Taps, (usize, usize), &'a mut [u8], usize);
+
+impl pulp::WithSimd for Horizontal<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        horizontal(self.0, self.1, self.2, self.3, self.4);
+    }
+}
+
+/// Arguments of [`vertical`].
+struct Vertical<'a>(&'a View<'a>, &'a Taps, usize, &'a mut [u8], usize);
+
+impl pulp::WithSimd for Vertical<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        vertical(self.0, self.1, self.2, self.3, self.4);
+    }
 }
 
 /// Resamples the rows `start..end` of `from` into the rows of `out`, `stride` bytes each. Sixteen rows are turned on their side
