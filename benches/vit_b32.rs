@@ -5,8 +5,10 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use bifocal_align::losses::infonce;
-use bifocal_models::vision::{ClipVit, ImageBatch};
+use bifocal_align::losses::{Positives, infonce};
+use bifocal_models::adapter::normalize;
+use bifocal_models::{Gelu, StackConfig};
+use bifocal_models::vision::{ClipVit, ClipVitConfig, ImageBatch};
 use bifocal_models::weights;
 use bifocal_nn::engine::{scalar, tensor, values};
 use bifocal_nn::optim::{AdamW, AdamWConfig, Gradients, Rate};
@@ -26,13 +28,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("give the folder that vit_b32.py wrote")?;
     let folder = Path::new(&folder);
     let source = weights::open(&folder.join("model.safetensors"))?;
-    let mut tower = ClipVit::load(source.as_ref())?;
+    let stack = StackConfig { width: 768, layers: 12, heads: 12, mlp: 3072, gelu: Gelu::Erf };
+    let config = ClipVitConfig { image_size: 224, patch: 32, dim: 512, stack };
+    let mut tower = ClipVit::load(config, source.as_ref())?;
     let pixels = floats(&folder.join("images.f32"))?;
     let texts = floats(&folder.join("texts.f32"))?;
     let n = texts.len() / 512;
-    let batch = ImageBatch::new(pixels, n, 224, 224);
+    let batch = ImageBatch::square(pixels, n, 224).ok_or("images.f32 does not hold n pictures")?;
+    let positives = Positives::diagonal(n);
     let texts: Tensor<2> = tensor(texts, [n, 512]);
-    let scale: Tensor<1> = tensor(vec![(1.0f32 / 0.07).ln()], [1]);
+    let scale: Tensor<1> = tensor(vec![1.0 / 0.07], [1]);
     let mut optimizer = AdamW::new(CONFIG);
     let mut out = std::io::stdout();
     writeln!(out, "ready")?;
@@ -42,19 +47,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             "forward" => {
                 let frozen = params::set_trainable(tower.clone(), |_| false);
                 let start = Instant::now();
-                let y = values(frozen.forward(&batch));
+                let y = values(frozen.embed(&batch));
                 writeln!(out, "{} {}", start.elapsed().as_secs_f64(), y[0])?;
             }
             "dump" => {
-                let y = values(params::set_trainable(tower.clone(), |_| false).forward(&batch));
+                let y = values(params::set_trainable(tower.clone(), |_| false).embed(&batch));
                 let bytes: Vec<u8> = y.iter().flat_map(|v| v.to_le_bytes()).collect();
                 std::fs::write(folder.join("out.f32"), bytes)?;
                 tower = params::set_trainable(tower, |_| true);
                 writeln!(out, "0")?;
             }
             "train" => {
-                let features = tower.forward(&batch);
-                let loss = infonce(features, texts.clone(), scale.clone());
+                let features = normalize(tower.embed(&batch));
+                let loss = infonce(features, texts.clone(), scale.clone(), &positives);
                 let value = scalar(loss.clone());
                 let grads = Gradients::collect(&tower, loss.backward());
                 tower = optimizer.step(tower, &grads, 1.0, |_| Rate {
