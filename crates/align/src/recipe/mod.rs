@@ -11,7 +11,7 @@ mod spec;
 
 pub use error::RecipeError;
 pub use spec::{
-    BadStep, DataSpec, Decay, FreezeRule, HeadKind, HeadSpec, LossKind, LossSpec, Normalizer, OptimizerSpec,
+    BadStep, ClassRows, DataSpec, Decay, FreezeRule, HeadKind, HeadSpec, LossKind, LossSpec, Normalizer, OptimizerSpec,
     RunSpec, ScheduleKind, ScheduleSpec, SourceKind, SourceSpec, TextSpec, VisionSpec,
 };
 

@@ -260,12 +260,26 @@ impl Default for SourceSpec {
     }
 }
 
+/// What stands for a picture of a class in a `classifier` source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassRows {
+    /// The classifier's row times the covariance of the features of the recipe's pictures, added to their mean: what a picture of the
+    /// class is expected to give (Haufe et al. 2014).
+    Patterns,
+    /// The row itself.
+    Weights,
+}
+
 /// `[data]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSpec {
     /// Pictures per step.
     pub batch: usize,
+    /// What stands for the picture in `classifier` sources: `patterns` (needs pictures in another source; without them as `weights`) or
+    /// `weights`.
+    pub class_rows: ClassRows,
     /// What is mixed.
     pub sources: Vec<SourceSpec>,
 }
@@ -274,6 +288,7 @@ impl Default for DataSpec {
     fn default() -> Self {
         Self {
             batch: 256,
+            class_rows: ClassRows::Patterns,
             sources: Vec::new(),
         }
     }

@@ -52,6 +52,13 @@ pub struct State {
     pub fingerprint: String,
 }
 
+impl State {
+    /// Before the first step.
+    pub fn start(fingerprint: String) -> Self {
+        Self { format: FORMAT, stage: 0, step: 0, stage_step: 0, optimizer_step: 0, samples: 0, fingerprint }
+    }
+}
+
 /// The present layout.
 pub const FORMAT: u32 = 1;
 

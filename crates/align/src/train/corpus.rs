@@ -1,17 +1,21 @@
 //! What is learnt from: the recipe's sources as one list of rows over one list of distinct texts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use bifocal_data::Dataset;
+use bifocal_data::split::{HoldOut, split};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
-use super::draw::{Share, mix};
+use super::draw::Share;
 use crate::recipe::{DataSpec, SourceKind, SourceSpec};
 
 /// Largest list of class names that is read, in bytes.
 const MAX_CLASS_FILE: u64 = 256 << 20;
+
+/// Which pictures are held out does not depend on a run's seed: runs with different seeds are compared on the same ones.
+const HOLDOUT_SEED: u64 = 0;
 
 /// What stands on the picture's side of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,13 +68,13 @@ enum Names {
 }
 
 impl Corpus {
-    /// Opens all sources. `seed` decides which pictures are held out.
-    pub fn open(spec: &DataSpec, seed: u64) -> Result<Self, TrainError> {
+    /// Opens all sources.
+    pub fn open(spec: &DataSpec) -> Result<Self, TrainError> {
         let mut corpus = Self::default();
         for source in &spec.sources {
             let first = corpus.rows.len();
             match source.kind {
-                SourceKind::Captions => corpus.add_captions(source, seed)?,
+                SourceKind::Captions => corpus.add_captions(source)?,
                 SourceKind::Classifier => corpus.add_classes(source)?,
             }
             if corpus.rows.len() == first {
@@ -87,14 +91,21 @@ impl Corpus {
         Ok(corpus)
     }
 
-    fn add_captions(&mut self, spec: &SourceSpec, seed: u64) -> Result<(), TrainError> {
+    fn add_captions(&mut self, spec: &SourceSpec) -> Result<(), TrainError> {
         let path = Path::new(&spec.path);
         let dataset = Dataset::open(path)?;
         for skipped in &dataset.skipped {
             self.unusable.push(format!("{}: {skipped}", spec.path));
         }
-        let held = held_out(dataset.samples.iter().map(|s| s.key.as_str()), spec.holdout, seed);
-        for (sample, held) in dataset.samples.into_iter().zip(held) {
+        let keys: Vec<&str> = dataset.samples.iter().map(|s| s.key.as_str()).collect();
+        let how = if spec.holdout < 1.0 {
+            HoldOut::Fraction(spec.holdout)
+        } else {
+            HoldOut::Count(spec.holdout as usize)
+        };
+        let held: BTreeSet<usize> = split(&keys, HOLDOUT_SEED, how).held_out.into_iter().collect();
+        for (i, sample) in dataset.samples.into_iter().enumerate() {
+            let held = held.contains(&i);
             let captions = wanted(&sample.captions, spec);
             let texts: Vec<u32> = captions.iter().flat_map(|c| self.fill(c, spec)).collect();
             if held {
@@ -168,6 +179,29 @@ impl Corpus {
         number
     }
 
+    /// Whether there are rows without a picture of their own.
+    pub fn has_classes(&self) -> bool {
+        self.rows.iter().any(|row| matches!(row.picture, Picture::Class(_)))
+    }
+
+    /// Takes rows out.
+    pub fn retain(&mut self, kept: &[bool]) {
+        let mut next = 0;
+        let renumbered: Vec<Option<usize>> = kept
+            .iter()
+            .map(|&keep| {
+                next += usize::from(keep);
+                keep.then(|| next - 1)
+            })
+            .collect();
+        let renumber = |row: &usize| renumbered.get(*row).copied().flatten();
+        for share in &mut self.shares {
+            share.rows = share.rows.iter().filter_map(renumber).collect();
+        }
+        let mut kept = kept.iter();
+        self.rows.retain(|_| kept.next().is_some_and(|&keep| keep));
+    }
+
     /// A hash of everything that is learnt from, except what the files of pictures hold.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
@@ -194,43 +228,9 @@ fn wanted(captions: &BTreeMap<String, Vec<String>>, spec: &SourceSpec) -> Vec<St
     }
 }
 
-/// Which keys are held out: those whose hash is lowest, so that a picture stays held out when others come and go nearby.
-fn held_out<'a>(keys: impl Iterator<Item = &'a str>, holdout: f64, seed: u64) -> Vec<bool> {
-    let hash = |key: &str| {
-        let mut first = [0; 8];
-        first.copy_from_slice(&blake3::hash(key.as_bytes()).as_bytes()[..8]);
-        mix(seed, 0, u64::from_le_bytes(first))
-    };
-    let hashes: Vec<u64> = keys.map(hash).collect();
-    let count = if holdout < 1.0 {
-        (holdout * hashes.len() as f64).round() as usize
-    } else {
-        holdout as usize
-    };
-    let mut sorted = hashes.clone();
-    sorted.sort_unstable();
-    match count.min(sorted.len()).checked_sub(1) {
-        Some(last) => hashes.iter().map(|h| *h <= sorted[last]).collect(),
-        None => vec![false; hashes.len()],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn holdout_is_a_share_or_a_number_and_does_not_depend_on_order() {
-        let keys: Vec<String> = (0..100).map(|i| format!("images/{i}.jpg")).collect();
-        let pick = |holdout| held_out(keys.iter().map(String::as_str), holdout, 1);
-        for (holdout, expected) in [(0.0, 0), (0.2, 20), (7.0, 7), (1000.0, 100)] {
-            assert_eq!(pick(holdout).iter().filter(|&&h| h).count(), expected);
-        }
-        let mut backwards = held_out(keys.iter().rev().map(String::as_str), 0.2, 1);
-        backwards.reverse();
-        assert_eq!(backwards, pick(0.2));
-        assert_ne!(held_out(keys.iter().map(String::as_str), 0.2, 2), pick(0.2));
-    }
 
     #[test]
     fn classes_become_rows_over_distinct_texts() {
@@ -248,9 +248,10 @@ mod tests {
         };
         let spec = DataSpec {
             batch: 2,
+            class_rows: crate::recipe::ClassRows::Weights,
             sources: vec![source],
         };
-        let corpus = Corpus::open(&spec, 1).expect("open");
+        let corpus = Corpus::open(&spec).expect("open");
         let pictures: Vec<_> = corpus.rows.iter().map(|r| r.picture.clone()).collect();
         assert_eq!(pictures, [Picture::Class(0), Picture::Class(7)]);
         assert_eq!(corpus.rows[0].texts, [0, 1]);

@@ -45,15 +45,3 @@ impl Disk for SystemDisk {
         fs::remove_dir_all(path)
     }
 }
-
-/// Replaces a file by these bytes, whole or not at all.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.new"));
-    SystemDisk.write(&new, bytes)?;
-    SystemDisk.rename(&new, path)?;
-    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        Some(parent) => SystemDisk.sync_dir(parent),
-        None => SystemDisk.sync_dir(Path::new(".")),
-    }
-}

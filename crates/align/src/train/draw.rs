@@ -4,6 +4,7 @@
 //! Epochs follow each other without a seam: sample `i` of the run is place `i mod L` of epoch `i div L`, and step `t` takes samples
 //! `t·batch … (t+1)·batch`. Over an epoch each row comes exactly as often as its weight says.
 
+use bifocal_data::batches::Batches;
 use bifocal_nn::init::Rng;
 
 /// Numbers for different purposes from one seed (SplitMix64's finaliser over a running sum).
@@ -24,7 +25,8 @@ const CAPTIONS: u64 = 2;
 pub(crate) const STEP: u64 = 3;
 /// For [`mix`]: initial weights.
 pub(crate) const INIT: u64 = 4;
-const EXTRA: u64 = 5;
+/// This and above: one for each source.
+const EXTRA: u64 = 16;
 
 /// Rows of one source and how often each is seen per epoch.
 #[derive(Clone, Debug)]
@@ -63,12 +65,13 @@ impl Draw {
 
     /// The step's samples: (number in the run, row). A row that is drawn twice in a step comes twice.
     pub fn step(&mut self, step: u64) -> Vec<(u64, usize)> {
-        if self.length == 0 {
+        let length = self.length;
+        if length == 0 {
             return Vec::new();
         }
         let first = step * self.batch as u64;
         (first..first + self.batch as u64)
-            .map(|i| (i, self.order(i / self.length)[(i % self.length) as usize]))
+            .map(|i| (i, self.order(i / length)[(i % length) as usize]))
             .collect()
     }
 
@@ -81,18 +84,16 @@ impl Draw {
     }
 
     fn shuffled(&self, epoch: u64) -> Vec<usize> {
-        let mut order = Vec::with_capacity(self.length as usize);
-        for (k, share) in self.shares.iter().enumerate() {
-            let n = count(share);
-            let rows = share.rows.len().max(1);
-            (0..n / rows).for_each(|_| order.extend_from_slice(&share.rows));
+        let mut all = Vec::with_capacity(self.length as usize);
+        for (share, which) in self.shares.iter().zip(EXTRA..) {
+            let (n, rows) = (count(share), share.rows.len().max(1));
+            (0..n / rows).for_each(|_| all.extend_from_slice(&share.rows));
             // a weight's fraction: other rows each epoch
-            let mut rest = share.rows.clone();
-            shuffle(&mut rest, mix(self.seed, EXTRA + k as u64 * 1000, epoch));
-            order.extend(rest.into_iter().take(n % rows));
+            let rest = permutation(mix(self.seed, which, 0), share.rows.len(), epoch);
+            all.extend(rest.into_iter().take(n % rows).map(|i| share.rows[i]));
         }
-        shuffle(&mut order, mix(self.seed, ORDER, epoch));
-        order
+        let order = permutation(mix(self.seed, ORDER, 0), all.len(), epoch);
+        order.into_iter().map(|i| all[i]).collect()
     }
 
     /// `k` different ones of `n` captions for a sample; all of them when there are not more.
@@ -114,11 +115,9 @@ fn count(share: &Share) -> usize {
     (share.rows.len() as f64 * share.weight).round() as usize
 }
 
-fn shuffle(list: &mut [usize], seed: u64) {
-    let mut rng = Rng::new(seed);
-    for i in (1..list.len()).rev() {
-        list.swap(i, rng.below(i + 1));
-    }
+/// An order of `0..n` for an epoch: one batch that holds everything.
+fn permutation(seed: u64, n: usize, epoch: u64) -> Vec<usize> {
+    Batches::new(seed, n, n, false).map_or_else(|_| Vec::new(), |mut all| all.at(epoch))
 }
 
 #[cfg(test)]

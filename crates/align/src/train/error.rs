@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use bifocal_data::SourceError;
+use bifocal_data::atomic::LockError;
+use bifocal_data::cache::CacheError;
 use bifocal_models::adapter::HeadError;
 use bifocal_models::bundle::BundleError;
 use bifocal_models::open::OpenError;
@@ -57,6 +59,9 @@ pub enum TrainError {
         /// Why.
         message: String,
     },
+    /// The cache of features.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// A batch did not become a loss.
     #[error("step {step}: {source}")]
     Method {
@@ -85,6 +90,9 @@ pub enum TrainError {
         /// What is wrong with it.
         first: String,
     },
+    /// Another process is at it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -15,13 +15,15 @@ use serde::{Deserialize, Serialize};
 pub struct Metrics {
     /// Counted from 1.
     pub step: u64,
-    /// Total loss before the step.
+    /// Total loss before the step; not a number for a step that was left out.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f32,
     /// Its terms.
     pub terms: BTreeMap<String, f32>,
     /// Learning rate of the step.
     pub lr: f64,
-    /// L2 norm of the gradient before clipping.
+    /// L2 norm of the gradient before clipping; not a number for a step that was left out.
+    #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
     /// What similarities are multiplied by, after the step.
     pub logit_scale: f32,
@@ -33,6 +35,11 @@ pub struct Metrics {
     /// Whether the step was left out because it was not finite.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub skipped: bool,
+}
+
+/// JSON has no NaN; serde_json writes `null` in its place.
+fn null_is_nan<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + From<f32>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_else(|| f32::NAN.into()))
 }
 
 /// A line of `timings.jsonl`.

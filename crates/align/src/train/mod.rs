@@ -6,7 +6,9 @@ mod disk;
 mod draw;
 mod error;
 mod features;
+mod feed;
 pub mod metrics;
+mod pairs;
 pub mod plan;
 mod progress;
 mod run;
@@ -15,5 +17,6 @@ mod setup;
 mod trainer;
 
 pub use error::TrainError;
+pub use pairs::{Pairs, pairs};
 pub use progress::{Overview, Progress, Silent, StepReport};
 pub use run::{Options, RunSummary, overview, run};

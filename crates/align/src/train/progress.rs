@@ -43,8 +43,9 @@ pub trait Progress {
     fn started(&mut self, _overview: &Overview) {}
     /// A run goes on from a checkpoint; damaged ones that were passed over are named.
     fn resumed(&mut self, _step: u64, _skipped: &[super::checkpoint::Skipped]) {}
-    /// Features of a frozen tower are being computed: `done` of `total`, of which `cached` were there.
-    fn features(&mut self, _what: &str, _done: usize, _total: usize, _cached: usize) {}
+    /// Features of frozen towers: `done` of `total` different `what` ("pictures", "texts") are there. The first call says how many
+    /// an earlier run has left.
+    fn features(&mut self, _what: &str, _done: usize, _total: usize) {}
     /// A step was taken.
     fn step(&mut self, _report: &StepReport<'_>) {}
     /// A checkpoint is on the disk.

@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::checkpoint::{Checkpoints, FORMAT, Snapshot, State};
-use super::disk::replace;
+use bifocal_data::atomic::{FileLock, write_atomic};
+
+use super::checkpoint::{Checkpoints, Snapshot, State};
+use super::feed::{Feed, Sampled};
 use super::metrics::{Log, Metrics, Timing};
 use super::setup::Setup;
 use super::trainer::{Outcome, Trainer};
@@ -59,6 +61,8 @@ pub fn overview(recipe: &Recipe) -> Result<Overview, TrainError> {
 pub fn run(recipe: &Recipe, options: &Options, progress: &mut dyn Progress) -> Result<RunSummary, TrainError> {
     recipe.check()?;
     let out = options.out.as_path();
+    std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
+    let _lock = FileLock::acquire(&out.join("lock"), "bifocal train")?;
     let checkpoints = open_folder(recipe, options)?;
     let setup = Setup::open(recipe)?;
     let overview = setup.overview(recipe);
@@ -82,7 +86,7 @@ pub fn run(recipe: &Recipe, options: &Options, progress: &mut dyn Progress) -> R
     }
     write(&out.join("recipe.toml"), recipe.to_toml().as_bytes())?;
     write(&out.join("holdout.json"), setup.held_out().as_bytes())?;
-    let mut session = Session {
+    let session = Session {
         recipe,
         out,
         checkpoints,
@@ -94,6 +98,190 @@ pub fn run(recipe: &Recipe, options: &Options, progress: &mut dyn Progress) -> R
         last: None,
         skipped_steps: 0,
         began: Instant::now(),
+        pace: None,
     };
     session.run(setup, snapshot)
+}
+
+/// Opens the run's folder and makes sure that it is this run's.
+fn open_folder(recipe: &Recipe, options: &Options) -> Result<Checkpoints, TrainError> {
+    let out = options.out.as_path();
+    let other = |message: String| TrainError::OtherRun { path: out.to_owned(), message };
+    let stored = out.join("recipe.toml");
+    if stored.is_file() && !options.resume {
+        return Err(other("add --resume to go on with it, or choose another --out".to_owned()));
+    }
+    if stored.is_file() {
+        let before = Recipe::load(&stored, None, &[])?;
+        let differences = recipe.differences(&before);
+        if !differences.is_empty() {
+            return Err(other(format!(
+                "its recipe differs ({}); set these back, or begin anew in another folder",
+                differences.join("; ")
+            )));
+        }
+    }
+    Ok(Checkpoints::open(&out.join("checkpoints"), recipe.run.keep)?)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    write_atomic(path, |file| std::io::Write::write_all(file, bytes)).map_err(TrainError::io(path))
+}
+
+fn open_log(out: &Path, name: &str, step: u64) -> Result<Log, TrainError> {
+    let path = out.join(name);
+    Log::open(&path, step).map_err(TrainError::io(&path))
+}
+
+/// A run between its first and its last step of this process.
+struct Session<'a> {
+    recipe: &'a Recipe,
+    out: &'a Path,
+    checkpoints: Checkpoints,
+    metrics: Log,
+    timings: Log,
+    state: State,
+    progress: &'a mut dyn Progress,
+    /// Steps of all stages.
+    total: u64,
+    last: Option<Metrics>,
+    skipped_steps: u64,
+    began: Instant,
+    /// Seconds per step, averaged with a memory of some twenty steps.
+    pace: Option<f64>,
+}
+
+impl Session<'_> {
+    fn run(mut self, mut setup: Setup, mut snapshot: Option<Snapshot>) -> Result<RunSummary, TrainError> {
+        let resumed_from = snapshot.as_ref().map(|s| s.state.step);
+        let steps = setup.schedule.total();
+        for index in self.state.stage..setup.stages.len() {
+            let mut feed = setup.feed(self.recipe, index, self.progress)?;
+            let mut trainer = setup.trainer(self.recipe, index);
+            if let Some(snapshot) = snapshot.take() {
+                trainer.restore(snapshot).map_err(|message| TrainError::OtherRun {
+                    path: self.out.to_owned(),
+                    message: format!("{message}; begin anew in another folder"),
+                })?;
+            }
+            self.began = Instant::now();
+            while self.state.stage_step < steps {
+                self.step(&mut trainer, &mut feed, setup.schedule.at(self.state.stage_step))?;
+                let ended = self.state.stage_step == steps;
+                let stop = self.progress.stop() && !ended;
+                if stop || ended || self.state.step % self.recipe.run.checkpoint_every == 0 {
+                    self.checkpoint(&trainer)?;
+                }
+                if stop {
+                    return Ok(self.summary(resumed_from, None));
+                }
+            }
+            setup.take_back(trainer);
+            if index + 1 < setup.stages.len() {
+                self.state.stage += 1;
+                self.state.stage_step = 0;
+            }
+        }
+        let bundle = self.out.join("model");
+        let manifest = setup.save(self.recipe, &bundle)?;
+        Ok(self.summary(resumed_from, Some((bundle, manifest.fingerprint))))
+    }
+
+    fn step(&mut self, trainer: &mut Trainer, feed: &mut Feed, lr: f64) -> Result<(), TrainError> {
+        let clock = Instant::now();
+        let number = self.state.step + 1;
+        let sampled = feed.batch(self.state.stage_step, number)?;
+        sampled.warnings.iter().for_each(|w| self.progress.warning(w));
+        let outcome = trainer
+            .step(self.state.step, &sampled.batch, lr)
+            .map_err(|source| TrainError::Method { step: number, source })?;
+        if outcome.not_finite.is_some() {
+            self.not_finite(number, &outcome, &sampled)?;
+        }
+        self.state.step = number;
+        self.state.stage_step += 1;
+        self.state.samples += sampled.keys.len() as u64;
+        self.state.optimizer_step = trainer.optimizer().steps();
+        let (logit_scale, logit_bias) = trainer.temperature();
+        let metrics = Metrics {
+            step: number,
+            loss: outcome.loss,
+            terms: outcome.terms,
+            lr,
+            grad_norm: outcome.grad_norm,
+            logit_scale,
+            logit_bias,
+            samples: self.state.samples,
+            skipped: outcome.not_finite.is_some(),
+        };
+        self.metrics.push(&metrics).map_err(TrainError::io(self.metrics.path()))?;
+        let seconds = clock.elapsed().as_secs_f64();
+        let n = sampled.keys.len() as f64;
+        let timing = Timing { step: number, seconds, samples_per_second: n / seconds.max(1e-9) };
+        self.timings.push(&timing).map_err(TrainError::io(self.timings.path()))?;
+        let pace = self.pace.map_or(seconds, |pace| 0.95 * pace + 0.05 * seconds);
+        self.pace = Some(pace);
+        self.progress.step(&StepReport {
+            metrics: &metrics,
+            total: self.total,
+            samples_per_second: n / pace.max(1e-9),
+            seconds_left: (self.total.saturating_sub(number)) as f64 * pace,
+        });
+        self.last = Some(metrics);
+        Ok(())
+    }
+
+    /// Notes the samples of a step that cannot be taken, and stops the run unless the recipe says to go on.
+    fn not_finite(&mut self, step: u64, outcome: &Outcome, sampled: &Sampled) -> Result<(), TrainError> {
+        let what = outcome.not_finite.clone().unwrap_or_default();
+        let listed = self.out.join(format!("bad-step-{step}.json"));
+        let list = serde_json::json!({
+            "step": step,
+            "not_finite": what,
+            "samples": sampled.keys,
+            "samples_with_broken_features": sampled.broken,
+        });
+        write(&listed, format!("{list:#}\n").as_bytes())?;
+        let first = if sampled.broken.is_empty() { &sampled.keys } else { &sampled.broken };
+        let samples = first.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+        match self.recipe.run.bad_step {
+            BadStep::Stop => Err(TrainError::NotFinite { step, what, samples, listed }),
+            BadStep::Skip => {
+                self.skipped_steps += 1;
+                let listed = listed.display();
+                self.progress.warning(&format!("step {step} is left out, {what} is not finite; its samples: {listed}"));
+                Ok(())
+            }
+        }
+    }
+
+    fn checkpoint(&mut self, trainer: &Trainer) -> Result<(), TrainError> {
+        // The checkpoint stands for these lines; they go to the disk first.
+        for log in [&mut self.metrics, &mut self.timings] {
+            let path = log.path().to_owned();
+            log.sync().map_err(TrainError::io(&path))?;
+        }
+        let snapshot = Snapshot {
+            state: self.state.clone(),
+            weights: trainer.learnt(),
+            moments: trainer.optimizer().state().clone(),
+        };
+        let path = self.checkpoints.save(&snapshot)?;
+        self.progress.checkpoint(self.state.step, &path);
+        Ok(())
+    }
+
+    fn summary(self, resumed_from: Option<u64>, bundle: Option<(PathBuf, String)>) -> RunSummary {
+        let (bundle, fingerprint) = bundle.unzip();
+        RunSummary {
+            out: self.out.to_owned(),
+            bundle,
+            fingerprint,
+            steps: self.state.step,
+            resumed_from,
+            last: self.last,
+            skipped_steps: self.skipped_steps,
+            seconds: self.began.elapsed().as_secs_f64(),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! One step: batch in, weights changed, metrics out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bifocal_models::towers::Towers;
 use bifocal_models::weights::HostTensor;
@@ -24,6 +24,8 @@ pub(crate) struct Trainer {
     optimizer: AdamW,
     config: AdamWConfig,
     plan: Plan,
+    /// What learns in this stage, or did in an earlier one: the weights that a checkpoint holds.
+    learnt: BTreeSet<String>,
     clip_norm: Option<f64>,
     seed: u64,
 }
@@ -44,6 +46,7 @@ impl Trainer {
         method: Box<dyn Method>,
         towers: Towers,
         plan: Plan,
+        learnt: BTreeSet<String>,
         optimizer: &OptimizerSpec,
         seed: u64,
     ) -> Self {
@@ -58,23 +61,24 @@ impl Trainer {
             optimizer: AdamW::new(config),
             config,
             plan,
+            learnt,
             clip_norm: optimizer.clip_norm,
             seed,
         }
     }
 
     /// Puts a checkpoint's weights and optimizer state in place; all of it has to fit.
-    pub fn restore(mut self, snapshot: Snapshot) -> Result<Self, String> {
-        for name in snapshot.weights.keys().chain(snapshot.moments.keys()) {
-            if !self.plan.learns(name) {
-                return Err(format!("the checkpoint has {name}, which does not learn in this run"));
-            }
+    pub fn restore(&mut self, snapshot: Snapshot) -> Result<(), String> {
+        let strange = snapshot.weights.keys().find(|name| !self.learnt.contains(*name));
+        let strange = strange.or_else(|| snapshot.moments.keys().find(|name| !self.plan.learns(name)));
+        if let Some(name) = strange {
+            return Err(format!("the checkpoint has {name}, which does not learn in this run"));
         }
         let Some(towers) = self.towers.take() else {
             return Err("there are no towers to restore".to_owned());
         };
         let loaded = params::load(towers, |name, shape| {
-            if !self.plan.learns(name) {
+            if !self.learnt.contains(name) {
                 return Ok(None);
             }
             let size: usize = shape.iter().product();
@@ -96,7 +100,7 @@ impl Trainer {
         })?);
         let steps = snapshot.state.optimizer_step;
         self.optimizer = AdamW::restore(self.config, steps, snapshot.moments);
-        Ok(self)
+        Ok(())
     }
 
     /// Takes a step at a learning rate. `index` counts the run's steps from 0.
@@ -141,11 +145,19 @@ impl Trainer {
         Ok(outcome)
     }
 
-    /// What learns, and the optimizer's state.
+    /// The method and the towers, for the next stage.
+    pub fn into_parts(mut self) -> (Box<dyn Method>, Towers) {
+        match self.towers.take() {
+            Some(towers) => (self.method, towers),
+            None => unreachable!("a step gives the towers back before it ends"),
+        }
+    }
+
+    /// Values of what learns or has learnt.
     pub fn learnt(&self) -> BTreeMap<String, HostTensor> {
         let mut weights = BTreeMap::new();
         params::visit(self.towers(), |info, values| {
-            if self.plan.learns(&info.name) {
+            if self.learnt.contains(&info.name) {
                 let tensor = HostTensor {
                     shape: info.shape,
                     data: values(),

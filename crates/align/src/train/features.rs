@@ -1,0 +1,283 @@
+//! Features of frozen towers: computed once, kept for later runs.
+
+use std::path::{Path, PathBuf};
+
+use bifocal_data::cache::{Computed, Dtype, FeatureSpec, FeatureStore, FillError, FillOptions, ItemKey, fill};
+use bifocal_data::{Limits, load_images};
+use bifocal_models::open::{TextEncoder, VisionEncoder};
+use bifocal_models::vision::VisionTower;
+use bifocal_nn::engine::{tensor, values};
+use bifocal_nn::fused::{Activation, linear};
+
+use super::corpus::{Corpus, Picture};
+use super::feed::Table;
+use super::{Progress, TrainError};
+use crate::recipe::ClassRows;
+
+/// Pictures that are decoded and embedded at once.
+const IMAGES: usize = 64;
+/// Texts that are embedded at once; the encoder sorts them by length.
+const TEXTS: usize = 256;
+
+/// Where features come from.
+pub(crate) struct Features<'a> {
+    cache: &'a Path,
+    prompt: Option<&'a str>,
+}
+
+impl<'a> Features<'a> {
+    pub fn new(cache: &'a Path, prompt: Option<&'a str>) -> Self {
+        Self { cache, prompt }
+    }
+
+    /// A row for each row of the corpus; rows whose picture cannot be read are taken out of the corpus.
+    pub fn images(
+        &self,
+        encoder: &VisionEncoder,
+        corpus: &mut Corpus,
+        class_rows: ClassRows,
+        progress: &mut dyn Progress,
+    ) -> Result<Table, TrainError> {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        for row in &corpus.rows {
+            if let Picture::File(path) = &row.picture {
+                paths.push(path.clone());
+            }
+        }
+        let dim = encoder.tower.dim();
+        let pictures = self.pictures(encoder, &paths, progress)?;
+        let classes = if corpus.has_classes() {
+            Some(classifier(encoder, &pictures, class_rows)?)
+        } else {
+            None
+        };
+        let (mut kept, mut values) = (Vec::new(), Vec::with_capacity(corpus.rows.len() * dim));
+        let mut pictures = pictures.into_iter();
+        for row in &corpus.rows {
+            let features = match &row.picture {
+                Picture::File(_) => pictures.next().flatten(),
+                Picture::Class(class) => classes.as_ref().and_then(|c| c.get(*class).cloned()),
+            };
+            if let (None, Picture::Class(class)) = (&features, &row.picture) {
+                progress.warning(&format!(
+                    "{}: the vision tower's classifier has no class {class}",
+                    row.key
+                ));
+            }
+            kept.push(features.is_some());
+            values.extend(features.into_iter().flatten());
+        }
+        corpus.retain(&kept);
+        Ok(Table { dim, values })
+    }
+
+    /// Features of picture files; `None` for one that cannot be read, which is told.
+    fn pictures(
+        &self,
+        encoder: &VisionEncoder,
+        paths: &[PathBuf],
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Option<Vec<f32>>>, TrainError> {
+        let spec = FeatureSpec::new()
+            .with("tower", &encoder.fingerprint)
+            .with("preprocess", encoder.preprocess.fingerprint());
+        let mut store = FeatureStore::open(self.cache, &spec, encoder.tower.dim(), Dtype::F32)?;
+        let mut readable = Vec::with_capacity(paths.len());
+        let mut keys = Vec::with_capacity(paths.len());
+        let mut warnings = Vec::new();
+        for (i, key) in ItemKey::of_files(paths).into_iter().enumerate() {
+            match key {
+                Ok(key) => {
+                    readable.push(i);
+                    keys.push(key);
+                }
+                Err(error) => warnings.push(format!("{} is left out: {error}", paths[i].display())),
+            }
+        }
+        let compute = |wanted: &[usize]| {
+            let files: Vec<&PathBuf> = wanted.iter().map(|&k| &paths[readable[k]]).collect();
+            let loaded = load_images(&files, &encoder.preprocess, &Limits::default()).map_err(|error| {
+                TrainError::Features {
+                    what: "pictures".to_owned(),
+                    message: error.to_string(),
+                }
+            })?;
+            for bad in &loaded.bad {
+                warnings.push(format!("{} is left out: {}", bad.path.display(), bad.error));
+            }
+            Ok::<_, TrainError>(Computed {
+                rows: encoder.embed(&loaded.pixels, loaded.good.len())?,
+                failed: loaded.bad.into_iter().map(|bad| bad.index).collect(),
+            })
+        };
+        let tell = |done, total| progress.features("pictures", done, total);
+        fill(&mut store, &keys, &FillOptions::batch(IMAGES), compute, tell).map_err(stopped)?;
+        warnings.iter().for_each(|warning| progress.warning(warning));
+        let missing = store.missing(&keys);
+        let mut missing = missing.into_iter().peekable();
+        let mut out = vec![None; paths.len()];
+        let mut there = Vec::new();
+        for (k, &i) in readable.iter().enumerate() {
+            if missing.next_if_eq(&k).is_none() {
+                there.push((i, keys[k]));
+            }
+        }
+        let present: Vec<ItemKey> = there.iter().map(|(_, key)| *key).collect();
+        let rows = store.gather(&present)?;
+        for ((i, _), row) in there.into_iter().zip(rows.chunks_exact(encoder.tower.dim())) {
+            out[i] = Some(row.to_vec());
+        }
+        Ok(out)
+    }
+
+    /// A row for each text.
+    pub fn texts(
+        &self,
+        encoder: &TextEncoder,
+        texts: &[String],
+        progress: &mut dyn Progress,
+    ) -> Result<Table, TrainError> {
+        let dim = encoder.tower.dim();
+        let spec = FeatureSpec::new()
+            .with("tower", &encoder.fingerprint)
+            .with("pooling", format!("{:?}", encoder.pooling))
+            .with("attention", format!("{:?}", encoder.attention))
+            .with("max_tokens", encoder.max_tokens.to_string());
+        let mut store = FeatureStore::open(self.cache, &spec, dim, Dtype::F32)?;
+        let texts = self.prompted(texts);
+        let keys: Vec<ItemKey> = texts.iter().map(|text| ItemKey::of_text(text)).collect();
+        // Long texts cost more: in order of length, each batch holds texts that fit together.
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&i| texts[i].len());
+        let sorted: Vec<ItemKey> = order.iter().map(|&i| keys[i]).collect();
+        let compute = |wanted: &[usize]| {
+            let batch: Vec<&str> = wanted.iter().map(|&k| texts[order[k]].as_str()).collect();
+            let (rows, _) = encoder.embed(&batch)?;
+            Ok::<_, TrainError>(rows)
+        };
+        let tell = |done, total| progress.features("texts", done, total);
+        fill(&mut store, &sorted, &FillOptions::batch(TEXTS), compute, tell).map_err(stopped)?;
+        let values = store.gather(&keys)?;
+        Ok(Table { dim, values })
+    }
+
+    /// Texts in the prompt.
+    fn prompted(&self, texts: &[String]) -> Vec<String> {
+        match self.prompt {
+            Some(prompt) => texts.iter().map(|text| prompt.replace("{}", text)).collect(),
+            None => texts.to_vec(),
+        }
+    }
+
+    /// Tokens of each text, for a tower that learns.
+    pub fn tokens(&self, encoder: &TextEncoder, texts: &[String]) -> Result<Vec<Vec<u32>>, TrainError> {
+        let texts = self.prompted(texts);
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        Ok(encoder.tokenize(&texts)?.into_iter().map(|encoding| encoding.ids).collect())
+    }
+}
+
+fn stopped(error: FillError<TrainError>) -> TrainError {
+    match error {
+        FillError::Cache(error) => error.into(),
+        FillError::Compute(error) => error,
+    }
+}
+
+/// A stand-in for a picture of each class that the tower was trained to tell apart.
+///
+/// A classifier's row says which features speak for its class, not what a picture of the class looks like: the two differ by the
+/// covariance of the features (Haufe et al. 2014, "On the interpretation of weight vectors of linear models in multivariate
+/// neuroimaging"). So each row is multiplied by the covariance of the pictures there are, scaled to their spread, and added to
+/// their mean. Without pictures, or when the recipe says so, rows are taken as they are.
+fn classifier(
+    encoder: &VisionEncoder,
+    pictures: &[Option<Vec<f32>>],
+    rows: ClassRows,
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    let found = match &encoder.tower {
+        VisionTower::EfficientNetLite(tower) => tower.classifier(),
+        VisionTower::ClipVit(_) => None,
+    };
+    let Some(classifier) = found else {
+        return Err(TrainError::Features {
+            what: "classes".to_owned(),
+            message: format!(
+                "{} has no classifier; take the source with kind = \"classifier\" out of the recipe",
+                encoder.name
+            ),
+        });
+    };
+    let dim = encoder.tower.dim();
+    let seen: Vec<f32> = pictures.iter().flatten().flatten().copied().collect();
+    if seen.is_empty() || rows == ClassRows::Weights {
+        return Ok(classifier.weight.chunks_exact(dim.max(1)).map(<[f32]>::to_vec).collect());
+    }
+    Ok(patterns(&classifier.weight, &seen, dim))
+}
+
+/// Mean of the pictures + covariance · weight, scaled so that its deviation from the mean is that of a picture: in units of each feature's
+/// standard deviation its root mean square is 1.
+///
+/// # Shapes
+/// `weights` `[classes, dim]`, `pictures` `[n, dim]` → `classes` rows of `dim`.
+fn patterns(weights: &[f32], pictures: &[f32], dim: usize) -> Vec<Vec<f32>> {
+    let (n, classes) = (pictures.len() / dim, weights.len() / dim);
+    let mut mean = vec![0.0f64; dim];
+    for row in pictures.chunks_exact(dim) {
+        mean.iter_mut().zip(row).for_each(|(m, &v)| *m += f64::from(v) / n as f64);
+    }
+    let mut centred = pictures.to_vec();
+    let mut variance = vec![0.0f64; dim];
+    for row in centred.chunks_exact_mut(dim) {
+        for ((v, m), s) in row.iter_mut().zip(&mean).zip(&mut variance) {
+            *v -= *m as f32;
+            *s += f64::from(*v).powi(2) / n as f64;
+        }
+    }
+    let product = |x, w| linear(x, w, None, Activation::Identity, None);
+    let centred = tensor(centred, [n, dim]);
+    // Xᵀ(X wᵀ) in place of (XᵀX) wᵀ: the covariance itself is never built.
+    let scores = product(tensor(weights.to_vec(), [classes, dim]), centred.clone());
+    let raised = values(product(scores, centred.transpose()));
+    let place = |row: &[f32]| {
+        let units = row.iter().zip(&variance).map(|(&v, s)| f64::from(v).powi(2) / s.max(1e-12));
+        let size = (units.sum::<f64>() / dim as f64).sqrt().max(1e-12);
+        row.iter().zip(&mean).map(|(&v, m)| (m + f64::from(v) / size) as f32).collect()
+    };
+    raised.chunks_exact(dim).map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_mean_plus_covariance_times_weight() {
+        let (dim, n) = (3, 50);
+        let mut rng = bifocal_nn::init::Rng::new(5);
+        let pictures: Vec<f32> = (0..n)
+            .flat_map(|_| {
+                let (a, b) = (rng.normal(), rng.normal());
+                [2.0 + a, 1.0 - 3.0 * a + 0.1 * b, 5.0 + 2.0 * b]
+            })
+            .collect();
+        let weights = [1.0, 0.5, -0.25, 0.0, 0.0, 1.0];
+        let found = patterns(&weights, &pictures, dim);
+        let at = |i: usize, j: usize| f64::from(pictures[i * dim + j]);
+        let mean: Vec<f64> = (0..dim).map(|j| (0..n).map(|i| at(i, j)).sum::<f64>() / n as f64).collect();
+        let covariance = |j: usize, k: usize| {
+            (0..n).map(|i| (at(i, j) - mean[j]) * (at(i, k) - mean[k])).sum::<f64>() / n as f64
+        };
+        for (c, row) in found.iter().enumerate() {
+            let raw: Vec<f64> = (0..dim)
+                .map(|j| (0..dim).map(|k| covariance(j, k) * f64::from(weights[c * dim + k])).sum())
+                .collect();
+            let size = (0..dim).map(|j| raw[j] * raw[j] / covariance(j, j)).sum::<f64>() / dim as f64;
+            for j in 0..dim {
+                let expected = mean[j] + raw[j] / size.sqrt();
+                assert!((f64::from(row[j]) - expected).abs() < 1e-4, "{row:?} {expected}");
+            }
+        }
+    }
+}

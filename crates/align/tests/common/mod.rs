@@ -1,0 +1,157 @@
+//! A CLIP of a few thousand random weights on the disk, in the layout of transformers, and recipes that train on it.
+#![allow(dead_code)] // each test uses its part
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use bifocal_align::Recipe;
+use bifocal_models::text::{ClipText, ClipTextConfig};
+use bifocal_models::vision::{ClipVit, ClipVitConfig};
+use bifocal_models::weights::{HostTensor, TensorSource, WeightsError};
+use bifocal_models::{Gelu, StackConfig};
+use bifocal_nn::init::Rng;
+use safetensors::tensor::{Dtype, TensorView};
+
+/// Side of its pictures.
+pub const SIDE: usize = 32;
+/// Ids that its tokenizer knows.
+pub const VOCABULARY: usize = 64;
+
+/// The transformers of both towers.
+pub fn stack() -> StackConfig {
+    StackConfig { width: 16, layers: 2, heads: 2, mlp: 32, gelu: Gelu::Quick }
+}
+
+/// The vision tower.
+pub fn vision_config() -> ClipVitConfig {
+    ClipVitConfig { image_size: SIDE, patch: 16, dim: 12, stack: stack() }
+}
+
+/// The text tower.
+pub fn text_config() -> ClipTextConfig {
+    ClipTextConfig { vocabulary: VOCABULARY, positions: 24, dim: 12, stack: stack() }
+}
+
+/// Makes up whatever tensor is asked for, and remembers it.
+pub struct MadeUp {
+    rng: Mutex<Rng>,
+    made: Mutex<BTreeMap<String, HostTensor>>,
+}
+
+impl MadeUp {
+    pub fn new(seed: u64) -> Self {
+        Self { rng: Mutex::new(Rng::new(seed)), made: Mutex::default() }
+    }
+}
+
+impl TensorSource for MadeUp {
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        // transformers' names are asked for in this way
+        (name == "text_model.embeddings.token_embedding.weight").then(Vec::new)
+    }
+
+    fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
+        unreachable!("{name} is loaded without its shape")
+    }
+
+    fn load_shaped(&self, name: &str, expected: &[usize]) -> Result<HostTensor, WeightsError> {
+        let n = expected.iter().product();
+        let mut rng = self.rng.lock().unwrap();
+        let center = if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let data = (0..n).map(|_| center + 0.2 * rng.normal()).collect();
+        let tensor = HostTensor { shape: expected.to_vec(), data };
+        self.made.lock().unwrap().insert(name.to_owned(), tensor.clone());
+        Ok(tensor)
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("(made up)")
+    }
+}
+
+/// Writes the model and gives its folder.
+pub fn write_clip(dir: &Path) -> PathBuf {
+    let folder = dir.join("tiny-clip");
+    std::fs::create_dir_all(&folder).unwrap();
+    let source = MadeUp::new(11);
+    ClipVit::load(vision_config(), &source).unwrap();
+    ClipText::load(text_config(), &source).unwrap();
+    let made = source.made.into_inner().unwrap();
+    let bytes: Vec<Vec<u8>> = made.values().map(|t| t.data.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = made.iter().zip(&bytes).map(|((name, t), bytes)| {
+        (name.clone(), TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap())
+    });
+    std::fs::write(folder.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    let tower = serde_json::json!({
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "image_size": SIDE, "patch_size": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 24,
+    });
+    let config = serde_json::json!({
+        "model_type": "clip", "projection_dim": 12, "vision_config": tower, "text_config": tower,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let words = "a the an of in on and with is to his her at up man woman dog cat train bus street table people two three \
+                 red green blue white black sitting standing riding holding next front water plate food";
+    let vocabulary: BTreeMap<&str, usize> =
+        ["<unk>", "<end>"].into_iter().chain(words.split_whitespace()).zip(0..).collect();
+    assert!(vocabulary.len() <= VOCABULARY);
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+    });
+    std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(folder.join("tokenizer_config.json"), r#"{"eos_token": "<end>", "unk_token": "<unk>"}"#).unwrap();
+    folder
+}
+
+/// The project's own fifty photos.
+pub fn photos() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/photos")
+}
+
+/// A short run of a method on the tiny model.
+pub fn recipe(method: &str, model: &Path, cache: &Path, sets: &[&str]) -> Recipe {
+    let text = format!(
+        r#"
+        method = "{method}"
+        embed_dim = 8
+        vision = {{ model = {model:?} }}
+        text = {{ model = {model:?} }}
+        image_head = {{ dropout = 0.1, input_dropout = 0.1 }}
+        text_head = {{ blocks = 2, ratio = 2, noise = 0.05 }}
+        loss = {{ captions = 2 }}
+        optimizer = {{ lr = 1e-3 }}
+        schedule = {{ steps = 7, warmup = 2 }}
+        run = {{ checkpoint_every = 2, cache = {cache:?} }}
+        [data]
+        batch = 6
+        [[data.sources]]
+        path = {photos:?}
+        holdout = 10
+        weight = 0.7
+        "#,
+        photos = photos(),
+    );
+    let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+    Recipe::parse(&text, Path::new("test.toml"), None, &sets).unwrap()
+}
+
+/// All files below a folder with their contents.
+pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}

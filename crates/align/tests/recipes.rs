@@ -1,0 +1,117 @@
+//! Recipes: layers, mistakes with their place, and the files that come with the project.
+
+use std::path::{Path, PathBuf};
+
+use bifocal_align::Recipe;
+use bifocal_align::methods::METHODS;
+use bifocal_align::recipe::{HeadKind, LossKind};
+
+const BASE: &str = r#"
+method = "sail"
+vision = { model = "v" }
+text = { model = "t" }
+
+[optimizer]
+lr = 1e-3
+
+[schedule]
+steps = 10
+
+[[data.sources]]
+path = "photos"
+
+[profile.smoke]
+schedule = { steps = 2 }
+"#;
+
+fn parse(text: &str, profile: Option<&str>, sets: &[&str]) -> Result<Recipe, String> {
+    let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+    Recipe::parse(text, Path::new("r.toml"), profile, &sets).map_err(|e| e.to_string())
+}
+
+#[test]
+fn layers_lie_over_each_other() {
+    let recipe = parse(BASE, None, &[]).unwrap();
+    // the method's own defaults
+    assert_eq!(recipe.image_head.kind, HeadKind::Glu);
+    assert_eq!(recipe.loss.kind, LossKind::Sigmoid);
+    assert_eq!(recipe.optimizer.betas, [0.9, 0.99]);
+    // the file
+    assert_eq!((recipe.optimizer.lr, recipe.schedule.steps), (1e-3, Some(10)));
+    // a profile changes what it says and nothing else
+    let smoke = parse(BASE, Some("smoke"), &[]).unwrap();
+    assert_eq!((smoke.optimizer.lr, smoke.schedule.steps, smoke.schedule.warmup), (1e-3, Some(2), 0.1));
+    // and what is set by hand comes last
+    let sets = ["schedule.steps=5", "loss.kind=infonce", "data.sources.0.path = \"elsewhere\"", "optimizer.betas=[0.8, 0.9]"];
+    let set = parse(BASE, Some("smoke"), &sets).unwrap();
+    assert_eq!((set.schedule.steps, set.loss.kind), (Some(5), LossKind::Infonce));
+    assert_eq!((set.data.sources[0].path.as_str(), set.optimizer.betas), ("elsewhere", [0.8, 0.9]));
+}
+
+#[test]
+fn a_resolved_recipe_repeats_itself() {
+    for method in METHODS {
+        let recipe = parse(BASE, None, &[&format!("method={}", method.name), "text.pooling=last"]).unwrap();
+        let again = parse(&recipe.to_toml(), None, &[]).unwrap();
+        assert_eq!(recipe, again);
+        assert!(recipe.differences(&again).is_empty());
+        let other = parse(BASE, None, &[&format!("method={}", method.name), "optimizer.lr=0.25", "run.keep=9"]).unwrap();
+        let differences = other.differences(&recipe).join("; ");
+        assert_eq!(differences, "optimizer.lr: 0.25 here, 0.001 there; text.pooling: not set here, \"last\" there");
+    }
+}
+
+#[test]
+fn mistakes_are_told_with_their_place_and_what_was_meant() {
+    let replaced = |from: &str, to: &str| parse(&BASE.replace(from, to), None, &[]).unwrap_err();
+    for (from, to, expected) in [
+        ("lr = 1e-3", "lrr = 1e-3", "r.toml:7: there is no key \"lrr\"; did you mean \"lr\"?"),
+        ("[optimizer]", "[optimiser]", "r.toml:6: there is no key \"optimiser\"; did you mean \"optimizer\"?"),
+        ("path = \"photos\"", "paths = \"photos\"", "r.toml:13: there is no key \"paths\"; did you mean \"path\"?"),
+        // in a profile that is not used as well
+        ("{ steps = 2 }", "{ stepps = 2 }", "r.toml:16: there is no key \"stepps\"; did you mean \"steps\"?"),
+        ("lr = 1e-3", "lr = \"fast\"", "r.toml:7: invalid type: string \"fast\", expected f64"),
+        ("lr = 1e-3", "lr = ", "r.toml:7: "),
+        ("method = \"sail\"", "method = \"snail\"", "method \"snail\" is not known; methods are: clip, sail, llm2clip"),
+        ("lr = 1e-3", "lr = -1.0", "optimizer.lr: -1 is outside"),
+        ("steps = 10", "kind = \"cosine\"", "how long is the run"),
+        ("[[data.sources]]\npath = \"photos\"", "", "nothing to learn from"),
+    ] {
+        let error = replaced(from, to);
+        assert!(error.contains(expected), "{to}: {error}");
+    }
+    for (set, expected) in [
+        ("optimizer.lrr=1", "--set optimizer.lrr=1: there is no key \"lrr\"; did you mean \"lr\"?"),
+        ("loss.kind=sigmod", "there is no value \"sigmod\"; did you mean \"sigmoid\"?"),
+        ("optimizer", "write key=value"),
+        ("data.sources.7.path=x", "not a position in a list of 1"),
+        ("seed.x=1", "seed is a value"),
+    ] {
+        let error = parse(BASE, None, &[set]).unwrap_err();
+        assert!(error.contains(expected), "{set}: {error}");
+    }
+    let error = parse(BASE, Some("smok"), &[]).unwrap_err();
+    assert!(error.contains("no profile \"smok\"; it has: smoke"), "{error}");
+}
+
+#[test]
+fn garbage_is_an_error_and_never_a_panic() {
+    for text in ["", "\0", "method", "[", "profile = 3", "[profile]\nx = 1", "[profile.a.profile.b]\nseed = 1", "freeze = [{}]", "💥 = 1"] {
+        assert!(parse(text, None, &[]).is_err(), "{text:?}");
+        assert!(parse(text, Some("a"), &["a.b=1"]).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn the_projects_recipes_hold_in_every_profile() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    for method in METHODS {
+        let file = files.iter().find(|f| f.file_stem().is_some_and(|s| s == method.name));
+        let file = file.unwrap_or_else(|| panic!("{} has no recipe", method.name));
+        for profile in [None, Some("smoke"), Some("paper")] {
+            let recipe = Recipe::load(file, profile, &[]).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(recipe.method, method.name);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! A run that is interrupted, wherever it is, ends as one that was not: the same metrics, weights and optimizer state to the bit.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use bifocal_align::Recipe;
+use bifocal_align::train::{Options, Progress, StepReport, run};
+
+/// Ends a run after some step: by asking it to stop, or as if it were killed.
+struct Until {
+    step: u64,
+    kill: bool,
+    seen: u64,
+}
+
+impl Progress for Until {
+    fn step(&mut self, report: &StepReport<'_>) {
+        self.seen = report.metrics.step;
+        assert!(!(self.kill && self.seen == self.step), "killed");
+    }
+
+    fn stop(&mut self) -> bool {
+        self.seen == self.step
+    }
+}
+
+fn to_the_end(recipe: &Recipe, out: &Path, resume: bool) -> BTreeMap<PathBuf, Vec<u8>> {
+    let options = Options { out: out.to_owned(), resume };
+    let summary = run(recipe, &options, &mut Until { step: u64::MAX, kill: false, seen: 0 }).unwrap();
+    assert_eq!(summary.steps, 7);
+    assert!(summary.bundle.is_some());
+    let all = common::files(out).into_iter();
+    let all = all.map(|(path, bytes)| (path.strip_prefix(out).unwrap().to_owned(), bytes));
+    // what depends on the clock, and the note of who holds the lock
+    all.filter(|(path, _)| path != Path::new("timings.jsonl") && path != Path::new("lock")).collect()
+}
+
+fn interrupted_equals_unbroken(method: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let recipe = common::recipe(method, &model, &dir.path().join("cache"), &[]);
+    let unbroken = to_the_end(&recipe, &dir.path().join("unbroken"), false);
+    assert!(unbroken.contains_key(Path::new("metrics.jsonl")));
+    assert!(unbroken.contains_key(Path::new("model/bifocal.json")));
+    assert!(unbroken.contains_key(Path::new("checkpoints/step-000000000007/optimizer.safetensors")));
+    for kill in [true, false] {
+        for step in 1..7 {
+            let out = dir.path().join(format!("{kill}-{step}"));
+            let options = Options { out: out.clone(), resume: false };
+            let mut until = Until { step, kill, seen: 0 };
+            let first = catch_unwind(AssertUnwindSafe(|| run(&recipe, &options, &mut until)));
+            match first {
+                Err(_) => assert!(kill),
+                Ok(summary) => {
+                    let summary = summary.unwrap();
+                    assert!(!kill && summary.bundle.is_none() && summary.steps == step);
+                }
+            }
+            let mut resumed = to_the_end(&recipe, &out, true);
+            // a run that was asked to stop has a checkpoint more, and those in between are others
+            let checkpoint = |path: &Path| path.starts_with("checkpoints") && !path.to_string_lossy().contains("000007");
+            resumed.retain(|path, _| !checkpoint(path));
+            let mut expected = unbroken.clone();
+            expected.retain(|path, _| !checkpoint(path));
+            assert_eq!(resumed.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+            for (path, bytes) in &expected {
+                assert!(resumed[path] == *bytes, "{method}, {kill} after {step}: {} differs", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn sail_from_cached_features() {
+    interrupted_equals_unbroken("sail");
+}
+
+#[test]
+fn llm2clip_from_pixels_and_cached_texts() {
+    interrupted_equals_unbroken("llm2clip");
+}
+
+#[test]
+fn clip_from_pixels_and_tokens() {
+    interrupted_equals_unbroken("clip");
+}
+
+#[test]
+fn a_run_that_is_over_can_be_resumed_and_nothing_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let recipe = common::recipe("sail", &model, &dir.path().join("cache"), &[]);
+    let out = dir.path().join("run");
+    let once = to_the_end(&recipe, &out, false);
+    let twice = to_the_end(&recipe, &out, true);
+    assert_eq!(once, twice);
+}
+
+#[test]
+fn another_recipe_or_other_data_do_not_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let cache = dir.path().join("cache");
+    let recipe = common::recipe("sail", &model, &cache, &[]);
+    let out = dir.path().join("run");
+    to_the_end(&recipe, &out, false);
+    let go = |recipe: &Recipe, resume| {
+        let options = Options { out: out.clone(), resume };
+        run(recipe, &options, &mut bifocal_align::train::Silent).unwrap_err().to_string()
+    };
+    assert!(go(&recipe, false).contains("--resume"));
+    let other = common::recipe("sail", &model, &cache, &["optimizer.lr=0.5"]);
+    let error = go(&other, true);
+    assert!(error.contains("optimizer.lr: 0.5 here, 0.001 there"), "{error}");
+    // knobs of [run] may change
+    let faster = common::recipe("sail", &model, &cache, &["run.keep=1"]);
+    let options = Options { out: out.clone(), resume: true };
+    run(&faster, &options, &mut bifocal_align::train::Silent).unwrap();
+    // another tower under the same name
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let error = go(&recipe, true);
+    assert!(error.contains("pretrained tower is not what it was"), "{error}");
+}
