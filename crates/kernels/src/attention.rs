@@ -73,13 +73,8 @@ fn panels_len<S: Simd>(lines: usize, k: usize) -> usize {
 /// Packs all columns of `b` (`k × n`) into panels `[k][2·LANES]`, one after the other.
 #[inline(always)]
 fn pack_all<S: Simd>(s: S, b: crate::gemm::Mat, dst: &mut [f32]) {
-    let nr = 2 * S::LANES;
-    for (p, panel) in dst[..panels_len::<S>(b.cols, b.rows)]
-        .chunks_exact_mut((nr * b.rows).max(1))
-        .enumerate()
-    {
-        crate::gemm::pack_b(s, b, (0, b.rows), p * nr, panel);
-    }
+    let stride = 2 * S::LANES * b.rows;
+    crate::gemm::pack_b(s, b, (0, b.rows), (0, b.cols), dst, stride);
 }
 
 #[cfg(test)]

@@ -4,38 +4,47 @@ use crate::buffer::{par_rows, par_rows_sums};
 use crate::simd::{Simd, Task, dispatch, steps};
 use std::mem::MaybeUninit;
 
-/// Σ x over a row.
+/// Σ f(x) over a row; four accumulators hide the latency of the additions.
 #[inline(always)]
-fn row_sum<S: Simd>(s: S, x: &[f32]) -> f32 {
-    let mut acc = s.zero();
-    for i in steps::<S>(x.len()) {
-        acc = s.add(acc, s.get(&x[i..]));
+fn row_sum<S: Simd>(s: S, x: &[f32], f: impl Fn(S::V, S::V) -> S::V) -> f32 {
+    let mut acc = [s.zero(); 4];
+    let mut blocks = x.chunks_exact(4 * S::LANES);
+    for block in &mut blocks {
+        for i in 0..4 {
+            acc[i] = f(s.get(&block[i * S::LANES..]), acc[i]);
+        }
     }
-    s.sum(acc)
+    let rest = blocks.remainder();
+    for i in steps::<S>(rest.len()) {
+        // Lanes beyond the row keep what they had.
+        let n = rest.len() - i;
+        let next = f(s.get(&rest[i..]), acc[0]);
+        acc[0] = if n >= S::LANES {
+            next
+        } else {
+            s.add(acc[0], s.head(s.sub(next, acc[0]), n))
+        };
+    }
+    s.sum(s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3])))
 }
 
 /// Mean and 1/√(variance + eps), in two passes over a row that is in cache: no cancellation.
 #[inline(always)]
 fn moments<S: Simd>(s: S, x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
-    let mean = row_sum(s, x) / n;
-    let (m, mut acc) = (s.splat(mean), s.zero());
-    for i in steps::<S>(x.len()) {
-        let d = s.head(s.sub(s.get(&x[i..]), m), x.len() - i);
-        acc = s.fma(d, d, acc);
-    }
-    (mean, 1.0 / (s.sum(acc) / n + eps).sqrt())
+    let mean = row_sum(s, x, |v, acc| s.add(acc, v)) / n;
+    let m = s.splat(mean);
+    let squares = row_sum(s, x, |v, acc| {
+        let d = s.sub(v, m);
+        s.fma(d, d, acc)
+    });
+    (mean, 1.0 / (squares / n + eps).sqrt())
 }
 
 /// 1/√(mean of squares + eps).
 #[inline(always)]
 pub(crate) fn inverse_rms<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
-    let mut acc = s.zero();
-    for i in steps::<S>(x.len()) {
-        let v = s.get(&x[i..]);
-        acc = s.fma(v, v, acc);
-    }
-    1.0 / (s.sum(acc) / x.len() as f32 + eps).sqrt()
+    1.0 / (row_sum(s, x, |v, acc| s.fma(v, v, acc)) / x.len() as f32 + eps).sqrt()
 }
 
 /// y = (x - mean)·r·w + b for one row; without `b` and with mean 0 an RMS norm.

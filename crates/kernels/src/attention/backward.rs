@@ -84,6 +84,8 @@ impl Task for Group<'_> {
             kv,
             grad,
         } = self;
+        // Everything is in cache: nothing to fetch ahead.
+        let ahead = qkv.as_ptr();
         let (d, width, nr, heads) = (shape.head_dim, shape.row(), 2 * S::LANES, shape.heads);
         let c = heads * d;
         let (k_at, v_at) = ((heads + kv) * d, (heads + shape.kv_heads + kv) * d);
@@ -199,6 +201,7 @@ impl Task for Group<'_> {
                                         stride: KEY_BLOCK,
                                         rows,
                                         cols: nr,
+                                        ahead,
                                     },
                                     false,
                                 );
@@ -212,6 +215,7 @@ impl Task for Group<'_> {
                                         stride: KEY_BLOCK,
                                         rows,
                                         cols: nr,
+                                        ahead,
                                     },
                                     false,
                                 );
@@ -253,6 +257,7 @@ impl Task for Group<'_> {
                                         stride: width,
                                         rows: count,
                                         cols,
+                                        ahead,
                                     },
                                     true,
                                 );
@@ -266,6 +271,7 @@ impl Task for Group<'_> {
                                         stride: width,
                                         rows: count,
                                         cols,
+                                        ahead,
                                     },
                                     true,
                                 );
@@ -281,6 +287,7 @@ impl Task for Group<'_> {
                                     stride: width,
                                     rows: S::MR.min(q1 - i),
                                     cols,
+                                    ahead,
                                 };
                                 tile_into(s, len, left, k_along.as_ptr().add(panel + block * nr), to, started);
                             }

@@ -87,6 +87,8 @@ impl Task for Rows<'_> {
             y,
             lse,
         } = self;
+        // Everything is in cache: nothing to fetch ahead.
+        let ahead = qkv.as_ptr();
         let (d, width, nr) = (shape.head_dim, shape.row(), 2 * S::LANES);
         let kv = head / (shape.heads / shape.kv_heads);
         // The keys that any of these rows sees.
@@ -148,6 +150,7 @@ impl Task for Rows<'_> {
                             stride: KEY_BLOCK,
                             rows,
                             cols: nr,
+                            ahead,
                         };
                         tile_into(s, d, q, k_panels.as_ptr().add((block + j) * d), to, false);
                     }
@@ -175,6 +178,7 @@ impl Task for Rows<'_> {
                             stride: wide,
                             rows,
                             cols: nr,
+                            ahead,
                         };
                         tile_into(s, len, p, v_panels.as_ptr().add(j * keys + block * nr), to, started);
                     }

@@ -10,8 +10,8 @@ mod tile;
 use crate::activation::Activation;
 use crate::buffer::{Scratch, Shared};
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
-use pack::pack_a;
 pub(crate) use pack::pack_b;
+use pack::{pack_a, panel_stride};
 use rayon::prelude::*;
 use tile::finish_tile;
 pub(crate) use tile::{Lhs, Tile, any_tile, tile_into};
@@ -87,8 +87,8 @@ const KC: usize = 256;
 const A_BLOCK: usize = 256 * 1024;
 /// Row panels in a block of A: a tile column of C then stays in the first-level cache.
 const A_PANELS: usize = 16;
-/// Longest k that one pass over B takes.
-const K_PASS: usize = 4096;
+/// Longest k that one pass over B takes: a full block of A then stays within its share of a second-level cache that two hardware threads use.
+const K_PASS: usize = 800;
 /// Numbers of packed B in one pass (32 MiB).
 const B_PASS: usize = 8 << 20;
 /// Products of fewer multiplications than this run on the calling thread.
@@ -218,27 +218,27 @@ impl<'a> Plan<'a> {
         let pass_panels = (B_PASS / (kp.max(1) * self.nr)).max(1);
         for j0 in (0..col_panels).step_by(pass_panels) {
             let j1 = (j0 + pass_panels).min(col_panels);
-            let panel = kp * self.nr;
+            let panel = dispatch_on(self.isa, PanelStride(kp));
             let mut memory = Scratch::take((j1 - j0) * panel);
             let buffer = memory.numbers();
 
             let shared = Shared::of(buffer);
             let packers = if threads == 1 { 1 } else { (j1 - j0).min(4 * threads) };
             each(packers, threads, |i| {
-                for j in j0 + (j1 - j0) * i / packers..j0 + (j1 - j0) * (i + 1) / packers {
-                    // SAFETY: panel `j` lies inside the buffer and belongs to this task alone.
-                    let dst = unsafe { std::slice::from_raw_parts_mut(shared.ptr().add((j - j0) * panel), panel) };
-                    dispatch_on(
-                        self.isa,
-                        PackB {
-                            plan: self,
-                            k0,
-                            kp,
-                            panel: j,
-                            dst,
-                        },
-                    );
-                }
+                let (from, to) = ((j1 - j0) * i / packers, (j1 - j0) * (i + 1) / packers);
+                // SAFETY: these panels lie inside the buffer and belong to this task alone.
+                let dst =
+                    unsafe { std::slice::from_raw_parts_mut(shared.ptr().add(from * panel), (to - from) * panel) };
+                let cols = ((j0 + from) * self.nr, ((j0 + to) * self.nr).min(self.n));
+                dispatch_on(
+                    self.isa,
+                    PackB {
+                        b: self.b,
+                        k: (k0, kp),
+                        cols,
+                        dst,
+                    },
+                );
             });
             let packed = &*buffer;
             let wanted = row_panels.div_ceil(block_panels).next_multiple_of(threads);
@@ -283,18 +283,27 @@ impl Task for Geometry {
     }
 }
 
-struct PackB<'a, 'b> {
-    plan: &'a Plan<'a>,
-    k0: usize,
-    kp: usize,
-    panel: usize,
-    dst: &'b mut [f32],
+struct PanelStride(usize);
+impl Task for PanelStride {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        panel_stride::<S>(2 * S::LANES, self.0)
+    }
 }
-impl Task for PackB<'_, '_> {
+
+struct PackB<'a> {
+    b: Mat<'a>,
+    k: (usize, usize),
+    cols: (usize, usize),
+    dst: &'a mut [f32],
+}
+impl Task for PackB<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        pack_b(s, self.plan.b, (self.k0, self.kp), self.panel * self.plan.nr, self.dst);
+        let stride = panel_stride::<S>(2 * S::LANES, self.k.1);
+        pack_b(s, self.b, self.k, self.cols, self.dst, stride);
     }
 }
 
@@ -320,26 +329,39 @@ impl Task for Block<'_> {
         } = part;
         let (mr, nr) = (S::MR, 2 * S::LANES);
         let (r0, r1) = (p0 * mr, (p1 * mr).min(plan.m));
-        let own_b = if packed_b.is_some() { 0 } else { kp * nr };
-        let a_len = (p1 - p0) * mr * kp + S::LANES;
-        let mut memory = Scratch::take(a_len.next_multiple_of(16) + own_b);
-        let scratch = memory.numbers();
-
-        let (a, own) = scratch.split_at_mut(a_len.next_multiple_of(16));
+        let (a_stride, b_stride) = (panel_stride::<S>(mr, kp), panel_stride::<S>(nr, kp));
+        // Rows of B that lie side by side are read in longer runs when several panels are packed at once.
+        let group = if plan.b.col_stride == 1 { 4 } else { 1 };
+        let a_len = (p1 - p0) * a_stride;
+        let mut memory = Scratch::take(a_len + if packed_b.is_some() { 0 } else { group * b_stride });
+        let (a, own) = memory.numbers().split_at_mut(a_len);
         pack_a(s, plan.a, (r0, r1), (k0, kp), a);
         let slices = kp.div_ceil(KC).max(1);
         for j in j0..j1 {
             let b = match packed_b {
-                Some((panels, first)) => &panels[(j - first) * kp * nr..][..kp * nr],
+                Some((panels, first)) => &panels[(j - first) * b_stride..][..b_stride],
                 None => {
-                    pack_b(s, plan.b, (k0, kp), j * nr, own);
-                    &*own
+                    let place = (j - j0) % group;
+                    if place == 0 {
+                        pack_b(
+                            s,
+                            plan.b,
+                            (k0, kp),
+                            (j * nr, ((j + group).min(j1) * nr).min(plan.n)),
+                            own,
+                            b_stride,
+                        );
+                    }
+                    &own[place * b_stride..][..b_stride]
                 }
             };
             let cols = nr.min(plan.n - j * nr);
             for slice in 0..slices {
                 let (q0, q1) = (kp * slice / slices, kp * (slice + 1) / slices);
                 let finish = last && slice + 1 == slices;
+                // While these tiles are computed, the next slice of B comes nearer: each tile fetches one line per four steps along k.
+                let next = b.as_ptr().wrapping_add(q1 * nr);
+                let covered = nr / 4;
                 for p in 0..p1 - p0 {
                     let row = r0 + p * mr;
                     let at = row * plan.n + j * nr;
@@ -347,37 +369,26 @@ impl Task for Block<'_> {
                     // SAFETY: panel `p` holds kp·mr numbers, panel `j` of B kp·nr; the tile lies inside C (rows < m, cols < n) and inside this task's rows and columns.
                     unsafe {
                         let a = Lhs {
-                            ptr: a.as_ptr().add(p * mr * kp + q0 * mr),
+                            ptr: a.as_ptr().add(p * a_stride + q0 * mr),
                             row: 1,
                             k: mr,
                         };
                         let (b, c) = (b.as_ptr().add(q0 * nr), plan.c.ptr().add(at));
-                        tile_into(
-                            s,
-                            q1 - q0,
-                            a,
-                            b,
-                            Tile {
-                                c,
-                                stride: plan.n,
-                                rows,
-                                cols,
-                            },
-                            add || slice > 0,
-                        );
+                        let ahead = if p < covered {
+                            next.wrapping_add(p * (q1 - q0) / 4 * 16)
+                        } else {
+                            b
+                        };
+                        let to = Tile {
+                            c,
+                            stride: plan.n,
+                            rows,
+                            cols,
+                            ahead,
+                        };
+                        tile_into(s, q1 - q0, a, b, to, add || slice > 0);
                         if finish {
-                            finish_tile(
-                                s,
-                                Tile {
-                                    c,
-                                    stride: plan.n,
-                                    rows,
-                                    cols,
-                                },
-                                at,
-                                j * nr,
-                                plan.epilogue,
-                            );
+                            finish_tile(s, to, at, j * nr, plan.epilogue);
                         }
                     }
                 }

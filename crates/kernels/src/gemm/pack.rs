@@ -3,41 +3,84 @@ use super::Mat;
 use crate::buffer::as_uninit;
 use crate::simd::{Simd, steps};
 
-/// Rows `rows.0..rows.1` of A over `k.0..k.0 + k.1`, as panels of `[k][MR]`; missing rows of the last panel are zeros.
-/// `dst` needs room for all panels and `LANES` more (a transposed line may spill past its end until the next line covers it).
-#[inline(always)]
-pub(super) fn pack_a<S: Simd>(s: S, a: Mat, rows: (usize, usize), (k0, kp): (usize, usize), dst: &mut [f32]) {
-    let mr = S::MR;
-    let panels = (rows.1 - rows.0).div_ceil(mr);
-    assert!(dst.len() >= panels * mr * kp + S::LANES);
-    for p in 0..panels {
-        let r = rows.0 + p * mr;
-        let here = mr.min(rows.1 - r);
-        let out = &mut dst[p * mr * kp..][..mr * kp + S::LANES];
-        let src = &a.data[(r * a.row_stride + k0 * a.col_stride).min(a.data.len())..];
-        if a.col_stride == 1 {
-            transposed(s, src, a.row_stride, here, mr, kp, out);
-        } else if a.row_stride == 1 {
-            copied(s, src, a.col_stride, here, mr, kp, out);
-        } else {
-            gathered(src, a.row_stride, a.col_stride, here, mr, kp, out);
-        }
-    }
+/// Numbers between packed panels of `width` lines: room for a transposed line that spills past the last one, and an odd number of cache lines, so that the
+/// panels do not compete for the same places of the first-level cache.
+pub(super) fn panel_stride<S: Simd>(width: usize, kp: usize) -> usize {
+    ((width * kp + S::LANES).div_ceil(16) | 1) * 16
 }
 
-/// Columns `col..col + 2·LANES` of B over `k.0..k.0 + k.1` as one panel `[k][2·LANES]`; missing columns are zeros.
+/// Rows `rows.0..rows.1` of A over `k.0..k.0 + k.1`, as panels of `[k][MR]`, [`panel_stride`] apart; missing rows of the last panel are zeros.
 #[inline(always)]
-pub(crate) fn pack_b<S: Simd>(s: S, b: Mat, (k0, kp): (usize, usize), col: usize, dst: &mut [f32]) {
-    let nr = 2 * S::LANES;
-    assert!(dst.len() >= nr * kp);
-    let here = nr.min(b.cols - col);
-    let src = &b.data[(k0 * b.row_stride + col * b.col_stride).min(b.data.len())..];
-    if b.row_stride == 1 {
-        transposed(s, src, b.col_stride, here, nr, kp, dst);
-    } else if b.col_stride == 1 {
-        copied(s, src, b.row_stride, here, nr, kp, dst);
-    } else {
-        gathered(src, b.col_stride, b.row_stride, here, nr, kp, dst);
+pub(super) fn pack_a<S: Simd>(s: S, a: Mat, rows: (usize, usize), (k0, kp): (usize, usize), dst: &mut [f32]) {
+    let src = &a.data[(rows.0 * a.row_stride + k0 * a.col_stride).min(a.data.len())..];
+    let lines = Lines {
+        src,
+        stride: a.row_stride,
+        k_stride: a.col_stride,
+        count: rows.1 - rows.0,
+    };
+    pack(s, lines, S::MR, kp, dst, panel_stride::<S>(S::MR, kp));
+}
+
+/// Columns `cols.0..cols.1` of B over `k.0..k.0 + k.1` as panels `[k][2·LANES]`, `stride` numbers apart; missing columns of the last panel are zeros.
+#[inline(always)]
+pub(crate) fn pack_b<S: Simd>(
+    s: S,
+    b: Mat,
+    (k0, kp): (usize, usize),
+    cols: (usize, usize),
+    dst: &mut [f32],
+    stride: usize,
+) {
+    let src = &b.data[(k0 * b.row_stride + cols.0 * b.col_stride).min(b.data.len())..];
+    let lines = Lines {
+        src,
+        stride: b.col_stride,
+        k_stride: b.row_stride,
+        count: cols.1 - cols.0,
+    };
+    pack(s, lines, 2 * S::LANES, kp, dst, stride);
+}
+
+/// Rows of A or columns of B: `count` lines, `stride` apart, with steps of `k_stride` along k.
+#[derive(Clone, Copy)]
+struct Lines<'a> {
+    src: &'a [f32],
+    stride: usize,
+    k_stride: usize,
+    count: usize,
+}
+
+/// All lines as panels of `width`.
+#[inline(always)]
+fn pack<S: Simd>(s: S, from: Lines, width: usize, kp: usize, dst: &mut [f32], stride: usize) {
+    let panels = from.count.div_ceil(width);
+    if kp == 0 || panels == 0 {
+        return;
+    }
+    if from.stride == 1 && from.k_stride != 1 {
+        // Neighbouring lines lie side by side: each step along k is read once, for all panels.
+        for k in 0..kp {
+            let row = &from.src[k * from.k_stride..][..from.count];
+            for (p, row) in row.chunks(width).enumerate() {
+                let to = as_uninit(&mut dst[p * stride + k * width..][..width]);
+                for i in steps::<S>(width) {
+                    s.put(&mut to[i..], s.get(&row[i.min(row.len())..]));
+                }
+            }
+        }
+        return;
+    }
+    for p in 0..panels {
+        let first = p * width;
+        let (src, lines) = (&from.src[first * from.stride..], width.min(from.count - first));
+        let end = if p + 1 == panels { dst.len() } else { (p + 1) * stride };
+        let out = &mut dst[p * stride..end];
+        if from.k_stride == 1 {
+            transposed(s, src, from.stride, lines, width, kp, out);
+        } else {
+            gathered(src, from.stride, from.k_stride, lines, width, kp, out);
+        }
     }
 }
 
@@ -72,18 +115,6 @@ fn transposed<S: Simd>(s: S, src: &[f32], stride: usize, lines: usize, width: us
     for k in whole..kp {
         for i in 0..width {
             dst[k * width + i] = if i < lines { src[i * stride + k] } else { 0.0 };
-        }
-    }
-}
-
-/// Lines that lie side by side: for each k, `width` neighbours (of which `lines` exist), `stride` apart.
-#[inline(always)]
-fn copied<S: Simd>(s: S, src: &[f32], stride: usize, lines: usize, width: usize, kp: usize, dst: &mut [f32]) {
-    for k in 0..kp {
-        let from = &src[k * stride..][..lines];
-        let to = &mut as_uninit(&mut dst[k * width..][..width])[..];
-        for i in steps::<S>(width) {
-            s.put(&mut to[i..], s.get(&from[i.min(lines)..]));
         }
     }
 }

@@ -45,42 +45,59 @@ impl Task for Chunk<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { plan, from, to } = self;
-        for j in from..to {
-            let w = &plan.b.data[j * plan.b.col_stride..][..plan.k];
-            match plan.m {
-                1 => dots::<S, 1>(s, plan, j, w),
-                2 => dots::<S, 2>(s, plan, j, w),
-                3 => dots::<S, 3>(s, plan, j, w),
-                _ => dots::<S, 4>(s, plan, j, w),
-            }
+        match plan.m {
+            1 => columns::<S, 1>(s, plan, from, to),
+            2 => columns::<S, 2>(s, plan, from, to),
+            3 => columns::<S, 3>(s, plan, from, to),
+            _ => columns::<S, 4>(s, plan, from, to),
         }
     }
 }
 
+/// Columns `from..to`, four at a time: several streams through B keep more reads under way than one.
 #[inline(always)]
-fn dots<S: Simd, const M: usize>(s: S, plan: &Plan, j: usize, w: &[f32]) {
+fn columns<S: Simd, const M: usize>(s: S, plan: &Plan, from: usize, to: usize) {
+    let mut j = from;
+    while j + 4 <= to {
+        dots::<S, M, 4>(s, plan, j);
+        j += 4;
+    }
+    while j < to {
+        dots::<S, M, 1>(s, plan, j);
+        j += 1;
+    }
+}
+
+#[inline(always)]
+fn dots<S: Simd, const M: usize, const J: usize>(s: S, plan: &Plan, j: usize) {
     let rows: [&[f32]; M] = std::array::from_fn(|i| &plan.a.data[i * plan.a.row_stride..][..plan.k]);
-    // Two accumulators per row hide the latency of the additions.
-    let mut acc = [[s.zero(); 2]; M];
-    let mut odd = 0;
+    let cols: [&[f32]; J] = std::array::from_fn(|q| &plan.b.data[(j + q) * plan.b.col_stride..][..plan.k]);
+    let mut acc = [[s.zero(); J]; M];
     for k in steps::<S>(plan.k) {
-        let b = s.get(&w[k..]);
+        let mut x = [s.zero(); M];
         for i in 0..M {
-            acc[i][odd] = s.fma(s.get(&rows[i][k..]), b, acc[i][odd]);
+            x[i] = s.get(&rows[i][k..]);
         }
-        odd ^= 1;
+        for q in 0..J {
+            let w = s.get(&cols[q][k..]);
+            for i in 0..M {
+                acc[i][q] = s.fma(x[i], w, acc[i][q]);
+            }
+        }
     }
     for i in 0..M {
-        let e = plan.epilogue;
-        let at = i * plan.n + j;
-        let v = s.sum(s.add(acc[i][0], acc[i][1])) + e.bias.map_or(0.0, |b| b[j]);
-        let y = per_activation!(e.act, act => first(s, apply(s, act, s.splat(v)))) + e.residual.map_or(0.0, |r| r[at]);
-        // SAFETY: (i, j) lies inside C and `pre`; column j belongs to this task.
-        unsafe {
-            if let Some(pre) = e.pre {
-                pre.ptr().add(at).write(v);
+        for q in 0..J {
+            let e = plan.epilogue;
+            let at = i * plan.n + j + q;
+            let v = s.sum(acc[i][q]) + e.bias.map_or(0.0, |b| b[j + q]);
+            let y = per_activation!(e.act, act => first(s, apply(s, act, s.splat(v))));
+            // SAFETY: (i, j + q) lies inside C and `pre`; these columns belong to this task.
+            unsafe {
+                if let Some(pre) = e.pre {
+                    pre.ptr().add(at).write(v);
+                }
+                plan.c.ptr().add(at).write(y + e.residual.map_or(0.0, |r| r[at]));
             }
-            plan.c.ptr().add(at).write(y);
         }
     }
 }

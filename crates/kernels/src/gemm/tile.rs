@@ -8,7 +8,7 @@ use crate::simd::Simd;
 /// # Safety
 /// All addressed numbers of `a` (`ROWS × k`) and `b` (`k × 2·LANES`) must be readable.
 #[inline(always)]
-unsafe fn tile<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32) -> [[S::V; 2]; ROWS] {
+unsafe fn tile<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile) -> [[S::V; 2]; ROWS] {
     let mut acc = [[s.zero(); 2]; ROWS];
     let (
         Lhs {
@@ -18,18 +18,35 @@ unsafe fn tile<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32
         },
         mut b,
     ) = (a, b);
-    for _ in 0..k {
-        // SAFETY: the caller's contract; the pointers advance k times.
-        unsafe {
-            let (b0, b1) = (s.load(b), s.load(b.add(S::LANES)));
-            for i in 0..ROWS {
-                let v = s.splat(*x.add(i * row));
-                acc[i][0] = s.fma(v, b0, acc[i][0]);
-                acc[i][1] = s.fma(v, b1, acc[i][1]);
+    macro_rules! step {
+        () => {
+            // SAFETY: the caller's contract; the pointers advance k times.
+            unsafe {
+                let (b0, b1) = (s.load(b), s.load(b.add(S::LANES)));
+                for i in 0..ROWS {
+                    let v = s.splat(*x.add(i * row));
+                    acc[i][0] = s.fma(v, b0, acc[i][0]);
+                    acc[i][1] = s.fma(v, b1, acc[i][1]);
+                }
+                x = x.wrapping_add(next);
+                b = b.wrapping_add(2 * S::LANES);
             }
-            x = x.wrapping_add(next);
-            b = b.wrapping_add(2 * S::LANES);
+        };
+    }
+    // Full tiles bring memory nearer on the way: the rows of C where the sums will go, and a line of `ahead` every four steps.
+    let fours = if ROWS == S::MR { k / 4 } else { 0 };
+    for i in 0..fours {
+        s.prefetch(to.ahead.wrapping_add(i * 16));
+        if i < ROWS {
+            s.prefetch(to.c.wrapping_add(i * to.stride));
+            s.prefetch(to.c.wrapping_add(i * to.stride + S::LANES));
         }
+        for _ in 0..4 {
+            step!();
+        }
+    }
+    for _ in fours * 4..k {
+        step!();
     }
     acc
 }
@@ -50,6 +67,8 @@ pub(crate) struct Tile {
     pub stride: usize,
     pub rows: usize,
     pub cols: usize,
+    /// What will be read soon after this tile; never dereferenced.
+    pub ahead: *const f32,
 }
 
 /// Sums rows of A times a packed panel of B into a tile of C: overwrites it, or adds to it.
@@ -89,7 +108,7 @@ pub(crate) unsafe fn any_tile<S: Simd>(s: S, k: usize, a: Lhs, b: *const f32, to
 unsafe fn rows_into<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
     // SAFETY: the caller's contract.
     unsafe {
-        let acc = tile::<S, ROWS>(s, k, a, b);
+        let acc = tile::<S, ROWS>(s, k, a, b, to);
         if to.cols == 2 * S::LANES {
             for i in 0..ROWS {
                 let c = to.c.add(i * to.stride);

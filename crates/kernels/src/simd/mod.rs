@@ -67,6 +67,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// The rows must be readable; `dst` must be writable for `(LANES - 1) * dst_stride + LANES` numbers.
     unsafe fn transpose(self, src: *const f32, row_stride: usize, rows: usize, dst: *mut f32, dst_stride: usize);
+    /// Asks for the cache line at `p`, which may be any address.
+    fn prefetch(self, p: *const f32);
     /// [`crate::gemm::tile_into`], compiled once per instruction set: inlining it everywhere would cost minutes of build.
     /// # Safety
     /// As [`crate::gemm::tile_into`].

@@ -62,6 +62,8 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
+    #[inline(always)]
     fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         each(a, b, |x, y| x + y)
     }
