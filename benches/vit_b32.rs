@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use bifocal_align::losses::{Positives, infonce};
 use bifocal_models::adapter::normalize;
-use bifocal_models::{Gelu, StackConfig};
 use bifocal_models::vision::{ClipVit, ClipVitConfig, ImageBatch};
 use bifocal_models::weights;
+use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::engine::{scalar, tensor, values};
 use bifocal_nn::optim::{AdamW, AdamWConfig, Gradients, Rate};
 use bifocal_nn::{Tensor, params};
@@ -17,19 +17,39 @@ use bifocal_nn::{Tensor, params};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const CONFIG: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.98, eps: 1e-6 };
+const CONFIG: AdamWConfig = AdamWConfig {
+    beta1: 0.9,
+    beta2: 0.98,
+    eps: 1e-6,
+};
 
 fn floats(path: &Path) -> std::io::Result<Vec<f32>> {
     let bytes = std::fs::read(path)?;
-    Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    Ok(bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| f32::from_le_bytes(*b))
+        .collect())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("give the folder that vit_b32.py wrote")?;
     let folder = Path::new(&folder);
     let source = weights::open(&folder.join("model.safetensors"))?;
-    let stack = StackConfig { width: 768, layers: 12, heads: 12, mlp: 3072, gelu: Gelu::Erf };
-    let config = ClipVitConfig { image_size: 224, patch: 32, dim: 512, stack };
+    let stack = StackConfig {
+        width: 768,
+        layers: 12,
+        heads: 12,
+        mlp: 3072,
+        gelu: Gelu::Erf,
+    };
+    let config = ClipVitConfig {
+        image_size: 224,
+        patch: 32,
+        dim: 512,
+        stack,
+    };
     let mut tower = ClipVit::load(config, source.as_ref())?;
     let pixels = floats(&folder.join("images.f32"))?;
     let texts = floats(&folder.join("texts.f32"))?;

@@ -17,7 +17,12 @@ use bifocal_nn::params;
 /// Parameters of a method's stage that learn but are not reached, and that are reached but must not be.
 fn unreached_and_wrongly_reached(method: &str) -> (Vec<String>, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
-    let recipe = common::recipe(method, dir.path(), dir.path(), &["image_head.dropout=0", "image_head.input_dropout=0"]);
+    let recipe = common::recipe(
+        method,
+        dir.path(),
+        dir.path(),
+        &["image_head.dropout=0", "image_head.input_dropout=0"],
+    );
     let mut rng = Rng::new(3);
     let source = common::MadeUp::new(5);
     let vision = VisionTower::ClipVit(ClipVit::load(common::vision_config(), &source).unwrap());
@@ -34,8 +39,9 @@ fn unreached_and_wrongly_reached(method: &str) -> (Vec<String>, Vec<String>) {
 
     // every id and every position comes up, so that whole tables are reached
     let n = 4;
-    let texts: Vec<Vec<u32>> =
-        (0..2 * n).map(|i| (0..24).map(|k| ((i * 24 + k) % common::VOCABULARY) as u32).collect()).collect();
+    let texts: Vec<Vec<u32>> = (0..2 * n)
+        .map(|i| (0..24).map(|k| ((i * 24 + k) % common::VOCABULARY) as u32).collect())
+        .collect();
     let pixels = (0..n * common::SIDE * common::SIDE * 3).map(|_| rng.normal()).collect();
     let images = ImageBatch::square(pixels, n, common::SIDE).unwrap();
     let tokens = TokenBatch::pack(&texts);
@@ -50,15 +56,25 @@ fn unreached_and_wrongly_reached(method: &str) -> (Vec<String>, Vec<String>) {
         },
         positives: Positives::new(n, (0..2 * n).map(|j| j % n).collect()).unwrap(),
     };
-    let mut step = Step { index: 0, rng: Rng::new(1) };
+    let mut step = Step {
+        index: 0,
+        rng: Rng::new(1),
+    };
     let loss = built.forward(&towers, &batch, &mut step).unwrap();
     let grads = Gradients::collect(&towers, loss.total.backward());
-    let reached: Vec<String> =
-        grads.reach().filter(|(_, largest)| *largest > 0.0).map(|(name, _)| name.to_owned()).collect();
+    let reached: Vec<String> = grads
+        .reach()
+        .filter(|(_, largest)| *largest > 0.0)
+        .map(|(name, _)| name.to_owned())
+        .collect();
     let all = params::list(&towers);
     assert!(all.len() > 60, "the towers are there");
     assert!(plan.names().count() > 5, "something learns");
-    let unreached = plan.names().filter(|name| !reached.iter().any(|r| r == name)).map(str::to_owned).collect();
+    let unreached = plan
+        .names()
+        .filter(|name| !reached.iter().any(|r| r == name))
+        .map(str::to_owned)
+        .collect();
     let wrongly = reached.iter().filter(|name| !plan.learns(name)).cloned().collect();
     (unreached, wrongly)
 }

@@ -40,12 +40,23 @@ fn layers_lie_over_each_other() {
     assert_eq!((recipe.optimizer.lr, recipe.schedule.steps), (1e-3, Some(10)));
     // a profile changes what it says and nothing else
     let smoke = parse(BASE, Some("smoke"), &[]).unwrap();
-    assert_eq!((smoke.optimizer.lr, smoke.schedule.steps, smoke.schedule.warmup), (1e-3, Some(2), 0.1));
+    assert_eq!(
+        (smoke.optimizer.lr, smoke.schedule.steps, smoke.schedule.warmup),
+        (1e-3, Some(2), 0.1)
+    );
     // and what is set by hand comes last
-    let sets = ["schedule.steps=5", "loss.kind=infonce", "data.sources.0.path = \"elsewhere\"", "optimizer.betas=[0.8, 0.9]"];
+    let sets = [
+        "schedule.steps=5",
+        "loss.kind=infonce",
+        "data.sources.0.path = \"elsewhere\"",
+        "optimizer.betas=[0.8, 0.9]",
+    ];
     let set = parse(BASE, Some("smoke"), &sets).unwrap();
     assert_eq!((set.schedule.steps, set.loss.kind), (Some(5), LossKind::Infonce));
-    assert_eq!((set.data.sources[0].path.as_str(), set.optimizer.betas), ("elsewhere", [0.8, 0.9]));
+    assert_eq!(
+        (set.data.sources[0].path.as_str(), set.optimizer.betas),
+        ("elsewhere", [0.8, 0.9])
+    );
 }
 
 #[test]
@@ -55,9 +66,17 @@ fn a_resolved_recipe_repeats_itself() {
         let again = parse(&recipe.to_toml(), None, &[]).unwrap();
         assert_eq!(recipe, again);
         assert!(recipe.differences(&again).is_empty());
-        let other = parse(BASE, None, &[&format!("method={}", method.name), "optimizer.lr=0.25", "run.keep=9"]).unwrap();
+        let other = parse(
+            BASE,
+            None,
+            &[&format!("method={}", method.name), "optimizer.lr=0.25", "run.keep=9"],
+        )
+        .unwrap();
         let differences = other.differences(&recipe).join("; ");
-        assert_eq!(differences, "optimizer.lr: 0.25 here, 0.001 there; text.pooling: not set here, \"last\" there");
+        assert_eq!(
+            differences,
+            "optimizer.lr: 0.25 here, 0.001 there; text.pooling: not set here, \"last\" there"
+        );
     }
 }
 
@@ -65,14 +84,38 @@ fn a_resolved_recipe_repeats_itself() {
 fn mistakes_are_told_with_their_place_and_what_was_meant() {
     let replaced = |from: &str, to: &str| parse(&BASE.replace(from, to), None, &[]).unwrap_err();
     for (from, to, expected) in [
-        ("lr = 1e-3", "lrr = 1e-3", "r.toml:7: there is no key \"lrr\"; did you mean \"lr\"?"),
-        ("[optimizer]", "[optimiser]", "r.toml:6: there is no key \"optimiser\"; did you mean \"optimizer\"?"),
-        ("path = \"photos\"", "paths = \"photos\"", "r.toml:13: there is no key \"paths\"; did you mean \"path\"?"),
+        (
+            "lr = 1e-3",
+            "lrr = 1e-3",
+            "r.toml:7: there is no key \"lrr\"; did you mean \"lr\"?",
+        ),
+        (
+            "[optimizer]",
+            "[optimiser]",
+            "r.toml:6: there is no key \"optimiser\"; did you mean \"optimizer\"?",
+        ),
+        (
+            "path = \"photos\"",
+            "paths = \"photos\"",
+            "r.toml:13: there is no key \"paths\"; did you mean \"path\"?",
+        ),
         // in a profile that is not used as well
-        ("{ steps = 2 }", "{ stepps = 2 }", "r.toml:16: there is no key \"stepps\"; did you mean \"steps\"?"),
-        ("lr = 1e-3", "lr = \"fast\"", "r.toml:7: invalid type: string \"fast\", expected f64"),
+        (
+            "{ steps = 2 }",
+            "{ stepps = 2 }",
+            "r.toml:16: there is no key \"stepps\"; did you mean \"steps\"?",
+        ),
+        (
+            "lr = 1e-3",
+            "lr = \"fast\"",
+            "r.toml:7: invalid type: string \"fast\", expected f64",
+        ),
         ("lr = 1e-3", "lr = ", "r.toml:7: "),
-        ("method = \"sail\"", "method = \"snail\"", "method \"snail\" is not known; methods are: clip, sail, llm2clip"),
+        (
+            "method = \"sail\"",
+            "method = \"snail\"",
+            "method \"snail\" is not known; methods are: clip, sail, llm2clip",
+        ),
         ("lr = 1e-3", "lr = -1.0", "optimizer.lr: -1 is outside"),
         ("steps = 10", "kind = \"cosine\"", "how long is the run"),
         ("[[data.sources]]\npath = \"photos\"", "", "nothing to learn from"),
@@ -81,11 +124,18 @@ fn mistakes_are_told_with_their_place_and_what_was_meant() {
         assert!(error.contains(expected), "{to}: {error}");
     }
     for (set, expected) in [
-        ("optimizer.lrr=1", "--set optimizer.lrr=1: there is no key \"lrr\"; did you mean \"lr\"?"),
-        ("loss.kind=sigmod", "there is no value \"sigmod\"; did you mean \"sigmoid\"?"),
+        (
+            "optimizer.lrr=1",
+            "--set optimizer.lrr=1: there is no key \"lrr\"; did you mean \"lr\"?",
+        ),
+        (
+            "loss.kind=sigmod",
+            "there is no value \"sigmod\"; did you mean \"sigmoid\"?",
+        ),
         ("optimizer", "write key=value"),
         ("data.sources.7.path=x", "not a position in a list of 1"),
-        ("seed.x=1", "seed is a value"),
+        ("optimizer.lr.x=1", "lr is a value"),
+        ("seed.x=1", "invalid type: map, expected u64"),
     ] {
         let error = parse(BASE, None, &[set]).unwrap_err();
         assert!(error.contains(expected), "{set}: {error}");
@@ -96,7 +146,17 @@ fn mistakes_are_told_with_their_place_and_what_was_meant() {
 
 #[test]
 fn garbage_is_an_error_and_never_a_panic() {
-    for text in ["", "\0", "method", "[", "profile = 3", "[profile]\nx = 1", "[profile.a.profile.b]\nseed = 1", "freeze = [{}]", "💥 = 1"] {
+    for text in [
+        "",
+        "\0",
+        "method",
+        "[",
+        "profile = 3",
+        "[profile]\nx = 1",
+        "[profile.a.profile.b]\nseed = 1",
+        "freeze = [{}]",
+        "💥 = 1",
+    ] {
         assert!(parse(text, None, &[]).is_err(), "{text:?}");
         assert!(parse(text, Some("a"), &["a.b=1"]).is_err(), "{text:?}");
     }

@@ -28,14 +28,27 @@ impl Progress for Until {
 }
 
 fn to_the_end(recipe: &Recipe, out: &Path, resume: bool) -> BTreeMap<PathBuf, Vec<u8>> {
-    let options = Options { out: out.to_owned(), resume };
-    let summary = run(recipe, &options, &mut Until { step: u64::MAX, kill: false, seen: 0 }).unwrap();
+    let options = Options {
+        out: out.to_owned(),
+        resume,
+    };
+    let summary = run(
+        recipe,
+        &options,
+        &mut Until {
+            step: u64::MAX,
+            kill: false,
+            seen: 0,
+        },
+    )
+    .unwrap();
     assert_eq!(summary.steps, 7);
     assert!(summary.bundle.is_some());
     let all = common::files(out).into_iter();
     let all = all.map(|(path, bytes)| (path.strip_prefix(out).unwrap().to_owned(), bytes));
     // what depends on the clock, and the note of who holds the lock
-    all.filter(|(path, _)| path != Path::new("timings.jsonl") && path != Path::new("lock")).collect()
+    all.filter(|(path, _)| path != Path::new("timings.jsonl") && path != Path::new("lock"))
+        .collect()
 }
 
 fn interrupted_equals_unbroken(method: &str) {
@@ -49,7 +62,10 @@ fn interrupted_equals_unbroken(method: &str) {
     for kill in [true, false] {
         for step in 1..7 {
             let out = dir.path().join(format!("{kill}-{step}"));
-            let options = Options { out: out.clone(), resume: false };
+            let options = Options {
+                out: out.clone(),
+                resume: false,
+            };
             let mut until = Until { step, kill, seen: 0 };
             let first = catch_unwind(AssertUnwindSafe(|| run(&recipe, &options, &mut until)));
             match first {
@@ -61,13 +77,18 @@ fn interrupted_equals_unbroken(method: &str) {
             }
             let mut resumed = to_the_end(&recipe, &out, true);
             // a run that was asked to stop has a checkpoint more, and those in between are others
-            let checkpoint = |path: &Path| path.starts_with("checkpoints") && !path.to_string_lossy().contains("000007");
+            let checkpoint =
+                |path: &Path| path.starts_with("checkpoints") && !path.to_string_lossy().contains("000007");
             resumed.retain(|path, _| !checkpoint(path));
             let mut expected = unbroken.clone();
             expected.retain(|path, _| !checkpoint(path));
             assert_eq!(resumed.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
             for (path, bytes) in &expected {
-                assert!(resumed[path] == *bytes, "{method}, {kill} after {step}: {} differs", path.display());
+                assert!(
+                    resumed[path] == *bytes,
+                    "{method}, {kill} after {step}: {} differs",
+                    path.display()
+                );
             }
         }
     }
@@ -108,8 +129,13 @@ fn another_recipe_or_other_data_do_not_go_on() {
     let out = dir.path().join("run");
     to_the_end(&recipe, &out, false);
     let go = |recipe: &Recipe, resume| {
-        let options = Options { out: out.clone(), resume };
-        run(recipe, &options, &mut bifocal_align::train::Silent).unwrap_err().to_string()
+        let options = Options {
+            out: out.clone(),
+            resume,
+        };
+        run(recipe, &options, &mut bifocal_align::train::Silent)
+            .unwrap_err()
+            .to_string()
     };
     assert!(go(&recipe, false).contains("--resume"));
     let other = common::recipe("sail", &model, &cache, &["optimizer.lr=0.5"]);
@@ -117,7 +143,10 @@ fn another_recipe_or_other_data_do_not_go_on() {
     assert!(error.contains("optimizer.lr: 0.5 here, 0.001 there"), "{error}");
     // knobs of [run] may change
     let faster = common::recipe("sail", &model, &cache, &["run.keep=1"]);
-    let options = Options { out: out.clone(), resume: true };
+    let options = Options {
+        out: out.clone(),
+        resume: true,
+    };
     run(&faster, &options, &mut bifocal_align::train::Silent).unwrap();
     // another tower under the same name
     let weights = model.join("model.safetensors");

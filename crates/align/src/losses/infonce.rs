@@ -13,12 +13,7 @@ use super::Positives;
 ///
 /// # Shapes
 /// `images` `[n, d]` and `texts` `[m, d]`, rows of unit length; `scale` `[1]`; the result `[1]`.
-pub fn infonce(
-    images: Tensor<2>,
-    texts: Tensor<2>,
-    scale: Tensor<1>,
-    positives: &Positives,
-) -> Tensor<1> {
+pub fn infonce(images: Tensor<2>, texts: Tensor<2>, scale: Tensor<1>, positives: &Positives) -> Tensor<1> {
     let n = positives.images() as f32;
     let scale = scale.reshape([1, 1]);
     let own = positives.own(images.clone(), texts.clone()) * scale.clone();
@@ -93,11 +88,7 @@ mod tests {
     fn does_not_depend_on_the_order_of_the_batch() {
         for case in Case::several() {
             let shuffled = case.shuffled();
-            testing::close(
-                testing::value(&case, loss),
-                testing::value(&shuffled, loss),
-                2e-6,
-            );
+            testing::close(testing::value(&case, loss), testing::value(&shuffled, loss), 2e-6);
         }
     }
 

@@ -120,20 +120,14 @@ pub(crate) fn value(case: &Case, loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> T
     f64::from(engine::scalar(loss(case, images, texts)))
 }
 
-fn gradients(
-    case: &Case,
-    loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1>,
-) -> (Vec<f32>, Vec<f32>) {
+fn gradients(case: &Case, loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1>) -> (Vec<f32>, Vec<f32>) {
     let (images, texts) = case.tensors();
     let grads = loss(case, images.clone(), texts.clone()).backward();
     let of = |t: &Tensor<2>| values(t.grad(&grads).expect("both sides reach the loss"));
     (of(&images), of(&texts))
 }
 
-pub(crate) fn finite_gradients(
-    case: &Case,
-    loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1>,
-) {
+pub(crate) fn finite_gradients(case: &Case, loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1>) {
     let (a, b) = gradients(case, loss);
     assert!(a.iter().chain(&b).all(|g| g.is_finite()));
 }
@@ -190,7 +184,11 @@ pub(crate) fn against_fixture(
         let bias = scalar(case.bias).autodiff().require_grad();
         let out = loss(&case, images.clone(), texts.clone(), scale.clone(), bias.clone());
         let expected = entry["loss"].as_f64().expect("loss");
-        close(f64::from(engine::scalar(out.clone())), expected, 1e-5 * expected.abs().max(1.0));
+        close(
+            f64::from(engine::scalar(out.clone())),
+            expected,
+            1e-5 * expected.abs().max(1.0),
+        );
         let grads = out.backward();
         let pairs = [
             (images.grad(&grads).map(values), "grad_images"),

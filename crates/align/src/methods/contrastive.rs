@@ -112,12 +112,7 @@ impl Method for Contrastive {
         }
     }
 
-    fn forward(
-        &self,
-        towers: &Towers,
-        batch: &Batch,
-        step: &mut Step,
-    ) -> Result<LossTerms, MethodError> {
+    fn forward(&self, towers: &Towers, batch: &Batch, step: &mut Step) -> Result<LossTerms, MethodError> {
         let (images, texts) = features(towers, batch)?;
         let rng = &mut step.rng;
         let mut unit = |head: &Head, disturb: Disturb, x| {
@@ -128,21 +123,17 @@ impl Method for Contrastive {
         let texts = unit(&towers.text_head, self.text, texts);
         let scale = towers.logit_scale.val().exp();
         let (name, total) = match self.loss.kind {
-            LossKind::Infonce => (
-                "infonce",
-                losses::infonce(images, texts, scale, &batch.positives),
-            ),
+            LossKind::Infonce => ("infonce", losses::infonce(images, texts, scale, &batch.positives)),
             LossKind::Sigmoid => {
-                let bias = towers.logit_bias.as_ref().map_or_else(
-                    || tensor(vec![0.0], [1]),
-                    |bias| bias.val(),
-                );
+                let bias = towers
+                    .logit_bias
+                    .as_ref()
+                    .map_or_else(|| tensor(vec![0.0], [1]), |bias| bias.val());
                 let divide_by = match self.loss.normalizer {
                     Normalizer::Pairs => PairCount::Pairs,
                     Normalizer::Images => PairCount::Images,
                 };
-                let loss =
-                    losses::sigmoid(images, texts, scale, bias, &batch.positives, divide_by);
+                let loss = losses::sigmoid(images, texts, scale, bias, &batch.positives, divide_by);
                 ("sigmoid", loss)
             }
         };

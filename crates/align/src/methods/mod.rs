@@ -86,12 +86,7 @@ pub trait Method: Debug {
     ///
     /// # Errors
     /// [`MethodError`] when batch and towers do not fit.
-    fn forward(
-        &self,
-        towers: &Towers,
-        batch: &Batch,
-        step: &mut Step,
-    ) -> Result<LossTerms, MethodError>;
+    fn forward(&self, towers: &Towers, batch: &Batch, step: &mut Step) -> Result<LossTerms, MethodError>;
 
     /// After the optimizer: clamps, moving averages, merges.
     fn after_step(&mut self, towers: Towers, _step: &Step) -> Towers {

@@ -95,8 +95,7 @@ fn head(head: &HeadSpec, key: &'static str) -> Result<(), RecipeError> {
     within(key, head.blocks as f64, 1.0, 64.0).map_err(|e| inside(e, "blocks"))?;
     within(key, head.ratio as f64, 1.0, 64.0).map_err(|e| inside(e, "ratio"))?;
     within(key, f64::from(head.dropout), 0.0, 0.99).map_err(|e| inside(e, "dropout"))?;
-    within(key, f64::from(head.input_dropout), 0.0, 0.99)
-        .map_err(|e| inside(e, "input_dropout"))?;
+    within(key, f64::from(head.input_dropout), 0.0, 0.99).map_err(|e| inside(e, "input_dropout"))?;
     within(key, f64::from(head.noise), 0.0, 100.0).map_err(|e| inside(e, "noise"))
 }
 
@@ -110,11 +109,7 @@ fn inside(error: RecipeError, field: &str) -> RecipeError {
     }
 }
 
-fn need(
-    holds: bool,
-    key: &'static str,
-    message: impl FnOnce() -> String,
-) -> Result<(), RecipeError> {
+fn need(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), RecipeError> {
     if holds {
         Ok(())
     } else {

@@ -9,12 +9,7 @@ use super::{Recipe, RecipeError};
 use crate::methods;
 
 /// Method defaults < file < profile < `--set`.
-pub(super) fn resolve(
-    text: &str,
-    path: &Path,
-    profile: Option<&str>,
-    sets: &[String],
-) -> Result<Recipe, RecipeError> {
+pub(super) fn resolve(text: &str, path: &Path, profile: Option<&str>, sets: &[String]) -> Result<Recipe, RecipeError> {
     // Once for the keys: every struct takes partial tables, so that a misspelt key is found with its line, in a profile
     // that is not used as well. Once as a table, which is what layers are made of.
     let whole: Recipe = toml::from_str(text).map_err(|e| parse_error(text, path, &e))?;
@@ -52,11 +47,7 @@ pub(super) fn resolve(
     for set in sets {
         apply_set(&mut table, set)?;
     }
-    let method = table
-        .get("method")
-        .and_then(Value::as_str)
-        .unwrap_or("")
-        .to_owned();
+    let method = table.get("method").and_then(Value::as_str).unwrap_or("").to_owned();
     let entry = methods::find(&method)?;
     let mut layered: Table = match toml::from_str(entry.defaults) {
         Ok(defaults) => defaults,
@@ -100,8 +91,7 @@ fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {
     let Value::Table(changed) = changed else {
         return Err(fail("the key is empty".to_owned()));
     };
-    Recipe::deserialize(Value::Table(changed.clone()))
-        .map_err(|error| fail(explain(error.message())))?;
+    Recipe::deserialize(Value::Table(changed.clone())).map_err(|error| fail(explain(error.message())))?;
     *table = changed;
     Ok(())
 }
@@ -125,9 +115,7 @@ fn insert(at: &mut Value, parts: &[&str], value: Value) -> Result<(), String> {
         Value::Array(list) => {
             let n = list.len();
             let item = first.parse::<usize>().ok().and_then(|i| list.get_mut(i));
-            let item = item.ok_or_else(|| {
-                format!("{first:?} is not a position in a list of {n} (the first is 0)")
-            })?;
+            let item = item.ok_or_else(|| format!("{first:?} is not a position in a list of {n} (the first is 0)"))?;
             insert(item, rest, value)
         }
         _ => Err(format!("{first} does not lead anywhere")),

@@ -95,12 +95,7 @@ impl Recipe {
     ///
     /// # Errors
     /// As [`Recipe::load`].
-    pub fn parse(
-        text: &str,
-        path: &Path,
-        profile: Option<&str>,
-        sets: &[String],
-    ) -> Result<Self, RecipeError> {
+    pub fn parse(text: &str, path: &Path, profile: Option<&str>, sets: &[String]) -> Result<Self, RecipeError> {
         let recipe = layers::resolve(text, path, profile, sets)?;
         recipe.check()?;
         Ok(recipe)

@@ -55,7 +55,15 @@ pub struct State {
 impl State {
     /// Before the first step.
     pub fn start(fingerprint: String) -> Self {
-        Self { format: FORMAT, stage: 0, step: 0, stage_step: 0, optimizer_step: 0, samples: 0, fingerprint }
+        Self {
+            format: FORMAT,
+            stage: 0,
+            step: 0,
+            stage_step: 0,
+            optimizer_step: 0,
+            samples: 0,
+            fingerprint,
+        }
     }
 }
 
@@ -179,7 +187,9 @@ impl<D: Disk> Checkpoints<D> {
         self.disk.rename(&unfinished, &target).map_err(at(&target))?;
         self.disk.sync_dir(&self.dir).map_err(at(&self.dir))?;
         let (latest, new) = (self.dir.join(LATEST), self.dir.join(format!("{LATEST}.new")));
-        self.disk.write(&new, format!("{name}\n").as_bytes()).map_err(at(&new))?;
+        self.disk
+            .write(&new, format!("{name}\n").as_bytes())
+            .map_err(at(&new))?;
         self.disk.rename(&new, &latest).map_err(at(&latest))?;
         self.disk.sync_dir(&self.dir).map_err(at(&self.dir))?;
         for (_, old) in self.list()?.into_iter().skip(self.keep) {
@@ -244,7 +254,10 @@ fn encode(snapshot: &Snapshot) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
     let mut files = vec![
         (WEIGHTS, tensors(weights)?),
         (OPTIMIZER, tensors(moments)?),
-        (STATE, serde_json::to_vec_pretty(&snapshot.state).map_err(|e| e.to_string())?),
+        (
+            STATE,
+            serde_json::to_vec_pretty(&snapshot.state).map_err(|e| e.to_string())?,
+        ),
     ];
     let manifest = Manifest {
         files: files
@@ -257,13 +270,9 @@ fn encode(snapshot: &Snapshot) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
     Ok(files)
 }
 
-fn tensors<'a>(
-    all: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>,
-) -> Result<Vec<u8>, String> {
+fn tensors<'a>(all: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>) -> Result<Vec<u8>, String> {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = all
-        .map(|(name, shape, data)| {
-            (name, shape, data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        })
+        .map(|(name, shape, data)| (name, shape, data.iter().flat_map(|v| v.to_le_bytes()).collect()))
         .collect();
     let mut views = Vec::with_capacity(bytes.len());
     for (name, shape, data) in &bytes {
@@ -276,8 +285,7 @@ fn tensors<'a>(
 /// Reads a checkpoint and checks every byte of it against its manifest.
 fn read(dir: &Path) -> Result<Snapshot, String> {
     let file = |name: &str| fs::read(dir.join(name)).map_err(|e| format!("{name}: {e}"));
-    let manifest: Manifest =
-        serde_json::from_slice(&file(MANIFEST)?).map_err(|e| format!("{MANIFEST}: {e}"))?;
+    let manifest: Manifest = serde_json::from_slice(&file(MANIFEST)?).map_err(|e| format!("{MANIFEST}: {e}"))?;
     let checked = |name: &str| {
         let bytes = file(name)?;
         match manifest.files.get(name) {
@@ -286,8 +294,7 @@ fn read(dir: &Path) -> Result<Snapshot, String> {
             None => Err(format!("{MANIFEST} does not name {name}")),
         }
     };
-    let state: State =
-        serde_json::from_slice(&checked(STATE)?).map_err(|e| format!("{STATE}: {e}"))?;
+    let state: State = serde_json::from_slice(&checked(STATE)?).map_err(|e| format!("{STATE}: {e}"))?;
     if state.format != FORMAT {
         return Err(format!("format {} is not {FORMAT}", state.format));
     }

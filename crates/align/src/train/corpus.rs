@@ -136,7 +136,9 @@ impl Corpus {
         }
         let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
         let classes: Vec<Class> = serde_json::from_slice(&bytes).map_err(|e| {
-            fail(format!("{e}; a class looks like {{\"class\": 0, \"names\": {{\"en\": \"tench\"}}}}"))
+            fail(format!(
+                "{e}; a class looks like {{\"class\": 0, \"names\": {{\"en\": \"tench\"}}}}"
+            ))
         })?;
         for Class { class, names } in classes {
             let names: BTreeMap<String, Vec<String>> = names

@@ -11,7 +11,9 @@ use bifocal_nn::init::Rng;
 pub(crate) fn mix(seed: u64, purpose: u64, index: u64) -> u64 {
     let mut z = seed;
     for part in [purpose, index] {
-        z = z.wrapping_add(0x9e37_79b9_7f4a_7c15).wrapping_add(part.wrapping_mul(0xd134_2543_de82_ef95));
+        z = z
+            .wrapping_add(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(part.wrapping_mul(0xd134_2543_de82_ef95));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;

@@ -36,7 +36,9 @@ pub enum TrainError {
         message: String,
     },
     /// A pretrained tower is not there.
-    #[error("{key} = {name:?}: there is no such file or folder (looked for {looked}); fetch it with scripts/fetch-encoders.sh, or name the folder that holds it in BIFOCAL_MODELS")]
+    #[error(
+        "{key} = {name:?}: there is no such file or folder (looked for {looked}); fetch it with scripts/fetch-encoders.sh, or name the folder that holds it in BIFOCAL_MODELS"
+    )]
     TowerMissing {
         /// Key of the recipe.
         key: &'static str,

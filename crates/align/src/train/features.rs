@@ -96,12 +96,11 @@ impl<'a> Features<'a> {
         }
         let compute = |wanted: &[usize]| {
             let files: Vec<&PathBuf> = wanted.iter().map(|&k| &paths[readable[k]]).collect();
-            let loaded = load_images(&files, &encoder.preprocess, &Limits::default()).map_err(|error| {
-                TrainError::Features {
+            let loaded =
+                load_images(&files, &encoder.preprocess, &Limits::default()).map_err(|error| TrainError::Features {
                     what: "pictures".to_owned(),
                     message: error.to_string(),
-                }
-            })?;
+                })?;
             for bad in &loaded.bad {
                 warnings.push(format!("{} is left out: {}", bad.path.display(), bad.error));
             }
@@ -173,7 +172,11 @@ impl<'a> Features<'a> {
     pub fn tokens(&self, encoder: &TextEncoder, texts: &[String]) -> Result<Vec<Vec<u32>>, TrainError> {
         let texts = self.prompted(texts);
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        Ok(encoder.tokenize(&texts)?.into_iter().map(|encoding| encoding.ids).collect())
+        Ok(encoder
+            .tokenize(&texts)?
+            .into_iter()
+            .map(|encoding| encoding.ids)
+            .collect())
     }
 }
 
@@ -211,7 +214,11 @@ fn classifier(
     let dim = encoder.tower.dim();
     let seen: Vec<f32> = pictures.iter().flatten().flatten().copied().collect();
     if seen.is_empty() || rows == ClassRows::Weights {
-        return Ok(classifier.weight.chunks_exact(dim.max(1)).map(<[f32]>::to_vec).collect());
+        return Ok(classifier
+            .weight
+            .chunks_exact(dim.max(1))
+            .map(<[f32]>::to_vec)
+            .collect());
     }
     Ok(patterns(&classifier.weight, &seen, dim))
 }
@@ -225,7 +232,9 @@ fn patterns(weights: &[f32], pictures: &[f32], dim: usize) -> Vec<Vec<f32>> {
     let (n, classes) = (pictures.len() / dim, weights.len() / dim);
     let mut mean = vec![0.0f64; dim];
     for row in pictures.chunks_exact(dim) {
-        mean.iter_mut().zip(row).for_each(|(m, &v)| *m += f64::from(v) / n as f64);
+        mean.iter_mut()
+            .zip(row)
+            .for_each(|(m, &v)| *m += f64::from(v) / n as f64);
     }
     let mut centred = pictures.to_vec();
     let mut variance = vec![0.0f64; dim];
@@ -241,9 +250,15 @@ fn patterns(weights: &[f32], pictures: &[f32], dim: usize) -> Vec<Vec<f32>> {
     let scores = product(tensor(weights.to_vec(), [classes, dim]), centred.clone());
     let raised = values(product(scores, centred.transpose()));
     let place = |row: &[f32]| {
-        let units = row.iter().zip(&variance).map(|(&v, s)| f64::from(v).powi(2) / s.max(1e-12));
+        let units = row
+            .iter()
+            .zip(&variance)
+            .map(|(&v, s)| f64::from(v).powi(2) / s.max(1e-12));
         let size = (units.sum::<f64>() / dim as f64).sqrt().max(1e-12);
-        row.iter().zip(&mean).map(|(&v, m)| (m + f64::from(v) / size) as f32).collect()
+        row.iter()
+            .zip(&mean)
+            .map(|(&v, m)| (m + f64::from(v) / size) as f32)
+            .collect()
     };
     raised.chunks_exact(dim).map(place).collect()
 }
@@ -265,13 +280,18 @@ mod tests {
         let weights = [1.0, 0.5, -0.25, 0.0, 0.0, 1.0];
         let found = patterns(&weights, &pictures, dim);
         let at = |i: usize, j: usize| f64::from(pictures[i * dim + j]);
-        let mean: Vec<f64> = (0..dim).map(|j| (0..n).map(|i| at(i, j)).sum::<f64>() / n as f64).collect();
-        let covariance = |j: usize, k: usize| {
-            (0..n).map(|i| (at(i, j) - mean[j]) * (at(i, k) - mean[k])).sum::<f64>() / n as f64
-        };
+        let mean: Vec<f64> = (0..dim)
+            .map(|j| (0..n).map(|i| at(i, j)).sum::<f64>() / n as f64)
+            .collect();
+        let covariance =
+            |j: usize, k: usize| (0..n).map(|i| (at(i, j) - mean[j]) * (at(i, k) - mean[k])).sum::<f64>() / n as f64;
         for (c, row) in found.iter().enumerate() {
             let raw: Vec<f64> = (0..dim)
-                .map(|j| (0..dim).map(|k| covariance(j, k) * f64::from(weights[c * dim + k])).sum())
+                .map(|j| {
+                    (0..dim)
+                        .map(|k| covariance(j, k) * f64::from(weights[c * dim + k]))
+                        .sum()
+                })
                 .collect();
             let size = (0..dim).map(|j| raw[j] * raw[j] / covariance(j, j)).sum::<f64>() / dim as f64;
             for j in 0..dim {

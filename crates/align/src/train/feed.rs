@@ -91,9 +91,11 @@ impl Feed {
             ImageFeed::Features(table) => Images::Features(table.gather(drawn.iter().map(|d| d.row))),
             ImageFeed::Pixels(preprocess) => {
                 let paths: Vec<PathBuf> = drawn.iter().map(|d| self.path(d.row)).collect();
-                let loaded = load_images(&paths, preprocess, &Limits::default()).map_err(|error| {
-                    TrainError::Features { what: "pictures".to_owned(), message: error.to_string() }
-                })?;
+                let loaded =
+                    load_images(&paths, preprocess, &Limits::default()).map_err(|error| TrainError::Features {
+                        what: "pictures".to_owned(),
+                        message: error.to_string(),
+                    })?;
                 for bad in &loaded.bad {
                     if self.told.insert(bad.path.clone()) {
                         warnings.push(format!("{} is left out: {}", bad.path.display(), bad.error));
@@ -103,14 +105,22 @@ impl Feed {
                 let mut at = 0..;
                 drawn.retain(|_| at.next().is_some_and(|i| good.contains(&i)));
                 let batch = ImageBatch::square(loaded.pixels, drawn.len(), preprocess.size as usize);
-                Images::Pixels(batch.filter(|_| !drawn.is_empty()).ok_or_else(|| TrainError::NoPictures {
-                    step: number,
-                    first: loaded.bad.first().map_or_else(String::new, |b| format!("{}: {}", b.path.display(), b.error)),
+                Images::Pixels(batch.filter(|_| !drawn.is_empty()).ok_or_else(|| {
+                    TrainError::NoPictures {
+                        step: number,
+                        first: loaded
+                            .bad
+                            .first()
+                            .map_or_else(String::new, |b| format!("{}: {}", b.path.display(), b.error)),
+                    }
                 })?)
             }
         };
-        let owners: Vec<usize> =
-            drawn.iter().enumerate().flat_map(|(i, d)| std::iter::repeat_n(i, d.texts.len())).collect();
+        let owners: Vec<usize> = drawn
+            .iter()
+            .enumerate()
+            .flat_map(|(i, d)| std::iter::repeat_n(i, d.texts.len()))
+            .collect();
         let numbers: Vec<usize> = drawn.iter().flat_map(|d| &d.texts).map(|&t| t as usize).collect();
         let broken = self.broken(&drawn);
         let texts = match &self.texts {
@@ -124,7 +134,16 @@ impl Feed {
             unreachable!("rows without texts do not come into the corpus");
         };
         let keys = drawn.iter().map(|d| self.rows[d.row].key.clone()).collect();
-        Ok(Sampled { batch: Batch { images, texts, positives }, keys, broken, warnings })
+        Ok(Sampled {
+            batch: Batch {
+                images,
+                texts,
+                positives,
+            },
+            keys,
+            broken,
+            warnings,
+        })
     }
 
     /// The step's pictures, each once: one that is drawn twice gets the captions of both draws.
@@ -142,7 +161,10 @@ impl Feed {
                 }
                 None => {
                     at.insert(row, drawn.len());
-                    drawn.push(Drawn { row, texts: picked.collect() });
+                    drawn.push(Drawn {
+                        row,
+                        texts: picked.collect(),
+                    });
                 }
             }
         }
@@ -160,8 +182,7 @@ impl Feed {
         let finite = |table: &Table, i: usize| table.row(i).iter().all(|v| v.is_finite());
         let bad = |d: &&Drawn| {
             let image = matches!(&self.images, ImageFeed::Features(t) if !finite(t, d.row));
-            let text =
-                matches!(&self.texts, TextFeed::Features(t) if d.texts.iter().any(|&i| !finite(t, i as usize)));
+            let text = matches!(&self.texts, TextFeed::Features(t) if d.texts.iter().any(|&i| !finite(t, i as usize)));
             image || text
         };
         drawn.iter().filter(bad).map(|d| self.rows[d.row].key.clone()).collect()

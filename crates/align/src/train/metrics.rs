@@ -87,11 +87,7 @@ impl Log {
                 keep += read as u64;
             }
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         file.set_len(keep)?;
         drop(file);
         let file = OpenOptions::new().append(true).open(path)?;

@@ -43,7 +43,9 @@ pub fn pairs(recipe: &Recipe, progress: &mut dyn Progress) -> Result<Pairs, Trai
         for &text in &row.texts {
             let values = texts.row(text as usize);
             let length = values.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-            mean.iter_mut().zip(values).for_each(|(m, v)| *m += v / length / row.texts.len() as f32);
+            mean.iter_mut()
+                .zip(values)
+                .for_each(|(m, v)| *m += v / length / row.texts.len() as f32);
         }
         means.extend(mean);
     }

@@ -50,11 +50,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`NoMatch`] for a rule without an effect on anything.
-    pub fn new(
-        params: &[ParamInfo],
-        rules: &[FreezeRule],
-        optimizer: &OptimizerSpec,
-    ) -> Result<Self, NoMatch> {
+    pub fn new(params: &[ParamInfo], rules: &[FreezeRule], optimizer: &OptimizerSpec) -> Result<Self, NoMatch> {
         for rule in rules {
             if !params.iter().any(|p| matches(&rule.pattern, &p.name)) {
                 return Err(NoMatch {
@@ -77,8 +73,7 @@ impl Plan {
                 rule => Some(Learns {
                     lr: rule.map_or(1.0, |r| r.lr),
                     weight_decay: if decays {
-                        rule.and_then(|r| r.weight_decay)
-                            .unwrap_or(optimizer.weight_decay)
+                        rule.and_then(|r| r.weight_decay).unwrap_or(optimizer.weight_decay)
                     } else {
                         0.0
                     },
@@ -156,10 +151,7 @@ impl fmt::Display for Plan {
 }
 
 fn beginnings(params: &[ParamInfo]) -> String {
-    let mut all: Vec<&str> = params
-        .iter()
-        .map(|p| p.name.split('.').next().unwrap_or(""))
-        .collect();
+    let mut all: Vec<&str> = params.iter().map(|p| p.name.split('.').next().unwrap_or("")).collect();
     all.dedup();
     all.join(", ")
 }
@@ -234,7 +226,10 @@ mod tests {
         assert_eq!((found.lr, found.weight_decay), (0.5, 0.0));
         assert!(plan.learns_below("vision."));
         let table = plan.to_string();
-        assert!(table.contains("vision                1            12  frozen"), "{table}");
+        assert!(
+            table.contains("vision                1            12  frozen"),
+            "{table}"
+        );
     }
 
     #[test]
@@ -255,7 +250,10 @@ mod tests {
         let rules = [rule("visoin.*", true, 1.0, None)];
         let error = Plan::new(&params(), &rules, &OptimizerSpec::default());
         let error = error.expect_err("nothing begins so").to_string();
-        assert!(error.contains("visoin") && error.contains("vision, image_head"), "{error}");
+        assert!(
+            error.contains("visoin") && error.contains("vision, image_head"),
+            "{error}"
+        );
     }
 
     #[test]

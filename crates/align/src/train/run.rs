@@ -106,10 +106,15 @@ pub fn run(recipe: &Recipe, options: &Options, progress: &mut dyn Progress) -> R
 /// Opens the run's folder and makes sure that it is this run's.
 fn open_folder(recipe: &Recipe, options: &Options) -> Result<Checkpoints, TrainError> {
     let out = options.out.as_path();
-    let other = |message: String| TrainError::OtherRun { path: out.to_owned(), message };
+    let other = |message: String| TrainError::OtherRun {
+        path: out.to_owned(),
+        message,
+    };
     let stored = out.join("recipe.toml");
     if stored.is_file() && !options.resume {
-        return Err(other("add --resume to go on with it, or choose another --out".to_owned()));
+        return Err(other(
+            "add --resume to go on with it, or choose another --out".to_owned(),
+        ));
     }
     if stored.is_file() {
         let before = Recipe::load(&stored, None, &[])?;
@@ -214,11 +219,19 @@ impl Session<'_> {
             samples: self.state.samples,
             skipped: outcome.not_finite.is_some(),
         };
-        self.metrics.push(&metrics).map_err(TrainError::io(self.metrics.path()))?;
+        self.metrics
+            .push(&metrics)
+            .map_err(TrainError::io(self.metrics.path()))?;
         let seconds = clock.elapsed().as_secs_f64();
         let n = sampled.keys.len() as f64;
-        let timing = Timing { step: number, seconds, samples_per_second: n / seconds.max(1e-9) };
-        self.timings.push(&timing).map_err(TrainError::io(self.timings.path()))?;
+        let timing = Timing {
+            step: number,
+            seconds,
+            samples_per_second: n / seconds.max(1e-9),
+        };
+        self.timings
+            .push(&timing)
+            .map_err(TrainError::io(self.timings.path()))?;
         let pace = self.pace.map_or(seconds, |pace| 0.95 * pace + 0.05 * seconds);
         self.pace = Some(pace);
         self.progress.step(&StepReport {
@@ -242,14 +255,25 @@ impl Session<'_> {
             "samples_with_broken_features": sampled.broken,
         });
         write(&listed, format!("{list:#}\n").as_bytes())?;
-        let first = if sampled.broken.is_empty() { &sampled.keys } else { &sampled.broken };
+        let first = if sampled.broken.is_empty() {
+            &sampled.keys
+        } else {
+            &sampled.broken
+        };
         let samples = first.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
         match self.recipe.run.bad_step {
-            BadStep::Stop => Err(TrainError::NotFinite { step, what, samples, listed }),
+            BadStep::Stop => Err(TrainError::NotFinite {
+                step,
+                what,
+                samples,
+                listed,
+            }),
             BadStep::Skip => {
                 self.skipped_steps += 1;
                 let listed = listed.display();
-                self.progress.warning(&format!("step {step} is left out, {what} is not finite; its samples: {listed}"));
+                self.progress.warning(&format!(
+                    "step {step} is left out, {what} is not finite; its samples: {listed}"
+                ));
                 Ok(())
             }
         }

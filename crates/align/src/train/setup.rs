@@ -50,7 +50,10 @@ impl Setup {
         let vision_origin = find("vision.model", &recipe.vision.model)?;
         let text_origin = find("text.model", &recipe.text.model)?;
         let vision = open_vision(&vision_origin.path)?;
-        let options = TextOptions { pooling: recipe.text.pooling, attention: recipe.text.attention };
+        let options = TextOptions {
+            pooling: recipe.text.pooling,
+            attention: recipe.text.attention,
+        };
         let text = open_text(&text_origin.path, &options)?;
         let method = (methods::find(&recipe.method)?.build)(recipe);
         let towers = heads(recipe, &vision, &text)?;
@@ -67,12 +70,19 @@ impl Setup {
         if length < recipe.data.batch as u64 {
             return Err(RecipeError::Value {
                 key: "data.batch",
-                message: format!("{} is more than the {length} samples of an epoch; set it lower", recipe.data.batch),
+                message: format!(
+                    "{} is more than the {length} samples of an epoch; set it lower",
+                    recipe.data.batch
+                ),
             }
             .into());
         }
-        let schedule =
-            Schedule::from_spec(&recipe.schedule, recipe.optimizer.lr, length as usize, recipe.data.batch);
+        let schedule = Schedule::from_spec(
+            &recipe.schedule,
+            recipe.optimizer.lr,
+            length as usize,
+            recipe.data.batch,
+        );
         Ok(Self {
             stages,
             schedule,
@@ -90,7 +100,11 @@ impl Setup {
     pub fn overview(&self, recipe: &Recipe) -> Overview {
         Overview {
             method: recipe.method.clone(),
-            stages: self.stages.iter().map(|(s, p)| (s.name.to_owned(), p.clone())).collect(),
+            stages: self
+                .stages
+                .iter()
+                .map(|(s, p)| (s.name.to_owned(), p.clone()))
+                .collect(),
             steps: self.schedule.total(),
             images: self.corpus.rows.len(),
             held_out: self.corpus.held_out.len(),
@@ -121,16 +135,14 @@ impl Setup {
 
     /// Whether a tower has begun to learn by this stage.
     fn has_learnt(&self, prefix: &str, stage: usize) -> bool {
-        self.stages.iter().take(stage + 1).any(|(_, plan)| plan.learns_below(prefix))
+        self.stages
+            .iter()
+            .take(stage + 1)
+            .any(|(_, plan)| plan.learns_below(prefix))
     }
 
     /// The data of a stage; features of frozen towers are computed here, or taken from the cache.
-    pub fn feed(
-        &mut self,
-        recipe: &Recipe,
-        stage: usize,
-        progress: &mut dyn Progress,
-    ) -> Result<Feed, TrainError> {
+    pub fn feed(&mut self, recipe: &Recipe, stage: usize, progress: &mut dyn Progress) -> Result<Feed, TrainError> {
         let features = Features::new(Path::new(&recipe.run.cache), recipe.text.prompt.as_deref());
         let learning_with = |key: &'static str, tower: &str| RecipeError::Value {
             key,
@@ -245,11 +257,18 @@ impl Setup {
 
 fn find(key: &'static str, name: &str) -> Result<Origin, TrainError> {
     match locate(name, None) {
-        Located::At(path) => Ok(Origin { name: name.to_owned(), path }),
+        Located::At(path) => Ok(Origin {
+            name: name.to_owned(),
+            path,
+        }),
         Located::Nowhere(places) => Err(TrainError::TowerMissing {
             key,
             name: name.to_owned(),
-            looked: places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
+            looked: places
+                .iter()
+                .map(|p| p.display().to_string())
+                .collect::<Vec<_>>()
+                .join(", "),
         }),
     }
 }
@@ -261,8 +280,14 @@ fn draw(recipe: &Recipe, corpus: &Corpus) -> Draw {
 /// Fresh heads and temperature, without towers.
 fn heads(recipe: &Recipe, vision: &VisionEncoder, text: &TextEncoder) -> Result<Towers, TrainError> {
     let rng = |which| Rng::new(mix(recipe.seed, INIT, which));
-    let image = recipe.image_head.config(recipe.embed_dim).build(vision.tower.dim(), &mut rng(0))?;
-    let text = recipe.text_head.config(recipe.embed_dim).build(text.tower.dim(), &mut rng(1))?;
+    let image = recipe
+        .image_head
+        .config(recipe.embed_dim)
+        .build(vision.tower.dim(), &mut rng(0))?;
+    let text = recipe
+        .text_head
+        .config(recipe.embed_dim)
+        .build(text.tower.dim(), &mut rng(1))?;
     let bias = (recipe.loss.kind == LossKind::Sigmoid).then_some(recipe.loss.bias_init);
     Ok(Towers::new(None, None, image, text, recipe.loss.scale_init.ln(), bias))
 }
@@ -270,7 +295,10 @@ fn heads(recipe: &Recipe, vision: &VisionEncoder, text: &TextEncoder) -> Result<
 /// Parameters of heads and towers under the names that they have when both towers are in place.
 fn all_params(towers: &Towers, vision: &VisionEncoder, text: &TextEncoder) -> Vec<ParamInfo> {
     let below = |prefix: &str, list: Vec<ParamInfo>| {
-        let named = |info: ParamInfo| ParamInfo { name: format!("{prefix}.{}", info.name), ..info };
+        let named = |info: ParamInfo| ParamInfo {
+            name: format!("{prefix}.{}", info.name),
+            ..info
+        };
         list.into_iter().map(named).collect::<Vec<_>>()
     };
     let mut all = below("vision", params::list(&vision.tower));

@@ -82,9 +82,7 @@ impl Trainer {
                 return Ok(None);
             }
             let size: usize = shape.iter().product();
-            let fits = |moments: &bifocal_nn::optim::Moments| {
-                moments.m.len() == size && moments.v.len() == size
-            };
+            let fits = |moments: &bifocal_nn::optim::Moments| moments.m.len() == size && moments.v.len() == size;
             if !snapshot.moments.get(name).is_none_or(fits) {
                 return Err(format!("the optimizer state of {name} has another size"));
             }
@@ -138,8 +136,9 @@ impl Trainer {
             .map_or(1.0, |limit| (limit / (outcome.grad_norm + 1e-6)).min(1.0));
         if let Some(towers) = self.towers.take() {
             let plan = &self.plan;
-            let towers =
-                self.optimizer.step(towers, &grads, scale as f32, |name| plan.rate(name, lr));
+            let towers = self
+                .optimizer
+                .step(towers, &grads, scale as f32, |name| plan.rate(name, lr));
             self.towers = Some(self.method.after_step(towers, &step));
         }
         Ok(outcome)

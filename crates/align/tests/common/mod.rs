@@ -20,17 +20,33 @@ pub const VOCABULARY: usize = 64;
 
 /// The transformers of both towers.
 pub fn stack() -> StackConfig {
-    StackConfig { width: 16, layers: 2, heads: 2, mlp: 32, gelu: Gelu::Quick }
+    StackConfig {
+        width: 16,
+        layers: 2,
+        heads: 2,
+        mlp: 32,
+        gelu: Gelu::Quick,
+    }
 }
 
 /// The vision tower.
 pub fn vision_config() -> ClipVitConfig {
-    ClipVitConfig { image_size: SIDE, patch: 16, dim: 12, stack: stack() }
+    ClipVitConfig {
+        image_size: SIDE,
+        patch: 16,
+        dim: 12,
+        stack: stack(),
+    }
 }
 
 /// The text tower.
 pub fn text_config() -> ClipTextConfig {
-    ClipTextConfig { vocabulary: VOCABULARY, positions: 24, dim: 12, stack: stack() }
+    ClipTextConfig {
+        vocabulary: VOCABULARY,
+        positions: 24,
+        dim: 12,
+        stack: stack(),
+    }
 }
 
 /// Makes up whatever tensor is asked for, and remembers it.
@@ -41,7 +57,10 @@ pub struct MadeUp {
 
 impl MadeUp {
     pub fn new(seed: u64) -> Self {
-        Self { rng: Mutex::new(Rng::new(seed)), made: Mutex::default() }
+        Self {
+            rng: Mutex::new(Rng::new(seed)),
+            made: Mutex::default(),
+        }
     }
 }
 
@@ -62,9 +81,16 @@ impl TensorSource for MadeUp {
     fn load_shaped(&self, name: &str, expected: &[usize]) -> Result<HostTensor, WeightsError> {
         let n = expected.iter().product();
         let mut rng = self.rng.lock().unwrap();
-        let center = if name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
+        let center = if name.contains("norm") && name.ends_with("weight") {
+            1.0
+        } else {
+            0.0
+        };
         let data = (0..n).map(|_| center + 0.2 * rng.normal()).collect();
-        let tensor = HostTensor { shape: expected.to_vec(), data };
+        let tensor = HostTensor {
+            shape: expected.to_vec(),
+            data,
+        };
         self.made.lock().unwrap().insert(name.to_owned(), tensor.clone());
         Ok(tensor)
     }
@@ -82,11 +108,21 @@ pub fn write_clip(dir: &Path) -> PathBuf {
     ClipVit::load(vision_config(), &source).unwrap();
     ClipText::load(text_config(), &source).unwrap();
     let made = source.made.into_inner().unwrap();
-    let bytes: Vec<Vec<u8>> = made.values().map(|t| t.data.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let bytes: Vec<Vec<u8>> = made
+        .values()
+        .map(|t| t.data.iter().flat_map(|v| v.to_le_bytes()).collect())
+        .collect();
     let views = made.iter().zip(&bytes).map(|((name, t), bytes)| {
-        (name.clone(), TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap())
+        (
+            name.clone(),
+            TensorView::new(Dtype::F32, t.shape.clone(), bytes).unwrap(),
+        )
     });
-    std::fs::write(folder.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    std::fs::write(
+        folder.join("model.safetensors"),
+        safetensors::serialize(views, None).unwrap(),
+    )
+    .unwrap();
     let tower = serde_json::json!({
         "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
         "image_size": SIDE, "patch_size": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 24,
@@ -97,8 +133,11 @@ pub fn write_clip(dir: &Path) -> PathBuf {
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let words = "a the an of in on and with is to his her at up man woman dog cat train bus street table people two three \
                  red green blue white black sitting standing riding holding next front water plate food";
-    let vocabulary: BTreeMap<&str, usize> =
-        ["<unk>", "<end>"].into_iter().chain(words.split_whitespace()).zip(0..).collect();
+    let vocabulary: BTreeMap<&str, usize> = ["<unk>", "<end>"]
+        .into_iter()
+        .chain(words.split_whitespace())
+        .zip(0..)
+        .collect();
     assert!(vocabulary.len() <= VOCABULARY);
     let tokenizer = serde_json::json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": {"type": "Lowercase"},
@@ -106,7 +145,11 @@ pub fn write_clip(dir: &Path) -> PathBuf {
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
     });
     std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    std::fs::write(folder.join("tokenizer_config.json"), r#"{"eos_token": "<end>", "unk_token": "<unk>"}"#).unwrap();
+    std::fs::write(
+        folder.join("tokenizer_config.json"),
+        r#"{"eos_token": "<end>", "unk_token": "<unk>"}"#,
+    )
+    .unwrap();
     folder
 }
 

@@ -116,7 +116,7 @@ impl OpenClip {
         };
         s.only("pool_type", "tok".to_owned())?;
         s.only("patch_dropout", 0.0)?;
-        s.refuse_rest(&["timm_pool", "timm_proj", "global_average_pool"])?;
+        s.refuse_rest(&["timm_pool", "timm_proj"])?;
         Ok(config)
     }
 
