@@ -169,41 +169,18 @@ fn decode_as(bytes: &[u8], format: ImageFormat, name: &'static str, limits: &Lim
         }
     }
 
-    if format == ImageFormat::Jpeg {
-        match jpeg::decode(bytes, (width, height)) {
-            Ok(rgb) => return upright(width, height, rgb, orientation, name),
-            Err(jpeg::JpegError::Damaged(reason)) => {
-                return Err(DecodeError::Damaged {
-                    format: name,
-                    reason: reason.into(),
-                });
-            }
-            // CMYK and rarities
-            Err(jpeg::JpegError::Unsupported) => {}
-        }
-    }
     let total = usize::try_from(decoder.total_bytes()).map_err(|_| over("it does not fit into memory".into()))?;
     let mut buf = vec![0u8; total];
     decoder.read_image(&mut buf).map_err(fail)?;
     let rgb = pixels::to_rgb8(buf, color).ok_or_else(|| DecodeError::Unsupported {
         what: format!("a {name} of colour type {color:?}"),
     })?;
-    upright(width, height, rgb, orientation, name)
-}
-
-/// Turns the picture as the camera was held.
-fn upright(
-    width: u32,
-    height: u32,
-    rgb: Vec<u8>,
-    orientation: Orientation,
-    format: &'static str,
-) -> Result<RgbImage, DecodeError> {
     let odd = || DecodeError::Damaged {
-        format,
+        format: name,
         reason: "its pixels do not match its size".into(),
     };
-    let mut upright = DynamicImage::ImageRgb8(image::RgbImage::from_raw(width, height, rgb).ok_or_else(odd)?);
+    let upright = image::RgbImage::from_raw(width, height, rgb).ok_or_else(odd)?;
+    let mut upright = DynamicImage::ImageRgb8(upright);
     upright.apply_orientation(orientation);
     let (width, height) = (upright.width(), upright.height());
     // already RGB8, so this moves the buffer
@@ -219,8 +196,8 @@ fn bytes_per_pixel(
 ) -> u64 {
     let output = u64::from(color.bytes_per_pixel());
     let scratch = match (format, jpeg) {
-        // the samples before they are brought to full resolution, and for a progressive picture their coefficients of 16 bits
-        (_, Some(f)) => (f.samples_in_8 * if f.progressive { 3 } else { 1 }).div_ceil(8),
+        // 16-bit coefficients of every component
+        (_, Some(f)) if f.progressive => 2 * u64::from(f.components.max(1)),
         // the decoded frame in YUV or RGBA before it is converted
         (ImageFormat::WebP, _) => 4,
         // a frame smaller than the screen is decoded beside it

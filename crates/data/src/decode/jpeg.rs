@@ -3,13 +3,11 @@
 
 /// What the markers of a JPEG stream say (ITU-T T.81, annex B).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::decode) struct JpegFacts {
+pub(super) struct JpegFacts {
     /// The frame is progressive (SOF2 and its kin): all coefficients are kept until the last scan.
     pub progressive: bool,
     /// Number of colour components of the frame; 0 when no frame header was found.
     pub components: u8,
-    /// Samples of all components in 8 pixels: 24 at full colour resolution, 12 when it is halved in both directions.
-    pub samples_in_8: u64,
     /// Number of scans.
     pub scans: usize,
     /// The stream goes on to its end-of-image marker.
@@ -17,7 +15,7 @@ pub(in crate::decode) struct JpegFacts {
 }
 
 /// Walks the markers; linear in the length, allocates nothing.
-pub(in crate::decode) fn facts(bytes: &[u8]) -> JpegFacts {
+pub(super) fn facts(bytes: &[u8]) -> JpegFacts {
     let mut f = JpegFacts::default();
     let mut at = 2; // after SOI
     let mut in_scan = false;
@@ -49,7 +47,6 @@ pub(in crate::decode) fn facts(bytes: &[u8]) -> JpegFacts {
                     0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
                         f.progressive |= matches!(marker, 0xc2 | 0xc6 | 0xca | 0xce);
                         f.components = f.components.max(bytes.get(at + 9).copied().unwrap_or(0));
-                        f.samples_in_8 = samples_in_8(bytes.get(at + 10..).unwrap_or(&[]), f.components);
                     }
                     0xda => {
                         f.scans += 1;
@@ -61,19 +58,6 @@ pub(in crate::decode) fn facts(bytes: &[u8]) -> JpegFacts {
             }
         }
     }
-}
-
-/// From the list of components in a frame header (id, factors, table), rounded up.
-fn samples_in_8(list: &[u8], components: u8) -> u64 {
-    let factors = || {
-        list.chunks_exact(3)
-            .take(components.into())
-            .map(|c| (u64::from(c[1] >> 4), u64::from(c[1] & 15)))
-    };
-    let most = factors().map(|(h, _)| h).max().unwrap_or(1) * factors().map(|(_, v)| v).max().unwrap_or(1);
-    (8 * factors().map(|(h, v)| h * v).sum::<u64>())
-        .div_ceil(most.max(1))
-        .max(8 * u64::from(components == 0))
 }
 
 #[cfg(test)]
@@ -105,10 +89,6 @@ mod tests {
         assert!(f.progressive);
         assert_eq!(f.components, 4);
         assert!(!f.whole);
-        let halved = [1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1];
-        assert_eq!(samples_in_8(&halved, 3), 12);
-        assert_eq!(samples_in_8(&halved, 1), 8);
-        assert_eq!(samples_in_8(&[1, 0, 0], 1), 0);
     }
 
     #[test]
