@@ -21,7 +21,7 @@ test:
 	cargo test --release --locked --workspace --doc -q
 
 encoders:
-	@python3 scripts/fetch-encoders.py efficientnet-lite0 $(TEXT_ENCODER)
+	@python3 scripts/fetch-encoders.py efficientnet-lite0 gemma3
 
 lint:
 	cargo fmt --all --check

@@ -38,16 +38,31 @@ pub fn evaluate(recipe: &Recipe, bundle: &Path, run: &Path) -> Result<()> {
     let model = model::open_bundle(bundle)?;
     // The features are in the cache since the run used them; only towers that learnt are read again.
     let pairs = train::pairs(recipe, &mut Silent)?;
-    let ridge = Ridge::fit(&pairs.images, &pairs.texts, pairs.image_dim, pairs.text_dim, Lambda::Validated(None))?;
+    let ridge = Ridge::fit(
+        &pairs.images,
+        &pairs.texts,
+        pairs.image_dim,
+        pairs.text_dim,
+        Lambda::Validated(None),
+    )?;
     let mut tables = Vec::new();
     let sources: BTreeSet<&str> = held.iter().map(|h| h.source.as_str()).collect();
     for source in sources {
-        let wanted: BTreeSet<&str> = held.iter().filter(|h| h.source == source).map(|h| h.image.as_str()).collect();
+        let wanted: BTreeSet<&str> = held
+            .iter()
+            .filter(|h| h.source == source)
+            .map(|h| h.image.as_str())
+            .collect();
         let mut samples = Dataset::open(Path::new(source))?.samples;
         samples.retain(|s| wanted.contains(s.key.as_str()));
         let spec = recipe.data.sources.iter().find(|s| s.path == source);
         let languages = spec.map_or(&[][..], |s| &s.languages);
-        let judge = Judge { prompt: recipe.text.prompt.as_deref(), model: &model, ridge: &ridge, pairs: &pairs };
+        let judge = Judge {
+            prompt: recipe.text.prompt.as_deref(),
+            model: &model,
+            ridge: &ridge,
+            pairs: &pairs,
+        };
         tables.push(judge.table(source, &samples, languages)?);
     }
     for table in &tables {
@@ -88,7 +103,12 @@ impl Judge<'_> {
             let rows = pictures::embed_texts(self.model, &texts)?;
             let report = retrieval(&gallery.model.rows, &rows, self.model.dim(), &owners)?;
             table.push(&name, Role::Model, report);
-            let report = retrieval(&gallery.ridge, &self.text_features(&texts)?, self.pairs.text_dim, &owners)?;
+            let report = retrieval(
+                &gallery.ridge,
+                &self.text_features(&texts)?,
+                self.pairs.text_dim,
+                &owners,
+            )?;
             table.push(&format!("{name}, ridge"), Role::Baseline, report);
         }
         Ok(table)
@@ -110,9 +130,15 @@ impl Judge<'_> {
     fn text_features(&self, texts: &[&str]) -> Result<Vec<f32>> {
         let prompted: Vec<String> = texts
             .iter()
-            .map(|text| self.prompt.map_or_else(|| (*text).to_owned(), |prompt| prompt.replace("{}", text)))
+            .map(|text| {
+                self.prompt
+                    .map_or_else(|| (*text).to_owned(), |prompt| prompt.replace("{}", text))
+            })
             .collect();
-        let (mut rows, dim) = self.pairs.text.embed(&prompted.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let (mut rows, dim) = self
+            .pairs
+            .text
+            .embed(&prompted.iter().map(String::as_str).collect::<Vec<_>>())?;
         for row in rows.chunks_exact_mut(dim.max(1)) {
             let length = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
             row.iter_mut().for_each(|v| *v /= length);
@@ -123,8 +149,14 @@ impl Judge<'_> {
 
 /// Languages that make a row each, by name.
 fn groups<'a>(samples: &'a [Sample], languages: &'a [String]) -> Vec<(String, Vec<&'a str>)> {
-    let there: BTreeSet<&str> = samples.iter().flat_map(|s| s.captions.keys().map(String::as_str)).collect();
-    let all: Vec<&str> = there.into_iter().filter(|l| languages.is_empty() || languages.iter().any(|k| k == l)).collect();
+    let there: BTreeSet<&str> = samples
+        .iter()
+        .flat_map(|s| s.captions.keys().map(String::as_str))
+        .collect();
+    let all: Vec<&str> = there
+        .into_iter()
+        .filter(|l| languages.is_empty() || languages.iter().any(|k| k == l))
+        .collect();
     if all.len() <= LANGUAGES {
         return all.into_iter().map(|l| (l.to_owned(), vec![l])).collect();
     }

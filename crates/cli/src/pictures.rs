@@ -55,7 +55,9 @@ pub fn embed(model: &Model, samples: &[Sample]) -> Result<Embedded> {
         for bad in &loaded.bad {
             eprintln!("left out {}: {}", bad.path.display(), bad.error);
         }
-        embedded.rows.extend(model.embed_images(&loaded.pixels, loaded.good.len())?);
+        embedded
+            .rows
+            .extend(model.embed_images(&loaded.pixels, loaded.good.len())?);
         embedded.samples.extend(loaded.good.iter().map(|g| BATCH * i + g));
         progress.update((BATCH * i + chunk.len()) as u64, "");
     }
@@ -85,10 +87,7 @@ pub fn embed_texts(model: &Model, texts: &[&str]) -> Result<Vec<f32>> {
 }
 
 /// Embeds texts chunk by chunk, so that the bar moves; within a chunk the model packs them as it likes.
-pub fn embed_texts_with(
-    texts: &[&str],
-    embed: impl Fn(&[&str]) -> Result<Vec<f32>, BundleError>,
-) -> Result<Vec<f32>> {
+pub fn embed_texts_with(texts: &[&str], embed: impl Fn(&[&str]) -> Result<Vec<f32>, BundleError>) -> Result<Vec<f32>> {
     let mut progress = Progress::new("embedding texts", texts.len() as u64);
     let mut rows = Vec::new();
     for (i, chunk) in texts.chunks(TEXTS).enumerate() {

@@ -10,11 +10,7 @@ const RELATIVE_PIVOT: f64 = 1e-13;
 /// Replaces the lower triangle of the symmetric matrix `a` `[n, n]` by L with `L Lᵀ = a`; the upper one is not read.
 /// The error is the column at which the matrix is not positive definite.
 pub(crate) fn factor(a: &mut [f64], n: usize) -> Result<(), usize> {
-    let least: Vec<f64> = a
-        .iter()
-        .step_by(n + 1)
-        .map(|v| v * RELATIVE_PIVOT)
-        .collect();
+    let least: Vec<f64> = a.iter().step_by(n + 1).map(|v| v * RELATIVE_PIVOT).collect();
     for start in (0..n).step_by(BLOCK) {
         let end = (start + BLOCK).min(n);
         // Left-looking: subtract what the finished columns contribute to this block of columns.
@@ -90,17 +86,14 @@ mod tests {
             let mut state = 7u64;
             let m: Vec<f64> = (0..n * n)
                 .map(|_| {
-                    state = state
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1);
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                     (state >> 11) as f64 / (1u64 << 53) as f64 - 0.5
                 })
                 .collect();
             let mut a = vec![0.0; n * n];
             for i in 0..n {
                 for j in 0..n {
-                    a[i * n + j] =
-                        dot(&m[i * n..][..n], &m[j * n..][..n]) + f64::from(u8::from(i == j));
+                    a[i * n + j] = dot(&m[i * n..][..n], &m[j * n..][..n]) + f64::from(u8::from(i == j));
                 }
             }
             let mut l = a.clone();
@@ -110,11 +103,7 @@ mod tests {
             solve_rows(&l, n, &mut x);
             for i in 0..n {
                 let back = dot(&a[i * n..][..n], &x);
-                assert!(
-                    (back - b[i]).abs() < 1e-9,
-                    "n {n} row {i}: {back} for {}",
-                    b[i]
-                );
+                assert!((back - b[i]).abs() < 1e-9, "n {n} row {i}: {back} for {}", b[i]);
             }
         }
     }

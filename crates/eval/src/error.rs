@@ -111,12 +111,7 @@ pub enum EvalError {
 }
 
 /// Checks that `data` is `[rows, dim]` and finite.
-pub(crate) fn check_matrix(
-    what: &'static str,
-    data: &[f32],
-    rows: usize,
-    dim: usize,
-) -> Result<(), EvalError> {
+pub(crate) fn check_matrix(what: &'static str, data: &[f32], rows: usize, dim: usize) -> Result<(), EvalError> {
     let expected = rows.saturating_mul(dim);
     if data.len() != expected || dim == 0 {
         return Err(EvalError::Shape {
@@ -127,10 +122,7 @@ pub(crate) fn check_matrix(
         });
     }
     if let Some(at) = data.iter().position(|v| !v.is_finite()) {
-        return Err(EvalError::NotFinite {
-            what,
-            row: at / dim,
-        });
+        return Err(EvalError::NotFinite { what, row: at / dim });
     }
     Ok(())
 }

@@ -74,11 +74,7 @@ impl Table {
                 Role::Model => row.name.clone(),
                 Role::Baseline => format!("{} (baseline)", row.name),
             };
-            cells.push(line(
-                name,
-                &row.report.text_to_image,
-                &row.report.image_to_text,
-            ));
+            cells.push(line(name, &row.report.text_to_image, &row.report.image_to_text));
             // Rows on the same data share one chance row, after the last of them.
             let protocol = protocol(&row.report);
             if !protocols.contains(&protocol) {
@@ -87,10 +83,7 @@ impl Table {
             previous = Some(&row.report);
         }
         if let Some(report) = previous {
-            cells.push(chance_line(
-                &report.text_to_image.chance,
-                &report.image_to_text.chance,
-            ));
+            cells.push(chance_line(&report.text_to_image.chance, &report.image_to_text.chance));
         }
         let mut out = format!("{}\n", self.title);
         for protocol in protocols {
@@ -141,12 +134,7 @@ fn header() -> Vec<String> {
 fn line(name: String, text: &Direction, image: &Direction) -> Vec<String> {
     let mut cells = vec![name];
     for d in [text, image] {
-        cells.extend([
-            percent(d.r1),
-            percent(d.r5),
-            percent(d.r10),
-            place(d.median_rank),
-        ]);
+        cells.extend([percent(d.r1), percent(d.r5), percent(d.r10), place(d.median_rank)]);
     }
     cells
 }
@@ -154,12 +142,7 @@ fn line(name: String, text: &Direction, image: &Direction) -> Vec<String> {
 fn chance_line(text: &Chance, image: &Chance) -> Vec<String> {
     let mut cells = vec!["chance".to_owned()];
     for c in [text, image] {
-        cells.extend([
-            percent(c.r1),
-            percent(c.r5),
-            percent(c.r10),
-            place(c.median_rank),
-        ]);
+        cells.extend([percent(c.r1), percent(c.r5), percent(c.r10), place(c.median_rank)]);
     }
     cells
 }
@@ -191,9 +174,7 @@ fn align(cells: &[Vec<String>], out: &mut String) {
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..cells.iter().map(Vec::len).max().unwrap_or(0))
-        .map(width)
-        .collect();
+    let widths: Vec<usize> = (0..cells.iter().map(Vec::len).max().unwrap_or(0)).map(width).collect();
     for row in cells {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let space = " ".repeat(width - cell.chars().count());
@@ -245,9 +226,6 @@ chance                   33.3  100.0  100.0       2       33.3  100.0  100.0    
     #[test]
     fn json_gives_back_the_same_table() {
         let table = table();
-        assert_eq!(
-            serde_json::from_str::<Table>(&table.to_json().unwrap()).unwrap(),
-            table
-        );
+        assert_eq!(serde_json::from_str::<Table>(&table.to_json().unwrap()).unwrap(), table);
     }
 }

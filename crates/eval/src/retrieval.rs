@@ -110,10 +110,7 @@ pub fn retrieval(
     captions.retain(|&c| c > 0);
     let text_chance = chance(n, &[(1, m)]);
     captions.sort_unstable();
-    let groups: Vec<(usize, usize)> = captions
-        .chunk_by(|a, b| a == b)
-        .map(|g| (g[0], g.len()))
-        .collect();
+    let groups: Vec<(usize, usize)> = captions.chunk_by(|a, b| a == b).map(|g| (g[0], g.len())).collect();
     Ok(RetrievalReport {
         images: n,
         texts: m,
@@ -180,11 +177,7 @@ fn rank(images: &[f32], texts: &[f32], dim: usize, text_image: &[usize], n: usiz
             },
         )
         .reduce(|| vec![Rank::default(); n], merge);
-    let images = best
-        .iter()
-        .zip(image_ranks)
-        .filter_map(|(b, r)| b.map(|_| r))
-        .collect();
+    let images = best.iter().zip(image_ranks).filter_map(|(b, r)| b.map(|_| r)).collect();
     Ranks {
         texts: text_ranks,
         images,
@@ -216,14 +209,11 @@ fn count_panel(
                 let right = side.image[text] == image;
                 let own = side.own[text];
                 let rank = &mut text_ranks[j];
-                rank.before +=
-                    usize::from(score > own || (score == own && image < side.image[text]));
+                rank.before += usize::from(score > own || (score == own && image < side.image[text]));
                 rank.equal |= score == own && !right;
                 if let Some(best) = best[image] {
                     let rank = &mut image_ranks[image];
-                    rank.before += usize::from(
-                        score > best.score || (score == best.score && text < best.text),
-                    );
+                    rank.before += usize::from(score > best.score || (score == best.score && text < best.text));
                     rank.equal |= score == best.score && !right;
                 }
             }
@@ -368,10 +358,7 @@ mod tests {
         let report = retrieval(&axes(&[0, 1, 2], 3), &axes(&[2], 3), 3, &[2]).unwrap();
         assert_eq!(report.image_to_text.queries, 1);
         assert_eq!(report.text_to_image.candidates, 3);
-        assert_eq!(
-            (report.image_to_text.r1, report.text_to_image.r1),
-            (1.0, 1.0)
-        );
+        assert_eq!((report.image_to_text.r1, report.text_to_image.r1), (1.0, 1.0));
     }
 
     #[test]
@@ -388,33 +375,17 @@ mod tests {
     #[test]
     fn doubtful_input_is_refused() {
         let ok = axes(&[0, 1], 2);
-        assert!(matches!(
-            retrieval(&[], &ok, 2, &[0, 1]),
-            Err(EvalError::Empty { .. })
-        ));
-        assert!(matches!(
-            retrieval(&ok, &[], 2, &[]),
-            Err(EvalError::Empty { .. })
-        ));
-        assert!(matches!(
-            retrieval(&ok, &ok, 0, &[0, 1]),
-            Err(EvalError::Shape { .. })
-        ));
+        assert!(matches!(retrieval(&[], &ok, 2, &[0, 1]), Err(EvalError::Empty { .. })));
+        assert!(matches!(retrieval(&ok, &[], 2, &[]), Err(EvalError::Empty { .. })));
+        assert!(matches!(retrieval(&ok, &ok, 0, &[0, 1]), Err(EvalError::Shape { .. })));
         assert!(matches!(
             retrieval(&ok[..3], &ok, 2, &[0, 1]),
             Err(EvalError::Shape { .. })
         ));
-        assert!(matches!(
-            retrieval(&ok, &ok, 2, &[0]),
-            Err(EvalError::Shape { .. })
-        ));
+        assert!(matches!(retrieval(&ok, &ok, 2, &[0]), Err(EvalError::Shape { .. })));
         assert!(matches!(
             retrieval(&ok, &ok, 2, &[0, 2]),
-            Err(EvalError::Index {
-                row: 1,
-                index: 2,
-                ..
-            })
+            Err(EvalError::Index { row: 1, index: 2, .. })
         ));
         let bad = [1.0, 0.0, f32::NAN, 0.0];
         assert!(matches!(

@@ -48,13 +48,7 @@ impl Ridge {
     /// # Errors
     /// Empty input, lengths that do not fit, values that are not finite, a λ that is negative, a system that is singular
     /// (λ of 0 with columns that depend on each other), and fewer than two groups to validate with.
-    pub fn fit(
-        x: &[f32],
-        y: &[f32],
-        din: usize,
-        dout: usize,
-        lambda: Lambda,
-    ) -> Result<Self, EvalError> {
+    pub fn fit(x: &[f32], y: &[f32], din: usize, dout: usize, lambda: Lambda) -> Result<Self, EvalError> {
         let n = rows_of("the ridge input", x, din)?;
         check_matrix("the ridge target", y, n, dout)?;
         let all = Moments::of(x, y, din, dout, |_| true);
@@ -67,9 +61,7 @@ impl Ridge {
                     expected: "give a number of at least 0",
                 });
             }
-            Lambda::Validated(groups) => {
-                choose(x, y, din, dout, n, groups)? * all.scale() * n as f64
-            }
+            Lambda::Validated(groups) => choose(x, y, din, dout, n, groups)? * all.scale() * n as f64,
         };
         all.solve(lambda)
     }
@@ -111,13 +103,10 @@ impl Ridge {
         Ok(x.par_chunks_exact(self.din)
             .flat_map_iter(|row| {
                 let row: Vec<f64> = row.iter().map(|&v| f64::from(v)).collect();
-                self.weight
-                    .chunks_exact(self.din)
-                    .zip(&self.bias)
-                    .map(move |(w, &b)| {
-                        let sum: f64 = w.iter().zip(&row).map(|(&w, v)| f64::from(w) * v).sum();
-                        (sum + f64::from(b)) as f32
-                    })
+                self.weight.chunks_exact(self.din).zip(&self.bias).map(move |(w, &b)| {
+                    let sum: f64 = w.iter().zip(&row).map(|(&w, v)| f64::from(w) * v).sum();
+                    (sum + f64::from(b)) as f32
+                })
             })
             .collect())
     }
@@ -218,25 +207,16 @@ fn mean(data: &[f32], dim: usize, rows: &[usize]) -> Vec<f64> {
 /// The chosen rows without their mean, transposed: `[dim, rows]`.
 fn centred_columns(data: &[f32], dim: usize, rows: &[usize], mean: &[f64]) -> Vec<f64> {
     let mut out = vec![0.0; dim * rows.len()];
-    out.par_chunks_mut(rows.len())
-        .enumerate()
-        .for_each(|(column, out)| {
-            for (v, &row) in out.iter_mut().zip(rows) {
-                *v = f64::from(data[row * dim + column]) - mean[column];
-            }
-        });
+    out.par_chunks_mut(rows.len()).enumerate().for_each(|(column, out)| {
+        for (v, &row) in out.iter_mut().zip(rows) {
+            *v = f64::from(data[row * dim + column]) - mean[column];
+        }
+    });
     out
 }
 
 /// The relative penalty with the smallest squared error on the rows kept back.
-fn choose(
-    x: &[f32],
-    y: &[f32],
-    din: usize,
-    dout: usize,
-    n: usize,
-    groups: Option<&[usize]>,
-) -> Result<f64, EvalError> {
+fn choose(x: &[f32], y: &[f32], din: usize, dout: usize, n: usize, groups: Option<&[usize]>) -> Result<f64, EvalError> {
     if let Some(groups) = groups
         && groups.len() != n
     {
@@ -291,10 +271,7 @@ fn choose(
         }
     }
     best.map(|(_, relative)| relative)
-        .ok_or(EvalError::Singular {
-            column: 0,
-            lambda: 0.0,
-        })
+        .ok_or(EvalError::Singular { column: 0, lambda: 0.0 })
 }
 
 /// SplitMix64's finaliser (Steele, Lea and Flood, 2014).
@@ -334,8 +311,7 @@ mod tests {
         for b in fit.bias() {
             assert!((b - 0.7).abs() < 1e-3, "{b} for 0.7");
         }
-        let unrelated =
-            Ridge::fit(&x, &noise(n * dout, 3), din, dout, Lambda::Validated(None)).unwrap();
+        let unrelated = Ridge::fit(&x, &noise(n * dout, 3), din, dout, Lambda::Validated(None)).unwrap();
         assert!(
             unrelated.lambda() > 1e3 * fit.lambda(),
             "{} and {}",

@@ -64,11 +64,7 @@ impl Panel {
 /// Divides every row by its length; the index of a row without direction is the error.
 pub(crate) fn normalise_rows(data: &mut [f32], dim: usize) -> Result<(), usize> {
     for (index, row) in data.chunks_exact_mut(dim).enumerate() {
-        let length = row
-            .iter()
-            .map(|&v| f64::from(v) * f64::from(v))
-            .sum::<f64>()
-            .sqrt();
+        let length = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
         if length == 0.0 {
             return Err(index);
         }
@@ -101,11 +97,7 @@ mod tests {
                 for i in 0..height {
                     for j in 0..width {
                         let alone = dot(&rows[i * dim..][..dim], &columns[j * dim..][..dim]);
-                        assert_eq!(
-                            scores[i][j].to_bits(),
-                            alone.to_bits(),
-                            "row {i} column {j}"
-                        );
+                        assert_eq!(scores[i][j].to_bits(), alone.to_bits(), "row {i} column {j}");
                     }
                 }
             }

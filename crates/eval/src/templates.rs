@@ -143,18 +143,11 @@ impl TemplateSet {
             .read_to_end(&mut bytes)
             .map_err(|e| fail(format!("cannot be read: {e}")))?;
         if bytes.len() as u64 > MAX_FILE {
-            return Err(fail(
-                "is larger than 1 MiB; is it a list of templates?".to_owned(),
-            ));
+            return Err(fail("is larger than 1 MiB; is it a list of templates?".to_owned()));
         }
-        let text = String::from_utf8(bytes)
-            .map_err(|e| fail(format!("is not UTF-8: {e}; save it as UTF-8")))?;
-        let texts: Vec<String> = if path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("json"))
-        {
-            serde_json::from_str(&text)
-                .map_err(|e| fail(format!("is not a JSON list of strings: {e}")))?
+        let text = String::from_utf8(bytes).map_err(|e| fail(format!("is not UTF-8: {e}; save it as UTF-8")))?;
+        let texts: Vec<String> = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
+            serde_json::from_str(&text).map_err(|e| fail(format!("is not a JSON list of strings: {e}")))?
         } else {
             text.trim_start_matches('\u{feff}')
                 .lines()
@@ -243,25 +236,13 @@ mod tests {
             for noun in ["graffiti", "art", "itap"] {
                 expected.insert(format!("{noun} of {d} X."));
             }
-            for kind in [
-                "embroidered",
-                "plastic",
-                "origami",
-                "toy",
-                "cartoon",
-                "plushie",
-            ] {
+            for kind in ["embroidered", "plastic", "origami", "toy", "cartoon", "plushie"] {
                 expected.insert(format!("{d} {kind} X."));
             }
             expected.insert(format!("{d} X in a video game."));
             expected.insert(format!("a photo of {d} X."));
         }
-        for which in [
-            "a photo of many",
-            "a photo of one",
-            "a photo of my",
-            "itap of my",
-        ] {
+        for which in ["a photo of many", "a photo of one", "a photo of my", "itap of my"] {
             expected.insert(format!("{which} X."));
         }
         let prompts = TemplateSet::named("imagenet").unwrap().prompts(&["X"]);
@@ -320,10 +301,7 @@ mod tests {
     #[test]
     fn prompts_go_class_by_class() {
         let set = TemplateSet::new("two", &["a {}", "the {}"]).unwrap();
-        assert_eq!(
-            set.prompts(&["cat", "dog"]),
-            ["a cat", "the cat", "a dog", "the dog"]
-        );
+        assert_eq!(set.prompts(&["cat", "dog"]), ["a cat", "the cat", "a dog", "the dog"]);
     }
 
     #[test]
@@ -332,44 +310,19 @@ mod tests {
         let lines = dir.path().join("mine.txt");
         std::fs::write(&lines, "\u{feff}ein Foto von {}\r\n\n \nein Bild: {c}\n").unwrap();
         let set = TemplateSet::resolve(lines.to_str().unwrap()).unwrap();
-        assert_eq!(
-            set.prompts(&["Hund"]),
-            ["ein Foto von Hund", "ein Bild: Hund"]
-        );
+        assert_eq!(set.prompts(&["Hund"]), ["ein Foto von Hund", "ein Bild: Hund"]);
         let json = dir.path().join("mine.json");
         std::fs::write(&json, r#"["{} it is"]"#).unwrap();
-        assert_eq!(
-            TemplateSet::read(&json).unwrap().prompts(&["a"]),
-            ["a it is"]
-        );
+        assert_eq!(TemplateSet::read(&json).unwrap().prompts(&["a"]), ["a it is"]);
         std::fs::write(&json, r#"{"a": 1}"#).unwrap();
-        assert!(matches!(
-            TemplateSet::read(&json),
-            Err(EvalError::TemplateFile { .. })
-        ));
+        assert!(matches!(TemplateSet::read(&json), Err(EvalError::TemplateFile { .. })));
         std::fs::write(&lines, [0xff, 0xfe, b'{', b'}']).unwrap();
-        assert!(
-            TemplateSet::read(&lines)
-                .unwrap_err()
-                .to_string()
-                .contains("UTF-8")
-        );
+        assert!(TemplateSet::read(&lines).unwrap_err().to_string().contains("UTF-8"));
         std::fs::write(&lines, vec![b'{'; MAX_FILE as usize + 1]).unwrap();
-        assert!(
-            TemplateSet::read(&lines)
-                .unwrap_err()
-                .to_string()
-                .contains("1 MiB")
-        );
+        assert!(TemplateSet::read(&lines).unwrap_err().to_string().contains("1 MiB"));
         std::fs::write(&lines, "\n").unwrap();
-        assert!(matches!(
-            TemplateSet::read(&lines),
-            Err(EvalError::Empty { .. })
-        ));
+        assert!(matches!(TemplateSet::read(&lines), Err(EvalError::Empty { .. })));
         let unknown = TemplateSet::resolve("imagnet").unwrap_err().to_string();
-        assert!(
-            unknown.contains("imagenet") && unknown.contains("imagnet"),
-            "{unknown}"
-        );
+        assert!(unknown.contains("imagenet") && unknown.contains("imagnet"), "{unknown}");
     }
 }

@@ -91,10 +91,7 @@ pub fn class_weights(prompts: &[f32], per_class: usize, dim: usize) -> Result<Ve
 }
 
 fn length(row: &[f32]) -> f64 {
-    row.iter()
-        .map(|&v| f64::from(v) * f64::from(v))
-        .sum::<f64>()
-        .sqrt()
+    row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }
 
 /// Classifies images and compares with their labels.
@@ -105,12 +102,7 @@ fn length(row: &[f32]) -> f64 {
 ///
 /// # Errors
 /// Empty input, lengths that do not fit, values that are not finite, labels that are no class.
-pub fn zero_shot(
-    images: &[f32],
-    weights: &[f32],
-    dim: usize,
-    labels: &[usize],
-) -> Result<ZeroShotReport, EvalError> {
+pub fn zero_shot(images: &[f32], weights: &[f32], dim: usize, labels: &[usize]) -> Result<ZeroShotReport, EvalError> {
     let classes = rows_of("the class weights", weights, dim)?;
     if labels.is_empty() {
         return Err(EvalError::Empty {
@@ -126,10 +118,7 @@ pub fn zero_shot(
             count: classes,
         });
     }
-    let panels: Vec<Panel> = weights
-        .chunks(PANEL * dim)
-        .map(|rows| Panel::pack(rows, dim))
-        .collect();
+    let panels: Vec<Panel> = weights.chunks(PANEL * dim).map(|rows| Panel::pack(rows, dim)).collect();
     let ranks: Vec<(usize, bool)> = images
         .par_chunks(ROWS * dim)
         .zip(labels.par_chunks(ROWS))
@@ -139,13 +128,7 @@ pub fn zero_shot(
 }
 
 /// For up to [`ROWS`] images: how many classes come before the right one, and whether a wrong class has its score.
-fn rank(
-    rows: &[f32],
-    labels: &[usize],
-    weights: &[f32],
-    panels: &[Panel],
-    dim: usize,
-) -> Vec<(usize, bool)> {
+fn rank(rows: &[f32], labels: &[usize], weights: &[f32], panels: &[Panel], dim: usize) -> Vec<(usize, bool)> {
     let own: Vec<f32> = labels
         .iter()
         .zip(rows.chunks_exact(dim))
@@ -222,14 +205,8 @@ mod tests {
             class_weights(&[1.0, 0.0, -1.0, 0.0], 2, 2),
             Err(EvalError::ZeroVector { row: 0, .. })
         ));
-        assert!(matches!(
-            class_weights(&[1.0; 6], 2, 2),
-            Err(EvalError::Shape { .. })
-        ));
-        assert!(matches!(
-            class_weights(&[1.0; 6], 0, 2),
-            Err(EvalError::Shape { .. })
-        ));
+        assert!(matches!(class_weights(&[1.0; 6], 2, 2), Err(EvalError::Shape { .. })));
+        assert!(matches!(class_weights(&[1.0; 6], 0, 2), Err(EvalError::Shape { .. })));
     }
 
     #[test]

@@ -16,14 +16,7 @@ struct RetrievalCase {
 
 /// Everything counted is equal; sums of fractions may differ in the last digits.
 fn assert_same(found: &Direction, expected: &Direction, what: &str) {
-    let counts = |d: &Direction| {
-        (
-            d.queries,
-            d.candidates,
-            d.tied,
-            [d.r1, d.r5, d.r10, d.median_rank],
-        )
-    };
+    let counts = |d: &Direction| (d.queries, d.candidates, d.tied, [d.r1, d.r5, d.r10, d.median_rank]);
     assert_eq!(counts(found), counts(expected), "{what}");
     assert!(
         (found.mean_rank - expected.mean_rank).abs() < 1e-9,
@@ -37,8 +30,7 @@ fn assert_same(found: &Direction, expected: &Direction, what: &str) {
 
 #[test]
 fn retrieval_agrees_with_a_full_sort_in_numpy() {
-    let cases: Vec<RetrievalCase> =
-        serde_json::from_str(include_str!("fixtures/retrieval.json")).unwrap();
+    let cases: Vec<RetrievalCase> = serde_json::from_str(include_str!("fixtures/retrieval.json")).unwrap();
     assert_eq!(cases.len(), 7);
     assert!(
         cases.iter().any(|c| c.text_to_image.tied > 20),
@@ -61,28 +53,21 @@ fn retrieval_agrees_with_a_full_sort_in_numpy() {
 
 #[test]
 fn retrieval_does_not_depend_on_the_number_of_threads() {
-    let cases: Vec<RetrievalCase> =
-        serde_json::from_str(include_str!("fixtures/retrieval.json")).unwrap();
+    let cases: Vec<RetrievalCase> = serde_json::from_str(include_str!("fixtures/retrieval.json")).unwrap();
     let case = &cases[0];
     // Enough captions for several tasks.
     let times = 17;
     let texts = case.texts.repeat(times);
     let pairs = case.text_image.repeat(times);
     let run = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| retrieval(&case.images, &texts, case.dim, &pairs).unwrap())
     };
     let one = run(1);
     assert_eq!(one, run(3));
     // Repeating the captions changes neither recall nor rank of text → image.
     assert_eq!(one.text_to_image.r1, case.text_to_image.r1);
-    assert_eq!(
-        one.text_to_image.median_rank,
-        case.text_to_image.median_rank
-    );
+    assert_eq!(one.text_to_image.median_rank, case.text_to_image.median_rank);
 }
 
 #[derive(Deserialize)]
@@ -153,32 +138,17 @@ fn ridge_agrees_with_scikit_learn() {
     let file: RidgeFile = serde_json::from_str(include_str!("fixtures/ridge.json")).unwrap();
     assert_eq!(file.fits.len(), 4);
     for fit in file.fits {
-        let ridge = Ridge::fit(
-            &file.x,
-            &file.y,
-            file.din,
-            file.dout,
-            Lambda::Fixed(fit.lambda),
-        )
-        .unwrap();
+        let ridge = Ridge::fit(&file.x, &file.y, file.din, file.dout, Lambda::Fixed(fit.lambda)).unwrap();
         let predicted = ridge.predict(&file.x).unwrap();
         let pairs = [
             ("weight", ridge.weight(), &fit.weight[..]),
             ("bias", ridge.bias(), &fit.bias[..]),
-            (
-                "prediction",
-                &predicted[..fit.predicted.len()],
-                &fit.predicted[..],
-            ),
+            ("prediction", &predicted[..fit.predicted.len()], &fit.predicted[..]),
         ];
         for (what, found, expected) in pairs {
             assert_eq!(found.len(), expected.len(), "{what}");
             for (f, e) in found.iter().zip(expected) {
-                assert!(
-                    (f - e).abs() < 2e-5,
-                    "lambda {}: {what} {f} for {e}",
-                    fit.lambda
-                );
+                assert!((f - e).abs() < 2e-5, "lambda {}: {what} {f} for {e}", fit.lambda);
             }
         }
     }

@@ -164,6 +164,7 @@ impl HeadConfig {
 
 /// A head.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there are one or two in a process
 pub enum Head {
     /// See [`HeadKind::Identity`].
     Identity(IdentityHead),

@@ -8,7 +8,7 @@ use crate::text::TextTower;
 use crate::vision::VisionTower;
 
 /// The initial logarithm of the scale of similarities: ln(1 / 0.07) (Radford et al. 2021).
-pub const INITIAL_LOGIT_SCALE: f32 = 2.659_260_0;
+pub const INITIAL_LOGIT_SCALE: f32 = 2.659_26;
 
 /// Both towers, their heads, and the scale of similarities. A tower that is missing is one whose features are cached.
 #[derive(Module, Debug)]

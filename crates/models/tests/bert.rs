@@ -9,11 +9,24 @@ use bifocal_nn::init::Rng;
 use common::{Numbers, assert_close, fixture};
 
 fn config() -> BertConfig {
-    BertConfig { vocabulary: 40, positions: 16, token_types: 2, width: 24, layers: 2, heads: 3, mlp: 40, eps: 1e-12 }
+    BertConfig {
+        vocabulary: 40,
+        positions: 16,
+        token_types: 2,
+        width: 24,
+        layers: 2,
+        heads: 3,
+        mlp: 40,
+        eps: 1e-12,
+    }
 }
 
 fn texts() -> [Vec<u32>; 3] {
-    [vec![2, 5, 9, 30, 3], vec![7], vec![2, 3, 8, 21, 39, 0, 11, 12, 13, 14, 3]]
+    [
+        vec![2, 5, 9, 30, 3],
+        vec![7],
+        vec![2, 3, 8, 21, 39, 0, 11, 12, 13, 14, 3],
+    ]
 }
 
 #[test]
@@ -21,7 +34,12 @@ fn hidden_states_equal_those_of_transformers() {
     let source = SafeTensors::open(&fixture("tiny-bert/model.safetensors")).unwrap();
     let bert = Bert::load(config(), &source).unwrap();
     let found = values(bert.hidden(&TokenBatch::pack(&texts())));
-    assert_close(&found, &Numbers::open("tiny-bert/expected.safetensors").get("hidden"), 2e-5, "bert");
+    assert_close(
+        &found,
+        &Numbers::open("tiny-bert/expected.safetensors").get("hidden"),
+        2e-5,
+        "bert",
+    );
 }
 
 #[test]
@@ -30,7 +48,11 @@ fn pooling_takes_the_rows_that_it_says() {
     let batch = TokenBatch::pack(&texts());
     let hidden = values(tower.hidden(&batch));
     let row = |i: usize| &hidden[i * 24..(i + 1) * 24];
-    for (pooling, at) in [(Pooling::Cls, [0, 5, 6]), (Pooling::Last, [4, 5, 16]), (Pooling::Eos, [4, 5, 16])] {
+    for (pooling, at) in [
+        (Pooling::Cls, [0, 5, 6]),
+        (Pooling::Last, [4, 5, 16]),
+        (Pooling::Eos, [4, 5, 16]),
+    ] {
         let found = values(tower.embed(&batch, pooling));
         assert_eq!(found, [row(at[0]), row(at[1]), row(at[2])].concat(), "{pooling:?}");
     }
@@ -66,9 +88,27 @@ fn sizes_that_cannot_be_are_refused() {
     for (what, config) in [
         ("heads that do not divide", BertConfig { heads: 5, ..config() }),
         ("no width", BertConfig { width: 0, ..config() }),
-        ("no words", BertConfig { vocabulary: 0, ..config() }),
-        ("too many words", BertConfig { vocabulary: usize::MAX, ..config() }),
-        ("more positions than there are", BertConfig { positions: 17, ..config() }),
+        (
+            "no words",
+            BertConfig {
+                vocabulary: 0,
+                ..config()
+            },
+        ),
+        (
+            "too many words",
+            BertConfig {
+                vocabulary: usize::MAX,
+                ..config()
+            },
+        ),
+        (
+            "more positions than there are",
+            BertConfig {
+                positions: 17,
+                ..config()
+            },
+        ),
         ("more layers than there are", BertConfig { layers: 3, ..config() }),
     ] {
         let error = Bert::load(config, &source).expect_err(what);

@@ -14,15 +14,31 @@ use bifocal_nn::{Module, Tensor, params};
 use common::{Numbers, assert_close, fixture};
 
 fn stack(width: usize, heads: usize, mlp: usize, gelu: Gelu) -> StackConfig {
-    StackConfig { width, layers: 2, heads, mlp, gelu }
+    StackConfig {
+        width,
+        layers: 2,
+        heads,
+        mlp,
+        gelu,
+    }
 }
 
 fn text_config(mlp: usize, gelu: Gelu) -> ClipTextConfig {
-    ClipTextConfig { vocabulary: 49, positions: 11, dim: 10, stack: stack(16, 2, mlp, gelu) }
+    ClipTextConfig {
+        vocabulary: 49,
+        positions: 11,
+        dim: 10,
+        stack: stack(16, 2, mlp, gelu),
+    }
 }
 
 fn vision_config(mlp: usize, gelu: Gelu) -> ClipVitConfig {
-    ClipVitConfig { image_size: 20, patch: 5, dim: 10, stack: stack(24, 3, mlp, gelu) }
+    ClipVitConfig {
+        image_size: 20,
+        patch: 5,
+        dim: 10,
+        stack: stack(24, 3, mlp, gelu),
+    }
 }
 
 fn texts() -> TokenBatch {
@@ -36,7 +52,12 @@ fn images(numbers: &Numbers) -> ImageBatch {
 
 /// (folder, weights, width of the feed-forward parts, activation)
 const CHECKPOINTS: [(&str, &str, [usize; 2], Gelu); 3] = [
-    ("clip-open-clip-quick", "open_clip_model.safetensors", [96, 64], Gelu::Quick),
+    (
+        "clip-open-clip-quick",
+        "open_clip_model.safetensors",
+        [96, 64],
+        Gelu::Quick,
+    ),
     ("clip-open-clip-erf", "open_clip_model.safetensors", [96, 64], Gelu::Erf),
     ("clip-hugging-face", "model.safetensors", [40, 40], Gelu::Quick),
 ];
@@ -75,7 +96,11 @@ fn the_wrong_activation_is_seen() {
     let expected = Numbers::open(&format!("{folder}/expected.safetensors"));
     let wrong = ClipVit::load(vision_config(mlp, Gelu::Erf), &source).unwrap();
     let found = values(wrong.embed(&images(&expected)));
-    let worst = found.iter().zip(expected.get("image_embeddings")).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let worst = found
+        .iter()
+        .zip(expected.get("image_embeddings"))
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
     assert!(worst > 1e-3, "the fixture does not tell activations apart: {worst}");
 }
 
@@ -91,7 +116,11 @@ fn unreached<M: Module>(module: M, output: impl Fn(&M) -> Tensor<2>) -> Vec<Stri
     params::list(&module)
         .into_iter()
         .map(|info| info.name)
-        .filter(|name| !gradients.reach().any(|(reached, largest)| reached == name && largest > 0.0))
+        .filter(|name| {
+            !gradients
+                .reach()
+                .any(|(reached, largest)| reached == name && largest > 0.0)
+        })
         .collect()
 }
 
@@ -102,7 +131,10 @@ fn every_parameter_gets_a_gradient() {
     let vision = ClipVit::new(vision_config(96, Gelu::Quick), &mut Rng::new(3));
     assert_eq!(unreached(vision, |v| v.embed(&images)), Vec::<String>::new());
     let text = TextTower::Clip(ClipText::new(text_config(64, Gelu::Erf), &mut Rng::new(3)));
-    assert_eq!(unreached(text, |t| t.embed(&texts(), Pooling::Eos)), Vec::<String>::new());
+    assert_eq!(
+        unreached(text, |t| t.embed(&texts(), Pooling::Eos)),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -116,8 +148,14 @@ fn a_tower_is_the_same_after_it_was_saved() {
     let config = text.config().expect("not a language model");
     let again = TextTower::from_tensors(&config, &text.tensors()).unwrap();
     assert_eq!(values(text.hidden(&texts())), values(again.hidden(&texts())));
-    for config in [serde_json::to_string(&vision.config()).unwrap(), serde_json::to_string(&config).unwrap()] {
-        assert!(serde_json::from_str::<VisionConfig>(&config).is_ok() || serde_json::from_str::<TextConfig>(&config).is_ok());
+    for config in [
+        serde_json::to_string(&vision.config()).unwrap(),
+        serde_json::to_string(&config).unwrap(),
+    ] {
+        assert!(
+            serde_json::from_str::<VisionConfig>(&config).is_ok()
+                || serde_json::from_str::<TextConfig>(&config).is_ok()
+        );
     }
 }
 
@@ -127,19 +165,79 @@ fn sizes_that_cannot_be_are_refused() {
     let source = SafeTensors::open(&fixture(folder).join(file)).unwrap();
     let base = vision_config(mlp, gelu);
     for (what, config) in [
-        ("no patches", ClipVitConfig { patch: 0, ..base.clone() }),
-        ("a patch larger than the image", ClipVitConfig { patch: 21, ..base.clone() }),
-        ("a huge image", ClipVitConfig { image_size: usize::MAX, ..base.clone() }),
-        ("another patch", ClipVitConfig { patch: 4, ..base.clone() }),
-        ("another width", ClipVitConfig { dim: 11, ..base.clone() }),
-        ("heads that do not divide", ClipVitConfig { stack: StackConfig { heads: 5, ..base.stack.clone() }, ..base.clone() }),
-        ("no heads", ClipVitConfig { stack: StackConfig { heads: 0, ..base.stack.clone() }, ..base.clone() }),
-        ("too many layers", ClipVitConfig { stack: StackConfig { layers: 3, ..base.stack.clone() }, ..base.clone() }),
+        (
+            "no patches",
+            ClipVitConfig {
+                patch: 0,
+                ..base.clone()
+            },
+        ),
+        (
+            "a patch larger than the image",
+            ClipVitConfig {
+                patch: 21,
+                ..base.clone()
+            },
+        ),
+        (
+            "a huge image",
+            ClipVitConfig {
+                image_size: usize::MAX,
+                ..base.clone()
+            },
+        ),
+        (
+            "another patch",
+            ClipVitConfig {
+                patch: 4,
+                ..base.clone()
+            },
+        ),
+        (
+            "another width",
+            ClipVitConfig {
+                dim: 11,
+                ..base.clone()
+            },
+        ),
+        (
+            "heads that do not divide",
+            ClipVitConfig {
+                stack: StackConfig {
+                    heads: 5,
+                    ..base.stack.clone()
+                },
+                ..base.clone()
+            },
+        ),
+        (
+            "no heads",
+            ClipVitConfig {
+                stack: StackConfig {
+                    heads: 0,
+                    ..base.stack.clone()
+                },
+                ..base.clone()
+            },
+        ),
+        (
+            "too many layers",
+            ClipVitConfig {
+                stack: StackConfig {
+                    layers: 3,
+                    ..base.stack.clone()
+                },
+                ..base.clone()
+            },
+        ),
     ] {
         let error = ClipVit::load(config, &source).expect_err(what);
         println!("{what}: {error}");
     }
-    let config = ClipTextConfig { vocabulary: 50, ..text_config(text_mlp, gelu) };
+    let config = ClipTextConfig {
+        vocabulary: 50,
+        ..text_config(text_mlp, gelu)
+    };
     assert!(ClipText::load(config, &source).is_err());
 }
 

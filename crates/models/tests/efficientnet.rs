@@ -41,24 +41,36 @@ fn synthetic() -> Vec<f32> {
 }
 
 fn best(logits: &[f32]) -> usize {
-    logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(class, _)| class)
+    logits
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .map_or(0, |(class, _)| class)
 }
 
 #[test]
 fn embeddings_and_logits_equal_those_of_the_port() {
-    let Some(encoder) = encoder("EfficientNet parity") else { return };
+    let Some(encoder) = encoder("EfficientNet parity") else {
+        return;
+    };
     let expected = Numbers::open("efficientnet.safetensors");
     let found = encoder.embed(&synthetic(), 3).unwrap();
     assert_close(&found, &expected.get("embeddings"), 2e-4, "embeddings");
-    let logits = tower(&encoder).logits(tensor(found, [3, 1280])).expect("it has a classifier");
+    let logits = tower(&encoder)
+        .logits(tensor(found, [3, 1280]))
+        .expect("it has a classifier");
     assert_close(&values(logits), &expected.get("logits"), 2e-4, "logits");
 }
 
 /// Decoders differ by a few levels in a few pixels, which may change a close call.
 #[test]
 fn the_best_class_of_real_pictures_is_that_of_the_port() {
-    let Some(encoder) = encoder("EfficientNet on pictures") else { return };
-    let Some(data) = folder("BIFOCAL_DATA", "EfficientNet on pictures") else { return };
+    let Some(encoder) = encoder("EfficientNet on pictures") else {
+        return;
+    };
+    let Some(data) = folder("BIFOCAL_DATA", "EfficientNet on pictures") else {
+        return;
+    };
     let expected: Vec<usize> =
         serde_json::from_str(&std::fs::read_to_string(common::fixture("efficientnet_top1.json")).unwrap()).unwrap();
     let folder = data.join("imagenet-sample");
@@ -67,7 +79,10 @@ fn the_best_class_of_real_pictures_is_that_of_the_port() {
     assert_eq!(rows.len(), expected.len());
     let (mut agree, mut right) = (0, 0);
     for (rows, expected) in rows.chunks(50).zip(expected.chunks(50)) {
-        let paths: Vec<_> = rows.iter().map(|row| folder.join(row["image"].as_str().unwrap())).collect();
+        let paths: Vec<_> = rows
+            .iter()
+            .map(|row| folder.join(row["image"].as_str().unwrap()))
+            .collect();
         let loaded = bifocal_data::load_images(&paths, &encoder.preprocess, &Limits::default()).unwrap();
         assert!(loaded.bad.is_empty());
         let embeddings = encoder.embed(&loaded.pixels, paths.len()).unwrap();
@@ -83,7 +98,9 @@ fn the_best_class_of_real_pictures_is_that_of_the_port() {
 
 #[test]
 fn every_parameter_gets_a_gradient() {
-    let Some(encoder) = encoder("EfficientNet gradients") else { return };
+    let Some(encoder) = encoder("EfficientNet gradients") else {
+        return;
+    };
     let tower = params::set_trainable(encoder.tower, |_| true);
     let side = 64; // any size will do for a convolutional tower
     let mut rng = Rng::new(1);
@@ -91,15 +108,24 @@ fn every_parameter_gets_a_gradient() {
     let y = tower.embed(&ImageBatch::square(pixels, 2, side).unwrap());
     let direction = tensor((0..2 * 1280).map(|_| rng.normal()).collect(), [2, 1280]);
     let gradients = Gradients::collect(&tower, (y * direction).sum().backward());
-    let reached: Vec<&str> = gradients.reach().filter(|(_, largest)| *largest > 0.0).map(|(name, _)| name).collect();
+    let reached: Vec<&str> = gradients
+        .reach()
+        .filter(|(_, largest)| *largest > 0.0)
+        .map(|(name, _)| name)
+        .collect();
     let all = params::list(&tower);
-    let missing: Vec<_> = all.iter().filter(|info| !reached.contains(&info.name.as_str())).collect();
+    let missing: Vec<_> = all
+        .iter()
+        .filter(|info| !reached.contains(&info.name.as_str()))
+        .collect();
     assert!(missing.is_empty() && all.len() > 100, "{missing:?}");
 }
 
 #[test]
 fn a_tower_is_the_same_after_it_was_saved() {
-    let Some(encoder) = encoder("EfficientNet saved") else { return };
+    let Some(encoder) = encoder("EfficientNet saved") else {
+        return;
+    };
     let tensors = encoder.tower.tensors();
     let again = VisionTower::from_tensors(&encoder.tower.config(), &tensors).unwrap();
     let pixels: Vec<f32> = synthetic().into_iter().take(224 * 224 * 3).collect();

@@ -11,7 +11,9 @@ use bifocal_nn::engine::values;
 use common::{Numbers, folder, lines, worst_cosine};
 
 fn check(name: &str) {
-    let Some(models) = folder("BIFOCAL_MODELS", name) else { return };
+    let Some(models) = folder("BIFOCAL_MODELS", name) else {
+        return;
+    };
     let encoder = open_text(&models.join(name), &TextOptions::default()).unwrap();
     let numbers = Numbers::open(&format!("{name}.safetensors"));
     let expected = numbers.get("embeddings");
@@ -31,9 +33,17 @@ fn tower_alone(encoder: &TextEncoder, numbers: &Numbers, expected: &[f32]) {
     let largest = found
         .chunks(dim)
         .zip(expected.chunks(dim))
-        .flat_map(|(a, b)| a.iter().zip(b).map(|(x, y)| (x / length(a) - y / length(b)).abs()).collect::<Vec<_>>())
+        .flat_map(|(a, b)| {
+            a.iter()
+                .zip(b)
+                .map(|(x, y)| (x / length(a) - y / length(b)).abs())
+                .collect::<Vec<_>>()
+        })
         .fold(0.0f32, f32::max);
-    println!("{}: tower: worst cosine {worst:.7}, largest difference of unit rows {largest:.1e}", encoder.name);
+    println!(
+        "{}: tower: worst cosine {worst:.7}, largest difference of unit rows {largest:.1e}",
+        encoder.name
+    );
     assert!(worst >= 0.9999 && largest <= 2e-4);
 }
 
@@ -41,7 +51,12 @@ fn tower_alone(encoder: &TextEncoder, numbers: &Numbers, expected: &[f32]) {
 fn whole(encoder: &TextEncoder, numbers: &Numbers, expected: &[f32]) {
     let lines = lines();
     let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let tokens: Vec<u32> = encoder.tokenize(&texts).unwrap().into_iter().flat_map(|e| e.ids).collect();
+    let tokens: Vec<u32> = encoder
+        .tokenize(&texts)
+        .unwrap()
+        .into_iter()
+        .flat_map(|e| e.ids)
+        .collect();
     let ids: Vec<u32> = numbers.get("ids").iter().map(|&id| id as u32).collect();
     assert_eq!(tokens, ids, "tokens");
     let (found, dim) = encoder.embed(&texts).unwrap();
@@ -67,26 +82,46 @@ fn minilm_equals_sentence_transformers() {
 
 #[test]
 fn an_empty_text_has_an_embedding_and_order_is_kept() {
-    let Some(models) = folder("BIFOCAL_MODELS", "empty text") else { return };
-    for (name, pooling) in [("smollm2", Pooling::Mean), ("smollm2", Pooling::Eos), ("minilm", Pooling::Mean)] {
-        let options = TextOptions { pooling: Some(pooling), attention: None };
+    let Some(models) = folder("BIFOCAL_MODELS", "empty text") else {
+        return;
+    };
+    for (name, pooling) in [
+        ("smollm2", Pooling::Mean),
+        ("smollm2", Pooling::Eos),
+        ("minilm", Pooling::Mean),
+    ] {
+        let options = TextOptions {
+            pooling: Some(pooling),
+            attention: None,
+        };
         let encoder = open_text(&models.join(name), &options).unwrap();
         let texts = ["one", "", "a rather longer text than the first", "", "two"];
         let (rows, dim) = encoder.embed(&texts).unwrap();
         assert!(rows.iter().all(|v| v.is_finite()));
         let row = |i: usize| &rows[i * dim..(i + 1) * dim];
-        assert!(row(1).iter().any(|&v| v != 0.0), "{name}: an empty text embeds as zeros");
+        assert!(
+            row(1).iter().any(|&v| v != 0.0),
+            "{name}: an empty text embeds as zeros"
+        );
         for (i, text) in texts.iter().enumerate() {
             let alone = encoder.embed(&[text]).unwrap().0;
-            assert!(worst_cosine(&alone, row(i), dim) > 0.99999, "{name}: {text:?} changed places");
+            assert!(
+                worst_cosine(&alone, row(i), dim) > 0.99999,
+                "{name}: {text:?} changed places"
+            );
         }
     }
 }
 
 #[test]
 fn end_of_text_pooling_keeps_the_end_of_a_cut_text() {
-    let Some(models) = folder("BIFOCAL_MODELS", "end-of-text pooling") else { return };
-    let options = TextOptions { pooling: Some(Pooling::Eos), attention: None };
+    let Some(models) = folder("BIFOCAL_MODELS", "end-of-text pooling") else {
+        return;
+    };
+    let options = TextOptions {
+        pooling: Some(Pooling::Eos),
+        attention: None,
+    };
     let mut encoder = open_text(&models.join("smollm2"), &options).unwrap();
     let eos = encoder.tokenizer.special().eos.expect("it has one");
     encoder.max_tokens = 8;
@@ -106,9 +141,17 @@ fn what_is_no_text_encoder_is_refused_with_advice() {
     let options = TextOptions::default();
     assert!(refused(&here.join("nowhere"), &options).contains("cannot read"));
     assert!(refused(&here.join("heads.safetensors"), &options).contains("no text encoder"));
-    assert!(refused(&here, &options).contains("no text encoder"), "a folder with several .gguf");
-    let Some(models) = folder("BIFOCAL_MODELS", "attention of a BERT") else { return };
-    let causal = TextOptions { attention: Some(Attention::Causal), ..options };
+    assert!(
+        refused(&here, &options).contains("no text encoder"),
+        "a folder with several .gguf"
+    );
+    let Some(models) = folder("BIFOCAL_MODELS", "attention of a BERT") else {
+        return;
+    };
+    let causal = TextOptions {
+        attention: Some(Attention::Causal),
+        ..options
+    };
     assert!(refused(&models.join("minilm"), &causal).contains("causal"));
     assert!(refused(&models.join("efficientnet-lite0"), &options).contains("no text encoder"));
 }

@@ -13,7 +13,10 @@ fn head(config: &HeadConfig, prefix: &str, numbers: &Numbers) -> Head {
     params::load(head, |name, shape| {
         // an enum's variant is part of the path
         let (_, name) = name.split_once('.').expect("a path");
-        numbers.source().load_shaped(&format!("{prefix}.{name}"), shape).map(|t| Some(t.data))
+        numbers
+            .source()
+            .load_shaped(&format!("{prefix}.{name}"), shape)
+            .map(|t| Some(t.data))
     })
     .unwrap()
 }
@@ -23,21 +26,37 @@ fn x(numbers: &Numbers) -> Tensor<2> {
 }
 
 fn config(kind: HeadKind, ratio: usize) -> HeadConfig {
-    HeadConfig { kind, ratio, width: Some(4), ..HeadConfig::default() }
+    HeadConfig {
+        kind,
+        ratio,
+        width: Some(4),
+        ..HeadConfig::default()
+    }
 }
 
 #[test]
 fn heads_equal_those_of_pytorch() {
     let numbers = Numbers::open("heads.safetensors");
-    let residual = HeadConfig { blocks: 2, normalize_input: true, ..config(HeadKind::Residual, 2) };
-    for (prefix, config) in
-        [("residual", residual), ("glu", config(HeadKind::Glu, 3)), ("linear", config(HeadKind::Linear, 1))]
-    {
+    let residual = HeadConfig {
+        blocks: 2,
+        normalize_input: true,
+        ..config(HeadKind::Residual, 2)
+    };
+    for (prefix, config) in [
+        ("residual", residual),
+        ("glu", config(HeadKind::Glu, 3)),
+        ("linear", config(HeadKind::Linear, 1)),
+    ] {
         let head = head(&config, prefix, &numbers);
         assert_eq!(head.dim(), 4);
         let expected = numbers.get(&format!("{prefix}.y"));
         let largest = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
-        assert_close(&values(head.forward(x(&numbers), None)), &expected, 2e-6 * largest, prefix);
+        assert_close(
+            &values(head.forward(x(&numbers), None)),
+            &expected,
+            2e-6 * largest,
+            prefix,
+        );
     }
 }
 
@@ -45,7 +64,13 @@ fn heads_equal_those_of_pytorch() {
 fn llm2clip_adaptor_has_as_many_weights_as_the_paper_says() {
     // 4 blocks at ratio 2 and one at ratio 8 have the same: 16 D² in blocks
     for (blocks, ratio) in [(4, 2), (1, 8)] {
-        let config = HeadConfig { blocks, ratio, width: Some(8), kind: HeadKind::Residual, ..HeadConfig::default() };
+        let config = HeadConfig {
+            blocks,
+            ratio,
+            width: Some(8),
+            kind: HeadKind::Residual,
+            ..HeadConfig::default()
+        };
         let head = config.build(32, &mut Rng::new(0)).unwrap();
         let in_blocks: usize = params::list(&head)
             .iter()
@@ -58,7 +83,10 @@ fn llm2clip_adaptor_has_as_many_weights_as_the_paper_says() {
 
 #[test]
 fn dropout_is_seeded_and_only_in_training() {
-    let config = HeadConfig { dropout: 0.5, ..config(HeadKind::Residual, 2) };
+    let config = HeadConfig {
+        dropout: 0.5,
+        ..config(HeadKind::Residual, 2)
+    };
     let head = config.build(6, &mut Rng::new(0)).unwrap();
     let numbers = Numbers::open("heads.safetensors");
     let run = |seed: Option<u64>| values(head.forward(x(&numbers), seed.map(Rng::new).as_mut()));
@@ -69,10 +97,20 @@ fn dropout_is_seeded_and_only_in_training() {
     // values survive with probability 1/2 and are doubled: on average nothing changes
     let mean = |seeds: std::ops::Range<u64>| {
         let n = seeds.end as f32;
-        seeds.map(|s| run(Some(s))).fold(vec![0.0; 20], |sum, y| sum.iter().zip(y).map(|(a, b)| a + b / n).collect())
+        seeds.map(|s| run(Some(s))).fold(vec![0.0; 20], |sum, y| {
+            sum.iter().zip(y).map(|(a, b)| a + b / n).collect()
+        })
     };
-    let single: f32 = run(Some(1)).iter().zip(run(None)).map(|(a, b): (&f32, f32)| (a - b).abs()).sum();
-    let average: f32 = mean(0..256).iter().zip(run(None)).map(|(a, b): (&f32, f32)| (a - b).abs()).sum();
+    let single: f32 = run(Some(1))
+        .iter()
+        .zip(run(None))
+        .map(|(a, b): (&f32, f32)| (a - b).abs())
+        .sum();
+    let average: f32 = mean(0..256)
+        .iter()
+        .zip(run(None))
+        .map(|(a, b): (&f32, f32)| (a - b).abs())
+        .sum();
     assert!(average < single / 2.0, "{average} against {single}");
 }
 
@@ -81,7 +119,12 @@ fn the_identity_changes_nothing_but_length() {
     let numbers = Numbers::open("heads.safetensors");
     let plain = HeadConfig::default().build(6, &mut Rng::new(0)).unwrap();
     assert_eq!(values(plain.forward(x(&numbers), None)), numbers.get("x"));
-    let unit = HeadConfig { normalize_input: true, ..HeadConfig::default() }.build(6, &mut Rng::new(0)).unwrap();
+    let unit = HeadConfig {
+        normalize_input: true,
+        ..HeadConfig::default()
+    }
+    .build(6, &mut Rng::new(0))
+    .unwrap();
     assert_eq!(values(unit.forward(x(&numbers), None)), values(normalize(x(&numbers))));
     assert!(params::list(&unit).is_empty());
 }
@@ -96,17 +139,41 @@ fn a_row_of_zeros_stays_finite() {
 fn settings_that_cannot_be_are_refused() {
     let build = |config: HeadConfig| config.build(6, &mut Rng::new(0)).map(|_| ());
     let base = config(HeadKind::Residual, 2);
-    let missing = HeadConfig { width: None, ..base.clone() };
+    let missing = HeadConfig {
+        width: None,
+        ..base.clone()
+    };
     assert_eq!(build(missing), Err(HeadError::NoWidth(HeadKind::Residual)));
-    let identity = HeadConfig { width: Some(7), ..HeadConfig::default() };
+    let identity = HeadConfig {
+        width: Some(7),
+        ..HeadConfig::default()
+    };
     assert_eq!(build(identity), Err(HeadError::IdentityWidth { input: 6, width: 7 }));
     for bad in [
-        HeadConfig { width: Some(0), ..base.clone() },
-        HeadConfig { width: Some(usize::MAX), ..base.clone() },
-        HeadConfig { blocks: 0, ..base.clone() },
-        HeadConfig { ratio: 1000, ..base.clone() },
-        HeadConfig { dropout: 1.0, ..base.clone() },
-        HeadConfig { dropout: f32::NAN, ..base.clone() },
+        HeadConfig {
+            width: Some(0),
+            ..base.clone()
+        },
+        HeadConfig {
+            width: Some(usize::MAX),
+            ..base.clone()
+        },
+        HeadConfig {
+            blocks: 0,
+            ..base.clone()
+        },
+        HeadConfig {
+            ratio: 1000,
+            ..base.clone()
+        },
+        HeadConfig {
+            dropout: 1.0,
+            ..base.clone()
+        },
+        HeadConfig {
+            dropout: f32::NAN,
+            ..base.clone()
+        },
     ] {
         assert!(matches!(build(bad.clone()), Err(HeadError::Field { .. })), "{bad:?}");
     }

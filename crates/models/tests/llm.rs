@@ -31,7 +31,11 @@ fn hidden_states_equal_those_of_transformers() {
         let found = values(model.hidden(&texts()));
         assert_close(&found, &expected.get(&format!("{name}.bidirectional")), 5e-5, name);
         let loaded = Llm::load(&gguf(name), Attention::Bidirectional).unwrap();
-        assert_eq!(values(loaded.hidden(&texts())), found, "{name}: chosen when loading or later");
+        assert_eq!(
+            values(loaded.hidden(&texts())),
+            found,
+            "{name}: chosen when loading or later"
+        );
     }
 }
 
@@ -44,7 +48,10 @@ fn constants_are_those_of_the_family() {
     assert!((0..c.layers).all(|layer| !c.is_local(layer)));
     let gemma = Llm::load(&gguf("gemma3"), Attention::Causal).unwrap();
     let c = gemma.config();
-    assert_eq!((c.theta, c.local_theta, c.embedding_scale, c.window), (1e6, 1e4, 4.0, Some(6)));
+    assert_eq!(
+        (c.theta, c.local_theta, c.embedding_scale, c.window),
+        (1e6, 1e4, 4.0, Some(6))
+    );
     let global: Vec<usize> = (0..c.layers).filter(|&layer| !c.is_local(layer)).collect();
     assert_eq!(global, [5]);
 }
@@ -59,9 +66,16 @@ fn every_parameter_gets_a_gradient() {
         let mut rng = Rng::new(1);
         let direction = tensor((0..n * c).map(|_| rng.normal()).collect(), [n, c]);
         let gradients = Gradients::collect(&tower, (y * direction).sum().backward());
-        let reached: Vec<&str> = gradients.reach().filter(|(_, largest)| *largest > 0.0).map(|(name, _)| name).collect();
+        let reached: Vec<&str> = gradients
+            .reach()
+            .filter(|(_, largest)| *largest > 0.0)
+            .map(|(name, _)| name)
+            .collect();
         let all = params::list(&tower);
-        let missing: Vec<_> = all.iter().filter(|info| !reached.contains(&info.name.as_str())).collect();
+        let missing: Vec<_> = all
+            .iter()
+            .filter(|info| !reached.contains(&info.name.as_str()))
+            .collect();
         assert!(missing.is_empty() && !all.is_empty(), "{name}: {missing:?}");
     }
 }
@@ -70,7 +84,10 @@ fn every_parameter_gets_a_gradient() {
 fn patched(name: &str, key: &str, value: &[u8]) -> Result<Llm, bifocal_models::weights::WeightsError> {
     let path = fixture(&format!("tiny-{name}.gguf"));
     let mut bytes = std::fs::read(&path).unwrap();
-    let at = bytes.windows(key.len()).position(|w| w == key.as_bytes()).expect("the key is there");
+    let at = bytes
+        .windows(key.len())
+        .position(|w| w == key.as_bytes())
+        .expect("the key is there");
     let at = at + key.len() + 4; // the value's type
     bytes[at..at + value.len()].copy_from_slice(value);
     Llm::load(&Gguf::from_bytes(&path, bytes)?, Attention::Causal)

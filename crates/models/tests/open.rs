@@ -34,21 +34,91 @@ fn vision(folder: &str, file: &str, pointer: &str, value: Value) -> Result<Visio
 #[test]
 fn settings_that_are_not_implemented_are_refused() {
     for (folder, file, pointer, value) in [
-        ("clip-open-clip-erf", "open_clip_config.json", "/model_cfg/vision_cfg/timm_model_name", json!("vit")),
-        ("clip-open-clip-erf", "open_clip_config.json", "/model_cfg/vision_cfg/global_average_pool", json!(true)),
-        ("clip-open-clip-erf", "open_clip_config.json", "/model_cfg/vision_cfg/pool_type", json!("avg")),
-        ("clip-open-clip-erf", "open_clip_config.json", "/model_cfg/vision_cfg/no_ln_pre", json!(true)),
-        ("clip-open-clip-erf", "open_clip_config.json", "/model_cfg/vision_cfg/layers", json!([3, 4, 6, 3])),
-        ("clip-open-clip-erf", "open_clip_config.json", "/model_cfg/vision_cfg/head_width", json!(0)),
-        ("clip-open-clip-erf", "open_clip_config.json", "/model_cfg/vision_cfg/mlp_ratio", json!(1e300)),
-        ("clip-open-clip-erf", "open_clip_config.json", "/preprocess_cfg/resize_mode", json!("stretch")),
-        ("clip-open-clip-erf", "open_clip_config.json", "/preprocess_cfg/std", json!([0, 0, 0])),
-        ("clip-hugging-face", "config.json", "/vision_config/hidden_act", json!("relu")),
-        ("clip-hugging-face", "config.json", "/vision_config/layer_norm_eps", json!(1e-6)),
-        ("clip-hugging-face", "config.json", "/vision_config/image_size", json!(-1)),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/model_cfg/vision_cfg/timm_model_name",
+            json!("vit"),
+        ),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/model_cfg/vision_cfg/global_average_pool",
+            json!(true),
+        ),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/model_cfg/vision_cfg/pool_type",
+            json!("avg"),
+        ),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/model_cfg/vision_cfg/no_ln_pre",
+            json!(true),
+        ),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/model_cfg/vision_cfg/layers",
+            json!([3, 4, 6, 3]),
+        ),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/model_cfg/vision_cfg/head_width",
+            json!(0),
+        ),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/model_cfg/vision_cfg/mlp_ratio",
+            json!(1e300),
+        ),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/preprocess_cfg/resize_mode",
+            json!("stretch"),
+        ),
+        (
+            "clip-open-clip-erf",
+            "open_clip_config.json",
+            "/preprocess_cfg/std",
+            json!([0, 0, 0]),
+        ),
+        (
+            "clip-hugging-face",
+            "config.json",
+            "/vision_config/hidden_act",
+            json!("relu"),
+        ),
+        (
+            "clip-hugging-face",
+            "config.json",
+            "/vision_config/layer_norm_eps",
+            json!(1e-6),
+        ),
+        (
+            "clip-hugging-face",
+            "config.json",
+            "/vision_config/image_size",
+            json!(-1),
+        ),
         ("clip-hugging-face", "config.json", "/model_type", json!("siglip")),
-        ("clip-hugging-face", "preprocessor_config.json", "/crop_size/height", json!(24)),
-        ("clip-hugging-face", "preprocessor_config.json", "/do_normalize", json!(false)),
+        (
+            "clip-hugging-face",
+            "preprocessor_config.json",
+            "/crop_size/height",
+            json!(24),
+        ),
+        (
+            "clip-hugging-face",
+            "preprocessor_config.json",
+            "/do_normalize",
+            json!(false),
+        ),
         ("clip-hugging-face", "preprocessor_config.json", "/resample", json!(5)),
     ] {
         let error = vision(folder, file, pointer, value).expect_err(pointer);
@@ -59,16 +129,37 @@ fn settings_that_are_not_implemented_are_refused() {
 #[test]
 fn preprocessing_follows_its_settings() {
     let plain = open_vision(&fixture("clip-open-clip-erf")).unwrap();
-    assert_eq!((plain.preprocess.resize, plain.preprocess.filter), (ResizeMode::Shortest, Filter::Bicubic));
+    assert_eq!(
+        (plain.preprocess.resize, plain.preprocess.filter),
+        (ResizeMode::Shortest, Filter::Bicubic)
+    );
     let file = "open_clip_config.json";
-    let squash = vision("clip-open-clip-erf", file, "/preprocess_cfg/resize_mode", json!("squash")).unwrap();
+    let squash = vision(
+        "clip-open-clip-erf",
+        file,
+        "/preprocess_cfg/resize_mode",
+        json!("squash"),
+    )
+    .unwrap();
     assert_eq!(squash.preprocess.resize, ResizeMode::Squash);
-    assert_ne!(squash.fingerprint, plain.fingerprint, "settings are part of what a model is");
-    let longest = vision("clip-open-clip-erf", file, "/preprocess_cfg/resize_mode", json!("longest")).unwrap();
+    assert_ne!(
+        squash.fingerprint, plain.fingerprint,
+        "settings are part of what a model is"
+    );
+    let longest = vision(
+        "clip-open-clip-erf",
+        file,
+        "/preprocess_cfg/resize_mode",
+        json!("longest"),
+    )
+    .unwrap();
     assert_eq!(longest.preprocess.resize, ResizeMode::Longest { fill: [0; 3] });
     let file = "preprocessor_config.json";
     let resized = vision("clip-hugging-face", file, "/size/shortest_edge", json!(24)).unwrap();
-    assert_eq!(resized.preprocess.resize, ResizeMode::ShortestThenCrop { resize_to: 24 });
+    assert_eq!(
+        resized.preprocess.resize,
+        ResizeMode::ShortestThenCrop { resize_to: 24 }
+    );
     let bilinear = vision("clip-hugging-face", file, "/resample", json!(2)).unwrap();
     assert_eq!(bilinear.preprocess.filter, Filter::Bilinear);
 }
@@ -78,9 +169,13 @@ fn sentence_encoders_with_more_than_pooling_are_refused() {
     let refused = |edit: &dyn Fn(&Path)| {
         let dir = edited("tiny-bert", "config.json", "/model_type", json!("bert"));
         edit(dir.path());
-        open_text(dir.path(), &TextOptions::default()).map(|_| ()).unwrap_err().to_string()
+        open_text(dir.path(), &TextOptions::default())
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
     };
-    let dense = json!([{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Dense"}]);
+    let dense =
+        json!([{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Dense"}]);
     assert!(refused(&|dir| fs::write(dir.join("modules.json"), dense.to_string()).unwrap()).contains("Dense"));
     let pooling = |dir: &Path, settings: Value| {
         fs::create_dir(dir.join("1_Pooling")).unwrap();
@@ -97,7 +192,13 @@ fn sentence_encoders_with_more_than_pooling_are_refused() {
 #[test]
 fn damaged_settings_are_refused() {
     let dir = edited("clip-hugging-face", "config.json", "/model_type", json!("clip"));
-    for text in ["", "[]", "{\"model_type\": 3}", "{}", "{\"model_type\": \"clip\", \"vision_config\": 7}"] {
+    for text in [
+        "",
+        "[]",
+        "{\"model_type\": 3}",
+        "{}",
+        "{\"model_type\": \"clip\", \"vision_config\": 7}",
+    ] {
         fs::write(dir.path().join("config.json"), text).unwrap();
         let error = open_vision(dir.path()).map(|_| ()).expect_err(text);
         println!("{text:?}: {error}");

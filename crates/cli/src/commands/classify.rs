@@ -19,7 +19,12 @@ pub struct Args {
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// Labels, separated by commas
-    #[arg(long, value_delimiter = ',', value_name = "a,b,c", required_unless_present = "labels_file")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "a,b,c",
+        required_unless_present = "labels_file"
+    )]
     labels: Vec<String>,
     /// A file with one label a line
     #[arg(long, value_name = "F", conflicts_with = "labels")]

@@ -81,7 +81,11 @@ pub fn run(args: Args) -> Result<()> {
 fn embed_texts(model: &Model, texts: &[String], raw: bool) -> Result<Vec<f32>> {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     pictures::embed_texts_with(&texts, |chunk| {
-        if raw { model.embed_texts_raw(chunk) } else { model.embed_texts(chunk) }
+        if raw {
+            model.embed_texts_raw(chunk)
+        } else {
+            model.embed_texts(chunk)
+        }
     })
 }
 

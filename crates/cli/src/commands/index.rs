@@ -89,7 +89,9 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What `search` needs to open the model again.
 pub fn model_id(model: &Model, path: &Path) -> Result<ModelId> {
-    let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("finding {}", path.display()))?;
     Ok(ModelId {
         fingerprint: model.fingerprint().to_owned(),
         dim: model.dim(),
@@ -165,7 +167,10 @@ fn apply(
     store.flush()?;
     let items = store.count()?;
     if items == 0 {
-        anyhow::bail!("nothing was indexed: none of the {} pictures could be read", embed.len());
+        anyhow::bail!(
+            "nothing was indexed: none of the {} pictures could be read",
+            embed.len()
+        );
     }
     Ok(Summary {
         added,

@@ -86,10 +86,7 @@ fn query_vector(args: &Args, model: &Model) -> Result<Vec<f32>> {
         }
         vectors.push(model.embed_images(&loaded.pixels, 1)?);
     }
-    let parts: Vec<Part> = vectors
-        .iter()
-        .map(|vector| Part { weight: 1.0, vector })
-        .collect();
+    let parts: Vec<Part> = vectors.iter().map(|vector| Part { weight: 1.0, vector }).collect();
     Ok(combine(&parts, model.dim())?)
 }
 
@@ -110,6 +107,11 @@ fn show(args: &Args, hits: &[Hit], items: u64) {
 /// The path relative to the current folder where it lies below it.
 fn shown(key: &str) -> String {
     let here = std::env::current_dir().ok();
-    let relative = here.and_then(|here| std::path::Path::new(key).strip_prefix(here).ok().map(|p| p.display().to_string()));
+    let relative = here.and_then(|here| {
+        std::path::Path::new(key)
+            .strip_prefix(here)
+            .ok()
+            .map(|p| p.display().to_string())
+    });
     relative.unwrap_or_else(|| key.to_owned())
 }

@@ -44,10 +44,13 @@ pub fn run(args: Args) -> Result<()> {
         println!("\n{}", recipe.to_toml());
         return Ok(());
     }
-    let out = args.out.unwrap_or_else(|| {
-        PathBuf::from("runs").join(args.recipe.file_stem().unwrap_or_default())
-    });
-    let options = Options { out, resume: args.resume };
+    let out = args
+        .out
+        .unwrap_or_else(|| PathBuf::from("runs").join(args.recipe.file_stem().unwrap_or_default()));
+    let options = Options {
+        out,
+        resume: args.resume,
+    };
     let mut console = Console::default();
     let summary = train::run(&recipe, &options, &mut console)?;
     console.finish();

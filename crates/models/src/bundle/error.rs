@@ -35,7 +35,9 @@ pub enum BundleError {
         message: String,
     },
     /// A pretrained tower is not where it is looked for.
-    #[error("the {side} tower {name:?} is missing; looked for {looked}. Fetch it (scripts/fetch-encoders.sh), or name the folder that holds it in BIFOCAL_MODELS")]
+    #[error(
+        "the {side} tower {name:?} is missing; looked for {looked}. Fetch it (scripts/fetch-encoders.sh), or name the folder that holds it in BIFOCAL_MODELS"
+    )]
     TowerMissing {
         /// `vision` or `text`.
         side: &'static str,

@@ -129,7 +129,9 @@ impl Manifest {
             message,
         };
         let meta = std::fs::metadata(&path).map_err(|e| {
-            fail(format!("{e}; a bundle is a folder with a {MANIFEST}, as `bifocal train` writes it"))
+            fail(format!(
+                "{e}; a bundle is a folder with a {MANIFEST}, as `bifocal train` writes it"
+            ))
         })?;
         if meta.len() > MAX_BYTES {
             return Err(fail(format!("{} bytes are not a description", meta.len())));

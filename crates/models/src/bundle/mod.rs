@@ -21,8 +21,6 @@ mod save;
 
 pub use error::BundleError;
 pub use locate::{Located, locate};
-pub use manifest::{
-    FileEntry, MANIFEST, Manifest, OwnTower, Reference, TextPart, VisionPart,
-};
+pub use manifest::{FileEntry, MANIFEST, Manifest, OwnTower, Reference, TextPart, VisionPart};
 pub use model::{Model, Standardize};
 pub use save::{Parts, SaveTower, save};

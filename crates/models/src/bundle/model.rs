@@ -9,9 +9,7 @@ use bifocal_nn::init::Rng;
 use bifocal_nn::{Module, params};
 
 use super::locate::list;
-use super::{
-    BundleError, FileEntry, Located, MANIFEST, Manifest, Reference, VisionPart, locate,
-};
+use super::{BundleError, FileEntry, Located, MANIFEST, Manifest, Reference, VisionPart, locate};
 use crate::adapter::{Head, HeadConfig, normalize};
 use crate::open::{TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
 use crate::vision::VisionTower;
@@ -165,12 +163,7 @@ impl Model {
             vision.tower.dim(),
             manifest.standardize_image,
         )?;
-        let text_side = side(
-            "text",
-            &manifest.text_head,
-            text.tower.dim(),
-            manifest.standardize_text,
-        )?;
+        let text_side = side("text", &manifest.text_head, text.tower.dim(), manifest.standardize_text)?;
         Ok(Self {
             name: dir.display().to_string(),
             fingerprint: manifest.fingerprint.clone(),
@@ -356,22 +349,13 @@ fn open_file(dir: &Path, manifest: &Manifest, name: &str) -> Result<SafeTensors,
     Ok(SafeTensors::from_bytes(&path, bytes)?)
 }
 
-fn load_head(
-    source: &dyn TensorSource,
-    prefix: &str,
-    config: &HeadConfig,
-    input: usize,
-) -> Result<Head, BundleError> {
+fn load_head(source: &dyn TensorSource, prefix: &str, config: &HeadConfig, input: usize) -> Result<Head, BundleError> {
     let head = config.build(input, &mut Rng::new(0))?;
     lay_over(head, source, prefix)
 }
 
 /// Replaces all parameters of a module by those in a file.
-fn lay_over<M: Module>(
-    module: M,
-    source: &dyn TensorSource,
-    prefix: &str,
-) -> Result<M, BundleError> {
+fn lay_over<M: Module>(module: M, source: &dyn TensorSource, prefix: &str) -> Result<M, BundleError> {
     let loaded = params::load(module, |name, shape| {
         let name = if prefix.is_empty() {
             name.to_owned()
@@ -434,12 +418,7 @@ fn find(dir: &Path, side: &'static str, reference: &Reference) -> Result<PathBuf
     }
 }
 
-fn same(
-    side: &'static str,
-    path: &Path,
-    found: &str,
-    reference: &Reference,
-) -> Result<(), BundleError> {
+fn same(side: &'static str, path: &Path, found: &str, reference: &Reference) -> Result<(), BundleError> {
     if found == reference.fingerprint {
         return Ok(());
     }

@@ -10,10 +10,7 @@ use bifocal_nn::engine::scalar;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::manifest::FORMAT;
-use super::{
-    BundleError, FileEntry, MANIFEST, Manifest, OwnTower, Reference, Standardize, TextPart,
-    VisionPart,
-};
+use super::{BundleError, FileEntry, MANIFEST, Manifest, OwnTower, Reference, Standardize, TextPart, VisionPart};
 use crate::adapter::HeadConfig;
 use crate::load::host_tensors;
 use crate::text::{Attention, Pooling};
@@ -115,9 +112,7 @@ fn remove(dir: &Path) -> Result<(), BundleError> {
 }
 
 fn sync_dir(dir: &Path) -> Result<(), BundleError> {
-    File::open(dir)
-        .and_then(|d| d.sync_all())
-        .map_err(BundleError::io(dir))
+    File::open(dir).and_then(|d| d.sync_all()).map_err(BundleError::io(dir))
 }
 
 fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
@@ -134,10 +129,7 @@ fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
     };
     let mut heads = prefixed("image_head", host_tensors(&parts.towers.image_head));
     heads.extend(prefixed("text_head", host_tensors(&parts.towers.text_head)));
-    for (name, statistics) in [
-        ("image", parts.standardize_image),
-        ("text", parts.standardize_text),
-    ] {
+    for (name, statistics) in [("image", parts.standardize_image), ("text", parts.standardize_text)] {
         if let Some(statistics) = statistics {
             heads.extend(prefixed(name, statistics.tensors()));
         }
@@ -221,12 +213,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
 }
 
 /// Refers to a tower, or copies it to `dir/side` and refers to that.
-fn reference(
-    dir: &Path,
-    side: &str,
-    tower: &SaveTower,
-    copy: bool,
-) -> Result<Reference, BundleError> {
+fn reference(dir: &Path, side: &str, tower: &SaveTower, copy: bool) -> Result<Reference, BundleError> {
     let path = if copy {
         let target = dir.join(side);
         copy_tower(&tower.path, &target)?;

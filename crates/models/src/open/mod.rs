@@ -57,10 +57,17 @@ fn identity(path: &Path, settings: &[&str]) -> Result<String, OpenError> {
             whole.update(blake3::hash(&bytes).as_bytes());
         }
     }
-    Ok(if alone { weights } else { whole.finalize().to_hex().to_string() })
+    Ok(if alone {
+        weights
+    } else {
+        whole.finalize().to_hex().to_string()
+    })
 }
 
 fn name_of(path: &Path) -> String {
     let named = path.file_stem().filter(|_| path.is_file()).or_else(|| path.file_name());
-    named.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    named.map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

@@ -157,6 +157,7 @@ pub enum TextConfig {
 
 /// A text tower.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there are one or two in a process
 pub enum TextTower {
     /// BERT and its sentence-embedding descendants (Devlin et al. 2019).
     Bert(Bert),
@@ -265,10 +266,7 @@ impl TextTower {
     ///
     /// # Errors
     /// [`WeightsError`] when a tensor is missing or has another shape.
-    pub fn from_tensors(
-        config: &TextConfig,
-        source: &dyn TensorSource,
-    ) -> Result<Self, WeightsError> {
+    pub fn from_tensors(config: &TextConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
         Ok(match config {
             TextConfig::Bert(config) => Self::Bert(Bert::from_tensors(config.clone(), source)?),
             TextConfig::Clip(config) => Self::Clip(ClipText::from_tensors(config.clone(), source)?),
@@ -281,7 +279,9 @@ impl TextTower {
 #[non_exhaustive]
 pub enum TokensError {
     /// An id beyond the table of embeddings.
-    #[error("token id {id} is not among the tower's {vocabulary}; the tokenizer belongs to another model, use the one that came with the weights")]
+    #[error(
+        "token id {id} is not among the tower's {vocabulary}; the tokenizer belongs to another model, use the one that came with the weights"
+    )]
     UnknownId {
         /// The id.
         id: u32,

@@ -59,6 +59,7 @@ pub enum VisionConfig {
 
 /// A vision tower.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there are one or two in a process
 pub enum VisionTower {
     /// EfficientNet-Lite (Tan & Le 2019; the Lite variant without squeeze-and-excitation and with ReLU6).
     EfficientNetLite(EfficientNetLite),

@@ -49,7 +49,10 @@ pub fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str)
         .iter()
         .zip(expected)
         .map(|(a, b)| (a - b).abs())
-        .fold(0.0, |worst: f32, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) });
+        .fold(
+            0.0,
+            |worst: f32, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) },
+        );
     assert!(worst <= tolerance, "{what}: differs by {worst}");
     println!("{what}: largest difference {worst:.1e}");
 }
@@ -61,5 +64,8 @@ pub fn worst_cosine(a: &[f32], b: &[f32], dim: usize) -> f64 {
     a.chunks_exact(dim)
         .zip(b.chunks_exact(dim))
         .map(|(x, y)| dot(x, y) / (dot(x, x) * dot(y, y)).sqrt())
-        .fold(1.0, |worst, c| if c.is_nan() { f64::NEG_INFINITY } else { worst.min(c) })
+        .fold(
+            1.0,
+            |worst, c| if c.is_nan() { f64::NEG_INFINITY } else { worst.min(c) },
+        )
 }
