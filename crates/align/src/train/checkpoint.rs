@@ -35,7 +35,7 @@ const UNFINISHED: &str = ".unfinished-";
 
 /// Position in a run. All randomness is drawn from the seed and the step, so that no generator needs to be saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     /// Layout of the checkpoint.
     pub format: u32,
     /// Stage of the method, from 0.
@@ -68,11 +68,11 @@ impl State {
 }
 
 /// The present layout.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// A checkpoint in memory.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Position.
     pub state: State,
     /// Parameters that learn, by name.
@@ -133,7 +133,7 @@ impl Entry {
 
 /// The checkpoints of a run.
 #[derive(Clone, Debug)]
-pub struct Checkpoints<D = SystemDisk> {
+pub(crate) struct Checkpoints<D = SystemDisk> {
     dir: PathBuf,
     keep: usize,
     disk: D,

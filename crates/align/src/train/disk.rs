@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// Durable writing.
-pub(crate) trait Disk {
+pub trait Disk {
     /// Creates a file with these bytes and waits until they are on the disk.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     /// Creates a folder; that it is there already is an error.
@@ -20,7 +20,7 @@ pub(crate) trait Disk {
 
 /// The operating system's.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SystemDisk;
+pub struct SystemDisk;
 
 impl Disk for SystemDisk {
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
