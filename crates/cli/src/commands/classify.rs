@@ -29,9 +29,9 @@ pub struct Args {
     /// A file with one label a line
     #[arg(long, value_name = "F", conflicts_with = "labels")]
     labels_file: Option<PathBuf>,
-    /// A template set or a file with one template a line
-    #[arg(long, value_name = "NAME|F", default_value = "plain")]
-    templates: String,
+    /// A template set or a file with one template a line; labels are taken as they are without it
+    #[arg(long, value_name = "NAME|F")]
+    templates: Option<String>,
     /// How many labels to show for each picture
     #[arg(short, default_value_t = 5)]
     k: usize,
@@ -58,8 +58,10 @@ pub fn run(args: Args) -> Result<()> {
     }
     let samples = pictures::list(&args.paths)?;
     let model = model::open_bundle(&args.model)?;
-    let templates = TemplateSet::resolve(&args.templates)?;
-    let prompts = templates.prompts(&labels);
+    let prompts = match &args.templates {
+        Some(templates) => TemplateSet::resolve(templates)?.prompts(&labels),
+        None => labels.clone(),
+    };
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
     let rows = pictures::embed_texts(&model, &prompts)?;
     let weights = class_weights(&rows, prompts.len() / labels.len(), model.dim())?;

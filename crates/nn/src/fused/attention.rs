@@ -69,7 +69,7 @@ pub fn attention(qkv: Tensor<2>, offsets: &Arc<[usize]>, shape: &AttentionShape)
         return composed::attention(qkv, offsets, shape);
     }
     let op = Attention {
-        shape: shape.clone(),
+        shape: *shape,
         offsets: Arc::clone(offsets),
     };
     apply(op, [qkv.into()])

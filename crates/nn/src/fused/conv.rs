@@ -44,7 +44,7 @@ pub fn conv2d(x: Tensor<2>, w: Tensor<2>, bias: Option<Tensor<1>>, act: Activati
     if !on_cpu(&x) {
         return composed::conv2d(x, w, bias, act, shape);
     }
-    let op = Im2col { shape: shape.clone() };
+    let op = Im2col { shape: *shape };
     linear(apply(op, [x.into()]), w, bias, act, None)
 }
 
@@ -101,7 +101,7 @@ pub fn depthwise_conv2d(
     let op = Depthwise {
         act,
         bias: bias.is_some(),
-        shape: shape.clone(),
+        shape: *shape,
     };
     apply(op, [x.into(), w.into(), bias.map_or_else(absent, Into::into)])
 }

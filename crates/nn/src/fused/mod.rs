@@ -74,11 +74,7 @@ pub(crate) fn absent() -> Input {
 /// Whether a tensor lives where the kernels run.
 pub(crate) fn on_cpu<const D: usize>(tensor: &Tensor<D>) -> bool {
     use burn::backend::DispatchDevice;
-    #[allow(unreachable_patterns)] // other devices exist once a GPU feature is enabled
-    match tensor.device().inner().as_dispatch() {
-        DispatchDevice::Flex(_) => true,
-        _ => false,
-    }
+    matches!(tensor.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 type Recorded = burn::backend::tensor::FloatTensor<Autodiff<Flex>>;
