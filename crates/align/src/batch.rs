@@ -17,6 +17,7 @@ pub enum Images {
 
 /// The texts of a batch.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one of them a step
 pub enum Texts {
     /// For a text tower that learns, and how its tokens become one vector.
     Tokens(TokenBatch, Pooling),

@@ -174,7 +174,7 @@ impl Session<'_> {
                 self.step(&mut trainer, &mut feed, setup.schedule.at(self.state.stage_step))?;
                 let ended = self.state.stage_step == steps;
                 let stop = self.progress.stop() && !ended;
-                if stop || ended || self.state.step % self.recipe.run.checkpoint_every == 0 {
+                if stop || ended || self.state.step.is_multiple_of(self.recipe.run.checkpoint_every) {
                     self.checkpoint(&trainer)?;
                 }
                 if stop {
