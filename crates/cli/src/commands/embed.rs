@@ -53,7 +53,6 @@ pub fn run(args: Args) -> Result<()> {
     let options = TextOptions {
         pooling: args.pooling,
         attention: args.attention,
-        ..TextOptions::default()
     };
     let model = model::open(&args.model, &options)?;
     if model.manifest().is_some() && (args.pooling.is_some() || args.attention.is_some()) {
