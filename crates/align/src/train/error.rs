@@ -37,7 +37,7 @@ pub enum TrainError {
     },
     /// A pretrained tower is not there.
     #[error(
-        "{key} = {name:?}: there is no such file or folder (looked for {looked}); fetch it with scripts/fetch-encoders.sh, or name the folder that holds it in BIFOCAL_MODELS"
+        "{key} = {name:?}: there is no such file or folder (looked for {looked}); fetch it with scripts/fetch-encoders.py, or name the folder that holds it in BIFOCAL_MODELS"
     )]
     TowerMissing {
         /// Key of the recipe.

@@ -36,7 +36,7 @@ pub enum BundleError {
     },
     /// A pretrained tower is not where it is looked for.
     #[error(
-        "the {side} tower {name:?} is missing; looked for {looked}. Fetch it (scripts/fetch-encoders.sh), or name the folder that holds it in BIFOCAL_MODELS"
+        "the {side} tower {name:?} is missing; looked for {looked}. Fetch it (scripts/fetch-encoders.py), or name the folder that holds it in BIFOCAL_MODELS"
     )]
     TowerMissing {
         /// `vision` or `text`.
