@@ -331,7 +331,7 @@ impl Task for Block<'_> {
         let (r0, r1) = (p0 * mr, (p1 * mr).min(plan.m));
         let (a_stride, b_stride) = (panel_stride::<S>(mr, kp), panel_stride::<S>(nr, kp));
         // Rows of B that lie side by side are read in longer runs when several panels are packed at once.
-        let group = if plan.b.col_stride == 1 { 8 } else { 1 };
+        let group = if plan.b.col_stride == 1 { 4 } else { 1 };
         let a_len = (p1 - p0) * a_stride;
         let mut memory = Scratch::take(a_len + if packed_b.is_some() { 0 } else { group * b_stride });
         let (a, own) = memory.numbers().split_at_mut(a_len);
@@ -386,9 +386,6 @@ impl Task for Block<'_> {
                             cols,
                             ahead,
                         };
-                        if finish {
-                            fetch_epilogue(s, plan.epilogue, at, to);
-                        }
                         tile_into(s, q1 - q0, a, b, to, add || slice > 0);
                         if finish {
                             finish_tile(s, to, at, j * nr, plan.epilogue);
@@ -396,19 +393,6 @@ impl Task for Block<'_> {
                     }
                 }
             }
-        }
-    }
-}
-
-/// Asks for what the epilogue will read and write beside C.
-#[inline(always)]
-fn fetch_epilogue<S: Simd>(s: S, e: &Epilogue, at: usize, tile: Tile) {
-    let sides = [e.residual.map(<[f32]>::as_ptr), e.pre.map(|p| p.ptr().cast_const())];
-    for base in sides.into_iter().flatten() {
-        for i in 0..tile.rows {
-            let row = base.wrapping_add(at + i * tile.stride);
-            s.prefetch(row);
-            s.prefetch(row.wrapping_add(S::LANES));
         }
     }
 }

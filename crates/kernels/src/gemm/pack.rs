@@ -64,11 +64,6 @@ fn pack<S: Simd>(s: S, from: Lines, width: usize, kp: usize, dst: &mut [f32], st
             let row = &from.src[k * from.k_stride..][..from.count];
             for (p, row) in row.chunks(width).enumerate() {
                 let to = as_uninit(&mut dst[p * stride + k * width..][..width]);
-                if width == 2 * S::LANES && row.len() == width {
-                    s.put(&mut to[..S::LANES], s.get(&row[..S::LANES]));
-                    s.put(&mut to[S::LANES..], s.get(&row[S::LANES..]));
-                    continue;
-                }
                 for i in steps::<S>(width) {
                     s.put(&mut to[i..], s.get(&row[i.min(row.len())..]));
                 }
