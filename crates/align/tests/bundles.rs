@@ -9,7 +9,8 @@ use bifocal_align::train::{Options, Silent, run};
 use bifocal_data::{Limits, load_images};
 use bifocal_models::bundle::{BundleError, Model, VisionPart};
 use bifocal_models::open::{TextOptions, open_text, open_vision};
-use bifocal_models::weights::{SafeTensors, TensorSource};
+use bifocal_models::weights::TensorSource;
+use bifocal_models::weights::safetensors::SafeTensors;
 
 /// A finished run of a method on a model of its own.
 fn trained(dir: &Path, method: &str, sets: &[&str]) -> PathBuf {
