@@ -76,7 +76,7 @@ fn train_eval_index_search_classify_embed() {
         text(&photo),
     ]);
     assert!(labels.contains("cat") && labels.contains("dog"), "{labels}");
-    std::fs::write(dir.path().join("lines.txt"), "a dog\n\n  a cat \n").expect("write");
+    std::fs::write(dir.path().join("lines.txt"), "a dog\na dog\n  a cat \n").expect("write");
     succeeds(&[
         "embed",
         "--model",
