@@ -18,7 +18,6 @@ test:
 	else \
 		cargo test --release --locked --workspace; \
 	fi
-	cargo test --release --locked --workspace --doc -q
 
 encoders:
 	@python3 scripts/fetch-encoders.py efficientnet-lite0 gemma3
