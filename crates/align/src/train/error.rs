@@ -84,6 +84,17 @@ pub enum TrainError {
         /// File with all of them.
         listed: PathBuf,
     },
+    /// A weight that is not finite after a step.
+    #[error(
+        "step {step}: {name} is not finite any more and was not written to a checkpoint; lower optimizer.lr or set \
+         optimizer.clip_norm, and begin anew in another folder"
+    )]
+    BrokenWeights {
+        /// Counted from 1.
+        step: u64,
+        /// The parameter.
+        name: String,
+    },
     /// Too little data that can be read.
     #[error("step {step}: none of the batch's pictures can be read; the first: {first}")]
     NoPictures {

@@ -18,7 +18,7 @@ pub struct Metrics {
     /// Total loss before the step; not a number for a step that was left out.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f32,
-    /// Its terms.
+    /// Its terms; none for a step that was left out.
     pub terms: BTreeMap<String, f32>,
     /// Learning rate of the step.
     pub lr: f64,

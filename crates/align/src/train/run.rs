@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -208,16 +209,17 @@ impl Session<'_> {
         self.state.samples += sampled.keys.len() as u64;
         self.state.optimizer_step = trainer.optimizer().steps();
         let (logit_scale, logit_bias) = trainer.temperature();
+        let skipped = outcome.not_finite.is_some();
         let metrics = Metrics {
             step: number,
             loss: outcome.loss,
-            terms: outcome.terms,
+            terms: if skipped { BTreeMap::new() } else { outcome.terms },
             lr,
             grad_norm: outcome.grad_norm,
             logit_scale,
             logit_bias,
             samples: self.state.samples,
-            skipped: outcome.not_finite.is_some(),
+            skipped,
         };
         self.metrics
             .push(&metrics)
@@ -290,6 +292,17 @@ impl Session<'_> {
             weights: trainer.learnt(),
             moments: trainer.optimizer().state().clone(),
         };
+        // An update can overflow although loss and gradient were finite; good checkpoints must not make room for that.
+        let broken = snapshot
+            .weights
+            .iter()
+            .find(|(_, t)| !t.data.iter().all(|v| v.is_finite()));
+        if let Some((name, _)) = broken {
+            return Err(TrainError::BrokenWeights {
+                step: self.state.step,
+                name: name.clone(),
+            });
+        }
         let path = self.checkpoints.save(&snapshot)?;
         self.progress.checkpoint(self.state.step, &path);
         Ok(())

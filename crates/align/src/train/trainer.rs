@@ -112,7 +112,7 @@ impl Trainer {
         let mut outcome = Outcome {
             loss: value(&loss.total),
             terms: loss.terms.iter().map(|(n, t)| ((*n).to_owned(), value(t))).collect(),
-            grad_norm: 0.0,
+            grad_norm: f64::NAN,
             not_finite: None,
         };
         if !outcome.loss.is_finite() {

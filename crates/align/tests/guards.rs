@@ -1,0 +1,166 @@
+//! Steps that go wrong: they stop the run or are left out, and say which samples were in them.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use bifocal_align::train::metrics::Metrics;
+use bifocal_align::train::{Options, Silent, TrainError, run};
+use bifocal_models::weights::TensorSource;
+use bifocal_models::weights::safetensors::SafeTensors;
+
+/// Makes the embedding of one word so large that a layer norm overflows on it.
+fn poison(model: &Path, word: &str) {
+    let tokenizer: serde_json::Value =
+        serde_json::from_slice(&fs::read(model.join("tokenizer.json")).unwrap()).unwrap();
+    let id = tokenizer["model"]["vocab"][word].as_u64().unwrap() as usize;
+    let path = model.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let names: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let table = &names["text_model.embeddings.token_embedding.weight"];
+    let (width, start) = (
+        table["shape"][1].as_u64().unwrap() as usize,
+        table["data_offsets"][0].as_u64().unwrap(),
+    );
+    let row = 8 + header + start as usize + id * width * 4;
+    bytes[row..row + width * 4].copy_from_slice(&3e38f32.to_le_bytes().repeat(width));
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_step_without_a_number_stops_the_run_or_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    poison(&model, "dog");
+    let cache = dir.path().join("cache");
+    let out = dir.path().join("stopping");
+    let options = Options {
+        out: out.clone(),
+        resume: false,
+    };
+    let recipe = common::recipe("clip", &model, &cache, &["schedule.steps=12"]);
+    let error = run(&recipe, &options, &mut Silent).unwrap_err();
+    let TrainError::NotFinite {
+        step, samples, listed, ..
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    assert!(samples.contains("images/"), "{error}");
+    let list: serde_json::Value = serde_json::from_slice(&fs::read(listed).unwrap()).unwrap();
+    assert_eq!(list["step"], *step);
+    assert_eq!(list["samples"].as_array().unwrap().len(), 6);
+
+    // left out instead, the run comes to its end and says how many
+    let recipe = common::recipe("clip", &model, &cache, &["schedule.steps=12", "run.bad_step=skip"]);
+    let options = Options {
+        out: dir.path().join("skipping"),
+        resume: false,
+    };
+    let summary = run(&recipe, &options, &mut Silent).unwrap();
+    assert!(
+        (1..12).contains(&summary.skipped_steps) && summary.steps == 12,
+        "{summary:?}"
+    );
+    let metrics = fs::read_to_string(options.out.join("metrics.jsonl")).unwrap();
+    let lines: Vec<Metrics> = metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 12);
+    assert_eq!(lines.iter().filter(|l| l.skipped).count() as u64, summary.skipped_steps);
+    assert!(lines.iter().all(|l| l.skipped != l.loss.is_finite()));
+}
+
+#[test]
+fn weights_that_overflow_never_become_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    // each step multiplies weights by 1 - 10 · 10,000
+    let sets = [
+        "optimizer.lr=10",
+        "optimizer.weight_decay=10000",
+        "schedule.warmup=0",
+        "schedule.kind=constant",
+        "schedule.steps=20",
+        "run.checkpoint_every=1",
+    ];
+    let out = dir.path().join("run");
+    let options = Options {
+        out: out.clone(),
+        resume: false,
+    };
+    let recipe = common::recipe("sail", &model, &dir.path().join("cache"), &sets);
+    let error = run(&recipe, &options, &mut Silent).unwrap_err();
+    let stopped = matches!(error, TrainError::BrokenWeights { .. } | TrainError::NotFinite { .. });
+    assert!(stopped, "{error}");
+    let mut checked = 0;
+    for entry in fs::read_dir(out.join("checkpoints")).unwrap() {
+        let file = entry.unwrap().path().join("weights.safetensors");
+        if file.is_file() {
+            let weights = SafeTensors::open(&file).unwrap();
+            for name in weights.names() {
+                assert!(
+                    weights.load(&name).unwrap().data.iter().all(|v| v.is_finite()),
+                    "{name}"
+                );
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 0);
+}
+
+#[test]
+fn damaged_pictures_are_left_out_and_the_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let photos = dir.path().join("photos");
+    fs::create_dir_all(photos.join("images")).unwrap();
+    for entry in fs::read_dir(common::photos().join("images")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, photos.join("images").join(path.file_name().unwrap())).unwrap();
+    }
+    fs::copy(common::photos().join("captions.jsonl"), photos.join("captions.jsonl")).unwrap();
+    let mut all: Vec<_> = fs::read_dir(photos.join("images"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    all.sort();
+    fs::write(&all[0], b"").unwrap();
+    fs::write(&all[1], b"not a picture").unwrap();
+    let whole = fs::read(&all[2]).unwrap();
+    fs::write(&all[2], &whole[..whole.len() / 2]).unwrap();
+
+    #[derive(Default)]
+    struct Warnings(Vec<String>);
+    impl bifocal_align::train::Progress for Warnings {
+        fn warning(&mut self, message: &str) {
+            self.0.push(message.to_owned());
+        }
+    }
+    for method in ["sail", "clip"] {
+        let path = format!("data.sources.0.path={:?}", photos.display().to_string());
+        let sets = [
+            path.as_str(),
+            "data.sources.0.holdout=0",
+            "data.batch=25",
+            "schedule.steps=4",
+        ];
+        let recipe = common::recipe(method, &model, &dir.path().join("cache"), &sets);
+        let options = Options {
+            out: dir.path().join(method),
+            resume: false,
+        };
+        let mut warnings = Warnings::default();
+        let summary = run(&recipe, &options, &mut warnings).unwrap();
+        assert_eq!(summary.steps, 4);
+        for bad in &all[..2] {
+            let name = bad.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(
+                warnings.0.iter().any(|w| w.contains(&name)),
+                "{method}: {name} in {:?}",
+                warnings.0
+            );
+        }
+    }
+}
