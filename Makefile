@@ -13,6 +13,8 @@ build:
 
 # Tests run optimised: tests of numbers are slow otherwise, and the demo has built the dependencies already.
 test:
+	@test -n "$$BIFOCAL_MODELS" || echo "BIFOCAL_MODELS is not set: tests on real encoders are skipped (see CONTRIBUTING.md)"
+	@test -n "$$BIFOCAL_DATA" || echo "BIFOCAL_DATA is not set: tests on data that is not shipped are skipped (see CONTRIBUTING.md)"
 	@if cargo nextest --version >/dev/null 2>&1; then \
 		cargo nextest run --release --locked --workspace; \
 	else \

@@ -6,12 +6,13 @@ mod holdout;
 mod model;
 mod output;
 mod pictures;
+mod recipe_args;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Activations are large and short-lived; an allocator that reuses their pages is worth a quarter of the training speed.
+/// Activations are large and short-lived; this allocator uses their pages again where the system's would ask for new ones.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

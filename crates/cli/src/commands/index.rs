@@ -151,17 +151,21 @@ fn apply(
         eprintln!("left out {key}: {error}");
     }
     let (moved, deleted) = (plan.moved(), plan.deleted());
-    let (added, changed) = (plan.new.len(), plan.changed.len());
-    let mut failed = plan.failed.len();
-    let mut embed = apply_reuse(store, &plan.reused)?;
-    embed.extend(plan.new);
-    embed.extend(plan.changed);
-    let mut progress = Progress::new("indexing", embed.len() as u64);
-    for (i, chunk) in embed.chunks(BATCH).enumerate() {
-        failed += embed_into(store, model, samples, chunk)?;
-        progress.update((BATCH * i + chunk.len()) as u64, "");
+    let mut changed = apply_reuse(store, &plan.reused)?;
+    changed.extend(plan.changed);
+    let mut progress = Progress::new("indexing", (plan.new.len() + changed.len()) as u64);
+    let mut stored = [0, 0];
+    let mut done = 0;
+    for (files, stored) in [&plan.new, &changed].into_iter().zip(&mut stored) {
+        for chunk in files.chunks(BATCH) {
+            *stored += embed_into(store, model, samples, chunk)?;
+            done += chunk.len();
+            progress.update(done as u64, "");
+        }
     }
     progress.finish();
+    let [added, updated] = stored;
+    let failed = plan.failed.len() + done - added - updated;
     let gone: Vec<&str> = plan.gone.iter().map(String::as_str).collect();
     store.delete(&gone)?;
     store.flush()?;
@@ -174,7 +178,7 @@ fn apply(
     }
     Ok(Summary {
         added,
-        changed,
+        changed: updated,
         moved,
         deleted,
         unchanged: plan.unchanged,
@@ -183,7 +187,7 @@ fn apply(
     })
 }
 
-/// Embeds and stores some files in one transaction; returns how many could not be read.
+/// Embeds and stores some files in one transaction; returns how many of them could be read.
 fn embed_into(
     store: &LocalStore,
     model: &Model,
@@ -210,7 +214,7 @@ fn embed_into(
         })
         .collect();
     store.upsert(&entries)?;
-    Ok(loaded.bad.len())
+    Ok(entries.len())
 }
 
 /// What is known of a picture besides its pixels.

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use bifocal_align::recipe::Recipe;
 use bifocal_align::train::{self, Options};
 
 use crate::holdout;
 use crate::output::training::{self, Console};
+use crate::recipe_args::RecipeArgs;
 
 /// Trains what a recipe describes and writes a bundle.
 ///
@@ -17,15 +17,8 @@ use crate::output::training::{self, Console};
 /// picture features to text features that was fitted on the same training data.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The recipe
-    #[arg(value_name = "RECIPE.toml")]
-    recipe: PathBuf,
-    /// A profile of the recipe: smoke, lab or paper
-    #[arg(long)]
-    profile: Option<String>,
-    /// Change a knob, as in --set optimizer.lr=1e-3
-    #[arg(long, value_name = "key=value")]
-    set: Vec<String>,
+    #[command(flatten)]
+    recipe: RecipeArgs,
     /// Folder of the run (runs/ and the recipe's name, unless given)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -38,7 +31,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let recipe = Recipe::load(&args.recipe, args.profile.as_deref(), &args.set)?;
+    let recipe = args.recipe.load()?;
     if args.explain {
         training::print_overview(&train::overview(&recipe)?);
         println!("\n{}", recipe.to_toml());
@@ -46,7 +39,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let out = args
         .out
-        .unwrap_or_else(|| PathBuf::from("runs").join(args.recipe.file_stem().unwrap_or_default()));
+        .unwrap_or_else(|| PathBuf::from("runs").join(args.recipe.recipe.file_stem().unwrap_or_default()));
     let options = Options {
         out,
         resume: args.resume,
