@@ -173,7 +173,7 @@ fn apply(
     if items == 0 {
         anyhow::bail!(
             "nothing was indexed: none of the {} pictures could be read",
-            embed.len()
+            plan.failed.len() + done
         );
     }
     Ok(Summary {
