@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use bifocal_align::losses::{Positives, infonce};
+use bifocal_kernels::allocator::{self, Allocator};
 use bifocal_models::adapter::normalize;
 use bifocal_models::vision::{ClipVit, ClipVitConfig, ImageBatch};
 use bifocal_models::weights;
@@ -15,7 +16,7 @@ use bifocal_nn::optim::{AdamW, AdamWConfig, Gradients, Rate};
 use bifocal_nn::{Tensor, params};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 const CONFIG: AdamWConfig = AdamWConfig {
     beta1: 0.9,
@@ -34,6 +35,7 @@ fn floats(path: &Path) -> std::io::Result<Vec<f32>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    allocator::keep_memory();
     let folder = std::env::args().nth(1).ok_or("give the folder that vit_b32.py wrote")?;
     let folder = Path::new(&folder);
     let source = weights::open(&folder.join("model.safetensors"))?;
@@ -50,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         dim: 512,
         stack,
     };
-    let mut tower = ClipVit::load(config, source.as_ref())?;
+    let mut tower = params::set_trainable(ClipVit::load(config, source.as_ref())?, |_| true);
     let pixels = floats(&folder.join("images.f32"))?;
     let texts = floats(&folder.join("texts.f32"))?;
     let n = texts.len() / 512;
@@ -74,7 +76,6 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let y = values(params::set_trainable(tower.clone(), |_| false).embed(&batch));
                 let bytes: Vec<u8> = y.iter().flat_map(|v| v.to_le_bytes()).collect();
                 std::fs::write(folder.join("out.f32"), bytes)?;
-                tower = params::set_trainable(tower, |_| true);
                 writeln!(out, "0")?;
             }
             "train" => {

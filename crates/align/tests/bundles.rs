@@ -43,8 +43,8 @@ fn is_unit(rows: &[f32], dim: usize) -> bool {
 fn by_hand(heads: &SafeTensors, side: &str, features: &[f32], width: usize) -> Vec<f32> {
     let get = |name: &str| heads.load(name).unwrap().data;
     let (mean, std) = (get(&format!("{side}.mean")), get(&format!("{side}.std")));
-    let weight = get(&format!("{side}_head.Linear.linear.weight"));
-    let bias = get(&format!("{side}_head.Linear.linear.bias"));
+    let weight = get(&format!("{side}_head.linear.weight"));
+    let bias = get(&format!("{side}_head.linear.bias"));
     let mut out = Vec::new();
     for row in features.chunks(width) {
         let x: Vec<f64> = (0..width).map(|j| f64::from((row[j] - mean[j]) / std[j])).collect();

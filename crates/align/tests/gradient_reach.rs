@@ -32,6 +32,13 @@ fn unreached_and_wrongly_reached(method: &str) -> (Vec<String>, Vec<String>) {
     let bias = (method == "sail").then_some(-10.0);
     let mut towers = Towers::new(Some(vision), Some(text), image_head, text_head, 2.0, bias);
 
+    // which variant of an enum a tower is does not show in its names
+    let names = params::list(&towers);
+    assert!(
+        names.iter().any(|p| p.name == "vision.blocks.0.qkv.weight"),
+        "{names:?}"
+    );
+
     let built = (methods::find(method).unwrap().build)(&recipe);
     let stage = built.stages().remove(0);
     let plan = Plan::new(&params::list(&towers), &stage.rules, &recipe.optimizer).unwrap();

@@ -10,11 +10,12 @@ mod recipe_args;
 
 use std::process::ExitCode;
 
+use bifocal_kernels::allocator::{self, Allocator};
 use clap::{Parser, Subcommand};
 
 /// Activations are large and short-lived; this allocator uses their pages again where the system's would ask for new ones.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Two lenses, one focus: align a vision tower with a language model, and search images with the result.
 #[derive(Parser)]
@@ -37,6 +38,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let cli = Cli::parse(); // wrong use ends here with exit code 2
     let result = match cli.command {
         Command::Embed(args) => commands::embed::run(args),

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: bifocal_kernels::allocator::Allocator = bifocal_kernels::allocator::Allocator;
 
 fn numbers(n: usize) -> Vec<f32> {
     (0..n)

@@ -17,6 +17,7 @@
 #![allow(unsafe_code)]
 
 pub mod activation;
+pub mod allocator;
 pub mod attention;
 pub mod conv;
 pub mod embedding;

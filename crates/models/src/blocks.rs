@@ -223,8 +223,34 @@ impl Block {
         shape: &AttentionShape,
         gelu: Gelu,
     ) -> Tensor<2> {
-        let qkv = self.qkv.forward(self.ln_1.forward(x.clone()));
-        let mixed = fused::attention(qkv, offsets, shape);
+        let mixed = self.mix(&x, offsets, shape);
+        self.finish(x, mixed, gelu)
+    }
+
+    /// As [`Self::forward`], of which only some rows are wanted: the last block of a tower that reads nothing but its class tokens leaves out three
+    /// quarters of its products.
+    ///
+    /// # Shapes
+    /// `[t, c]`, `r` rows below `t` → `[r, c]`.
+    pub(crate) fn forward_rows(
+        &self,
+        x: Tensor<2>,
+        offsets: &Arc<[usize]>,
+        shape: &AttentionShape,
+        gelu: Gelu,
+        rows: &Arc<[u32]>,
+    ) -> Tensor<2> {
+        let mixed = self.mix(&x, offsets, shape);
+        self.finish(fused::embedding(x, rows), fused::embedding(mixed, rows), gelu)
+    }
+
+    /// Attention over the normed rows, before its output layer.
+    fn mix(&self, x: &Tensor<2>, offsets: &Arc<[usize]>, shape: &AttentionShape) -> Tensor<2> {
+        fused::attention(self.qkv.forward(self.ln_1.forward(x.clone())), offsets, shape)
+    }
+
+    /// What follows attention, row by row.
+    fn finish(&self, x: Tensor<2>, mixed: Tensor<2>, gelu: Gelu) -> Tensor<2> {
         let x = self.out.fused(mixed, Activation::Identity, Some(x));
         let h = self.fc.fused(self.ln_2.forward(x.clone()), gelu.into(), None);
         self.proj.fused(h, Activation::Identity, Some(x))

@@ -11,8 +11,6 @@ use common::{Numbers, assert_close};
 fn head(config: &HeadConfig, prefix: &str, numbers: &Numbers) -> Head {
     let head = config.build(6, &mut Rng::new(0)).unwrap();
     params::load(head, |name, shape| {
-        // an enum's variant is part of the path
-        let (_, name) = name.split_once('.').expect("a path");
         numbers
             .source()
             .load_shaped(&format!("{prefix}.{name}"), shape)

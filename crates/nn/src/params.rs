@@ -10,17 +10,26 @@ use crate::engine::{tensor, values};
 pub(crate) struct Path(Vec<String>);
 
 impl Path {
-    pub(crate) fn enter(&mut self, name: &str) {
-        self.0.push(name.to_owned());
+    /// Steps into a field. Which variant an enum holds is not part of a name, so that patterns like `vision.blocks.*` fit every tower.
+    pub(crate) fn enter(&mut self, name: &str, container: &str) {
+        if !is_variant(container) {
+            self.0.push(name.to_owned());
+        }
     }
 
-    pub(crate) fn exit(&mut self) {
-        self.0.pop();
+    pub(crate) fn exit(&mut self, container: &str) {
+        if !is_variant(container) {
+            self.0.pop();
+        }
     }
 
     pub(crate) fn name(&self) -> String {
         self.0.join(".")
     }
+}
+
+fn is_variant(container: &str) -> bool {
+    container.starts_with("Enum:")
 }
 
 /// A parameter as [`list`] describes it.
@@ -40,12 +49,12 @@ struct Visit<F> {
 }
 
 impl<F: FnMut(ParamInfo, &dyn Fn() -> Vec<f32>)> ModuleVisitor for Visit<F> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.enter(name);
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -80,12 +89,12 @@ struct Map<F> {
 }
 
 impl<F: FnMut(&str, &[usize]) -> Change> ModuleMapper for Map<F> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.enter(name);
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.exit();
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

@@ -200,13 +200,17 @@ impl ClipVit {
         let mut x = self.ln_pre.forward(x.reshape([n * tokens, d]));
         let offsets: Arc<[usize]> = (0..=n).map(|i| i * tokens).collect();
         let attention = c.stack.attention(false);
-        for block in &self.blocks {
-            x = block.forward(x, &offsets, &attention, c.stack.gelu);
-        }
         // far fewer than 2³² rows fit into memory
         let classes: Arc<[u32]> = offsets[..n].iter().map(|&row| row as u32).collect();
-        let pooled = self.ln_post.forward(fused::embedding(x, &classes));
-        self.proj.forward(pooled)
+        let (last, rest) = self
+            .blocks
+            .split_last()
+            .expect("a tower has blocks: its sizes were checked");
+        for block in rest {
+            x = block.forward(x, &offsets, &attention, c.stack.gelu);
+        }
+        let pooled = last.forward_rows(x, &offsets, &attention, c.stack.gelu, &classes);
+        self.proj.forward(self.ln_post.forward(pooled))
     }
 
     /// Width of an embedding.
