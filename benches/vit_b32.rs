@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bifocal_align::losses::{Positives, infonce};
 use bifocal_kernels::allocator::{self, Allocator};
+use bifocal_kernels::peak;
 use bifocal_models::adapter::normalize;
 use bifocal_models::vision::{ClipVit, ClipVitConfig, ImageBatch};
 use bifocal_models::weights;
@@ -90,6 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 });
                 writeln!(out, "{} {value}", start.elapsed().as_secs_f64())?;
             }
+            "peak" => writeln!(out, "{}", peak::flops())?,
             other => return Err(format!("unknown command {other}").into()),
         }
         out.flush()?;

@@ -6,6 +6,7 @@
 
 Needs torch and open_clip (pip install torch open_clip_torch). Both sides get the same weights and the same pictures; they take turns, so
 that a change of the machine's speed hits both; medians and the ratio of each pair are printed, after the outputs and the losses were compared.
+"Of peak" is the whole network's operations over what multiply-adds in registers reach on the same threads, measured beside each pair.
 A training step is forward, contrastive loss against fixed text features, backward and AdamW (PyTorch's fused one).
 """
 import argparse
@@ -57,9 +58,18 @@ def rate(seconds):
     return args.batch / statistics.median(seconds)
 
 
-def row(name, ours, theirs):
+def row(name, ours, theirs, peaks, operations):
     ratios = sorted(t / o for o, t in zip(ours, theirs))
-    print(f"| {name} | {rate(ours):.1f} | {rate(theirs):.1f} | {statistics.median(ratios):.2f} | {ratios[0]:.2f}–{ratios[-1]:.2f} |")
+    shares = [statistics.median(operations / s / p for s, p in zip(side, peaks)) for side in (ours, theirs)]
+    quarter = len(ratios) // 4
+    print(
+        f"| {name} | {rate(ours):.1f} | {rate(theirs):.1f} | {statistics.median(ratios):.2f} | {ratios[quarter]:.2f}–{ratios[-1 - quarter]:.2f}"
+        f" | {100 * shares[0]:.0f} % | {100 * shares[1]:.0f} % |"
+    )
+
+
+# Of all layers on all tokens; ours leaves out what the last block would do for tokens that nobody reads.
+FORWARD_FLOPS = 2 * args.batch * (49 * 3072 * 768 + 12 * (50 * 12 * 768 * 768 + 2 * 50 * 50 * 768) + 768 * 512)
 
 
 with tempfile.TemporaryDirectory() as temporary:
@@ -100,18 +110,21 @@ with tempfile.TemporaryDirectory() as temporary:
     losses = [(train()[1], ours.ask("train")[1]) for _ in range(STEPS)]
     print("losses:", ", ".join(f"{t:.5f} / {o:.5f}" for t, o in losses), "(PyTorch / Bifocal)")
 
-    times = {"forward": ([], []), "train": ([], [])}
-    for _ in range(args.rounds):
-        times["forward"][0].append(ours.ask("forward")[0])
-        times["forward"][1].append(forward()[0])
-    for _ in range(args.rounds):
-        times["train"][0].append(ours.ask("train")[0])
-        times["train"][1].append(train()[0])
+    def measure(name, theirs):
+        times = [], [], []
+        for i in range(args.rounds):
+            turns = [lambda: times[0].append(ours.ask(name)[0]), lambda: times[1].append(theirs()[0])]
+            for turn in turns if i % 2 else reversed(turns):
+                turn()
+            times[2].append(ours.ask("peak")[0])
+        return times
+
+    times = {"forward": measure("forward", forward), "train": measure("train", train)}
     print(f"\nViT-B/32, f32, batch {args.batch}, {args.threads} threads, {args.rounds} rounds, PyTorch {torch.__version__}")
-    print("\n| | Bifocal img/s | PyTorch img/s | ratio (median) | range |\n|---|---|---|---|---|")
-    row("forward", *times["forward"])
-    row("training step", *times["train"])
+    print("\n| | Bifocal img/s | PyTorch img/s | ratio (median) | quartiles | Bifocal of peak | PyTorch of peak |\n|---|---|---|---|---|---|---|")
+    row("forward", *times["forward"], FORWARD_FLOPS)
+    row("training step", *times["train"], 3 * FORWARD_FLOPS)
     with open("/proc/self/status") as status:
         torch_peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
-    print(f"| peak memory, MiB | {ours.peak_mib():.0f} | {torch_peak:.0f} | | |")
+    print(f"| peak memory, MiB | {ours.peak_mib():.0f} | {torch_peak:.0f} | | | | |")
     ours.process.stdin.close()

@@ -25,6 +25,7 @@ pub mod gemm;
 pub mod linear;
 pub mod norm;
 pub mod optim;
+pub mod peak;
 pub mod pool;
 pub mod rope;
 pub mod scan;
