@@ -87,6 +87,9 @@ const KC: usize = 256;
 const A_BLOCK: usize = 256 * 1024;
 /// Row panels in a block of A: a tile column of C then stays in the first-level cache.
 const A_PANELS: usize = 16;
+/// Blocks of rows for each thread, as long as they hold [`FEW_PANELS`].
+const BLOCKS_PER_THREAD: usize = 8;
+const FEW_PANELS: usize = 6;
 /// Longest k that one pass over B takes: a full block of A then stays within its share of a second-level cache that two hardware threads use.
 const K_PASS: usize = 800;
 /// Numbers of packed B in one pass (32 MiB).
@@ -241,7 +244,9 @@ impl<'a> Plan<'a> {
                 );
             });
             let packed = &*buffer;
-            let wanted = row_panels.div_ceil(block_panels).next_multiple_of(threads);
+            // More blocks than the cache asks for, as long as each reuses a panel of B a few times: the last ones to finish then wait less for each other.
+            let even = (BLOCKS_PER_THREAD * threads).min(row_panels / FEW_PANELS);
+            let wanted = row_panels.div_ceil(block_panels).max(even).next_multiple_of(threads);
             let row_blocks = wanted.min(row_panels);
             let col_chunks = if row_blocks >= threads {
                 1
