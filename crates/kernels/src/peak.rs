@@ -32,11 +32,3 @@ impl Task for Spin {
         S::LANES
     }
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_peak_is_a_rate() {
-        assert!(super::flops() > 1e6);
-    }
-}
