@@ -281,10 +281,8 @@ impl ResidualHead {
 /// A linear layer with uniform weights in ±√(6 / (in + out)) and zero biases (Glorot & Bengio 2010).
 fn xavier(din: usize, dout: usize, rng: &mut Rng) -> Linear {
     let bound = (6.0 / (din + dout) as f32).sqrt();
-    Linear {
-        weight: Param::from_tensor(Init::Uniform(bound).tensor([dout, din], rng)),
-        bias: Some(zeros([dout])),
-    }
+    let weight = Init::Uniform(bound).tensor([dout, din], rng);
+    Linear::from_params(Param::from_tensor(weight), Some(zeros([dout])))
 }
 
 fn enter(x: Tensor<2>, unit: bool) -> Tensor<2> {

@@ -166,9 +166,9 @@ impl Block {
         let width = config.width;
         let std = (width as f32).powf(-0.5);
         let shallow = std * (2.0 * config.layers as f32).powf(-0.5);
-        let mut linear = |din: usize, dout: usize, std: f32| Linear {
-            weight: Param::from_tensor(Init::Normal(std).tensor([dout, din], rng)),
-            bias: Some(zeros([dout])),
+        let mut linear = |din: usize, dout: usize, std: f32| {
+            let weight = Init::Normal(std).tensor([dout, din], rng);
+            Linear::from_params(Param::from_tensor(weight), Some(zeros([dout])))
         };
         Self {
             ln_1: LayerNorm::new(width, EPS),
@@ -184,10 +184,10 @@ impl Block {
     /// norm, the two layers of the feed-forward part.
     fn packed(c: &StackConfig, loader: Loader, names: [String; 7]) -> Result<Self, WeightsError> {
         let [ln_1, weight, bias, out, ln_2, fc, proj] = names;
-        let qkv = Linear {
-            weight: loader.param(&weight, [3 * c.width, c.width])?,
-            bias: Some(loader.param(&bias, [3 * c.width])?),
-        };
+        let qkv = Linear::from_params(
+            loader.param(&weight, [3 * c.width, c.width])?,
+            Some(loader.param(&bias, [3 * c.width])?),
+        );
         Ok(Self {
             ln_1: loader.layer_norm(&ln_1, c.width, EPS)?,
             qkv,

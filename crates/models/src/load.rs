@@ -43,10 +43,10 @@ impl Loader<'_> {
                 biases.extend(self.values(&format!("{prefix}.bias"), &[rows])?);
             }
         }
-        Ok(Linear {
-            weight: Param::from_tensor(tensor(weights, [dout, din])),
-            bias: bias.then(|| Param::from_tensor(tensor(biases, [dout]))),
-        })
+        Ok(Linear::from_params(
+            Param::from_tensor(tensor(weights, [dout, din])),
+            bias.then(|| Param::from_tensor(tensor(biases, [dout]))),
+        ))
     }
 
     /// A linear layer without bias whose weight is stored as `[in, out]`.

@@ -21,18 +21,20 @@ impl Linear {
     /// A layer with PyTorch's default initialisation.
     pub fn new(din: usize, dout: usize, bias: bool, rng: &mut Rng) -> Self {
         let init = Init::linear(din);
-        Self {
-            weight: Param::from_tensor(init.tensor([dout, din], rng)),
-            bias: bias.then(|| Param::from_tensor(init.tensor([dout], rng))),
-        }
+        Self::from_params(
+            Param::from_tensor(init.tensor([dout, din], rng)),
+            bias.then(|| Param::from_tensor(init.tensor([dout], rng))),
+        )
+    }
+
+    /// A layer of a weight `[out, in]` and a bias `[out]`.
+    pub fn from_params(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
+        Self { weight, bias }
     }
 
     /// A layer whose weights are about to be loaded.
     pub fn empty(din: usize, dout: usize, bias: bool) -> Self {
-        Self {
-            weight: zeros([dout, din]),
-            bias: bias.then(|| zeros([dout])),
-        }
+        Self::from_params(zeros([dout, din]), bias.then(|| zeros([dout])))
     }
 
     /// `[t, in]` → `[t, out]`.

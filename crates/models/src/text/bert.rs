@@ -169,9 +169,9 @@ impl Bert {
 impl BertBlock {
     fn new(config: &BertConfig, rng: &mut Rng) -> Self {
         let (c, eps) = (config.width, config.eps);
-        let mut linear = |din: usize, dout: usize| Linear {
-            weight: Param::from_tensor(Init::Normal(0.02).tensor([dout, din], rng)),
-            bias: Some(zeros([dout])),
+        let mut linear = |din: usize, dout: usize| {
+            let weight = Init::Normal(0.02).tensor([dout, din], rng);
+            Linear::from_params(Param::from_tensor(weight), Some(zeros([dout])))
         };
         Self {
             qkv: linear(c, 3 * c),

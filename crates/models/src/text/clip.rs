@@ -52,10 +52,7 @@ impl ClipText {
             positions: Embedding::new(config.positions, width, 0.01, rng),
             blocks: config.stack.init(rng),
             ln_final: LayerNorm::new(width, EPS),
-            proj: Linear {
-                weight: Param::from_tensor(scale.tensor([config.dim, width], rng)),
-                bias: None,
-            },
+            proj: Linear::from_params(Param::from_tensor(scale.tensor([config.dim, width], rng)), None),
             config: Arc::new(config),
         }
     }
@@ -100,10 +97,7 @@ impl ClipText {
             positions: loader.embedding(&name("positional_embedding"), p, c)?,
             blocks: stack.load(loader, &name("transformer"), Names::OpenAi)?,
             ln_final: loader.layer_norm(&name("ln_final"), c, EPS)?,
-            proj: Linear {
-                weight: loader.transposed(&name("text_projection"), c, config.dim)?,
-                bias: None,
-            },
+            proj: Linear::from_params(loader.transposed(&name("text_projection"), c, config.dim)?, None),
             config: Arc::new(config),
         })
     }

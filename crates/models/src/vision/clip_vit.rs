@@ -92,10 +92,7 @@ impl ClipVit {
             ln_pre: LayerNorm::new(width, EPS),
             blocks: config.stack.init(rng),
             ln_post: LayerNorm::new(width, EPS),
-            proj: Linear {
-                weight: Param::from_tensor(scale.tensor([config.dim, width], rng)),
-                bias: None,
-            },
+            proj: Linear::from_params(Param::from_tensor(scale.tensor([config.dim, width], rng)), None),
             config: Arc::new(config),
         }
     }
@@ -139,10 +136,7 @@ impl ClipVit {
             blocks: config.stack.load(loader, stack, names)?,
             ln_post: loader.layer_norm(post, width, EPS)?,
             proj: if native {
-                Linear {
-                    weight: loader.transposed(proj, width, config.dim)?,
-                    bias: None,
-                }
+                Linear::from_params(loader.transposed(proj, width, config.dim)?, None)
             } else {
                 loader.linear(proj, width, config.dim, false)?
             },
@@ -232,8 +226,6 @@ impl ClipVit {
 /// `[out, 3, p, p]` as files store it → `[out, p·p·3]`.
 fn patch_embedding(loader: Loader, name: &str, width: usize, patch: usize) -> Result<Linear, WeightsError> {
     let stored = loader.values(name, &[width, 3, patch, patch])?;
-    Ok(Linear {
-        weight: Param::from_tensor(super::channels_last(&stored, width, 3, patch)),
-        bias: None,
-    })
+    let weight = super::channels_last(&stored, width, 3, patch);
+    Ok(Linear::from_params(Param::from_tensor(weight), None))
 }
