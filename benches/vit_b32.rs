@@ -62,13 +62,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let texts: Tensor<2> = tensor(texts, [n, 512]);
     let scale: Tensor<1> = tensor(vec![1.0 / 0.07], [1]);
     let mut optimizer = AdamW::new(CONFIG);
+    // As long as nothing is trained, forward passes are of one model, like PyTorch's.
+    let mut frozen = None;
     let mut out = std::io::stdout();
     writeln!(out, "ready")?;
     for line in std::io::stdin().lock().lines() {
         let start = Instant::now();
         match line?.as_str() {
             "forward" => {
-                let frozen = params::set_trainable(tower.clone(), |_| false);
+                let frozen = frozen.get_or_insert_with(|| params::set_trainable(tower.clone(), |_| false));
                 let start = Instant::now();
                 let y = values(frozen.embed(&batch));
                 writeln!(out, "{} {}", start.elapsed().as_secs_f64(), y[0])?;
@@ -80,6 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 writeln!(out, "0")?;
             }
             "train" => {
+                frozen = None;
                 let features = normalize(tower.embed(&batch));
                 let loss = infonce(features, texts.clone(), scale.clone(), &positives);
                 let value = scalar(loss.clone());

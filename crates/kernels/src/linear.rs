@@ -1,8 +1,34 @@
 //! Linear layers: y = act(x·Wᵀ + b) + residual in one pass, and their gradients.
 use crate::activation::{Activation, activation_backward, derivative, per_activation};
 use crate::buffer::{filled, par_rows_sums};
-use crate::gemm::{Epilogue, Mat, gemm_into};
+use crate::gemm::{Epilogue, Mat, Packed, Rhs, gemm_into};
 use crate::simd::{Simd, Task, dispatch, steps};
+
+/// A weight, perhaps with a packed copy of it.
+#[derive(Clone, Copy)]
+pub struct Weight<'a> {
+    data: &'a [f32],
+    packed: Option<&'a Packed>,
+}
+
+impl<'a> Weight<'a> {
+    /// A weight `[dout, din]`; `packed` must be the same one, from [`pack_weight`].
+    pub fn new(data: &'a [f32], packed: Option<&'a Packed>) -> Self {
+        Self { data, packed }
+    }
+}
+
+impl<'a, T: AsRef<[f32]> + ?Sized> From<&'a T> for Weight<'a> {
+    fn from(data: &'a T) -> Self {
+        Self::new(data.as_ref(), None)
+    }
+}
+
+/// A weight `[dout, din]` in the order in which [`linear`] reads it.
+pub fn pack_weight(w: &[f32], din: usize, dout: usize) -> Packed {
+    assert_eq!(w.len(), dout * din, "pack_weight: w must be [dout, din]");
+    Packed::new(Mat::new(w, dout, din).t())
+}
 
 /// Result of a layer with a fused activation.
 pub struct LinearOut {
@@ -28,9 +54,9 @@ pub struct LinearGrads {
 ///
 /// # Shapes
 /// `x`: `[t, din]`, `w`: `[dout, din]` (PyTorch's layout), `bias`: `[dout]`, `residual` and the result: `[t, dout]`.
-pub fn linear(
+pub fn linear<'a>(
     x: &[f32],
-    w: &[f32],
+    w: impl Into<Weight<'a>>,
     bias: Option<&[f32]>,
     act: Activation,
     residual: Option<&[f32]>,
@@ -40,7 +66,12 @@ pub fn linear(
     keep_pre: bool,
 ) -> LinearOut {
     assert_eq!(x.len(), t * din, "linear: x must be [t, din]");
-    assert_eq!(w.len(), dout * din, "linear: w must be [dout, din]");
+    let w = w.into();
+    assert_eq!(w.data.len(), dout * din, "linear: w must be [dout, din]");
+    let rhs = Rhs {
+        mat: Mat::new(w.data, dout, din).t(),
+        packed: w.packed,
+    };
     let mut pre = (keep_pre && act != Activation::Identity).then(Vec::new);
     // SAFETY: `gemm_into` writes every number of C and of `pre`, each of them t·dout long.
     let y = unsafe {
@@ -48,7 +79,7 @@ pub fn linear(
             let run = |pre| {
                 gemm_into(
                     Mat::new(x, t, din),
-                    Mat::new(w, dout, din).t(),
+                    rhs,
                     y,
                     false,
                     &Epilogue {
@@ -105,7 +136,11 @@ pub fn linear_backward(
     };
     let product = |a: Mat, b: Mat| {
         // SAFETY: `gemm_into` writes every number of C.
-        unsafe { filled(a.rows * b.cols, |c| gemm_into(a, b, c, false, &Epilogue::default())) }
+        unsafe {
+            filled(a.rows * b.cols, |c| {
+                gemm_into(a, b.into(), c, false, &Epilogue::default())
+            })
+        }
     };
     LinearGrads {
         x: need[0].then(|| product(Mat::new(g, t, dout), Mat::new(w, dout, din))),

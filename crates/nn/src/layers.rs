@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 
 use crate::fused::{self, Activation};
 use crate::init::{Init, Rng};
+use crate::packed::PackedWeight;
 
 /// `act(x wᵀ + b)`.
 #[derive(Module, Debug)]
@@ -15,6 +16,8 @@ pub struct Linear {
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    pub(crate) packed: PackedWeight,
 }
 
 impl Linear {
@@ -29,7 +32,11 @@ impl Linear {
 
     /// A layer of a weight `[out, in]` and a bias `[out]`.
     pub fn from_params(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
-        Self { weight, bias }
+        Self {
+            weight,
+            bias,
+            packed: PackedWeight::default(),
+        }
     }
 
     /// A layer whose weights are about to be loaded.
@@ -45,7 +52,9 @@ impl Linear {
     /// `act(x wᵀ + b) + residual` in one pass.
     pub fn fused(&self, x: Tensor<2>, act: Activation, residual: Option<Tensor<2>>) -> Tensor<2> {
         let bias = self.bias.as_ref().map(Param::val);
-        fused::linear(x, self.weight.val(), bias, act, residual)
+        let weight = self.weight.val();
+        let packed = self.packed.of(&weight, x.dims()[0]);
+        fused::linear_packed(x, weight, packed, bias, act, residual)
     }
 }
 

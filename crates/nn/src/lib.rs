@@ -16,5 +16,7 @@ pub mod layers;
 pub mod optim;
 pub mod params;
 
+mod packed;
+
 pub use burn::module::{Module, Param};
 pub use burn::tensor::{Device, Tensor};

@@ -4,6 +4,7 @@
 //! second-level cache and walks over the panels of B: one panel slice in the first-level cache, all row panels against it. Each number of C is summed over k in one
 //! order that does not depend on the number of threads.
 mod pack;
+mod packed;
 mod thin;
 mod tile;
 
@@ -12,6 +13,8 @@ use crate::buffer::{Scratch, Shared};
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
 pub(crate) use pack::pack_b;
 use pack::{pack_a, panel_stride};
+pub use packed::Packed;
+use packed::pack_panels;
 use rayon::prelude::*;
 use tile::finish_tile;
 pub(crate) use tile::{Lhs, Tile, any_tile, tile_into};
@@ -70,6 +73,19 @@ impl<'a> Mat<'a> {
     }
 }
 
+/// A right operand, perhaps with a copy of it that is packed already.
+#[derive(Clone, Copy)]
+pub(crate) struct Rhs<'a> {
+    pub mat: Mat<'a>,
+    pub packed: Option<&'a Packed>,
+}
+
+impl<'a> From<Mat<'a>> for Rhs<'a> {
+    fn from(mat: Mat<'a>) -> Self {
+        Self { mat, packed: None }
+    }
+}
+
 /// What happens to a number of C once its sum is complete: pre = sum (+ bias), y = act(pre) (+ residual).
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Epilogue<'a> {
@@ -104,14 +120,15 @@ const PARALLEL_FROM: usize = 100 * 100 * 100;
 pub fn gemm(a: Mat, b: Mat, c: &mut [f32], accumulate: bool) {
     assert_eq!(c.len(), a.rows * b.cols, "gemm: c must be {}×{}", a.rows, b.cols);
     // SAFETY: `c` has m·n numbers, all of them initialised.
-    unsafe { gemm_into(a, b, Shared::of(c), accumulate, &Epilogue::default()) }
+    unsafe { gemm_into(a, b.into(), Shared::of(c), accumulate, &Epilogue::default()) }
 }
 
 /// As [`gemm`], into memory that may be uninitialised, with an epilogue. Every number of C (and of `pre`) is written.
 ///
 /// # Safety
 /// `c` must be writable for `m·n` numbers, and readable when `accumulate`; the same for `epilogue.pre`.
-pub(crate) unsafe fn gemm_into(a: Mat, b: Mat, c: Shared, accumulate: bool, epilogue: &Epilogue) {
+pub(crate) unsafe fn gemm_into(a: Mat, rhs: Rhs, c: Shared, accumulate: bool, epilogue: &Epilogue) {
+    let b = rhs.mat;
     assert_eq!(a.cols, b.rows, "gemm: a has {} columns, b has {} rows", a.cols, b.rows);
     a.check("a");
     b.check("b");
@@ -126,15 +143,20 @@ pub(crate) unsafe fn gemm_into(a: Mat, b: Mat, c: Shared, accumulate: bool, epil
         return;
     }
     let isa = isa();
-    let plan = Plan::new(isa, a, b, c, epilogue);
+    let packed = rhs.packed.filter(|packed| packed.fits(isa, b));
+    let plan = Plan::new(isa, a, b, packed, c, epilogue);
     if thin::applies(a, b, accumulate) {
         return thin::run(isa, &plan);
     }
-    let k_passes = plan.k.div_ceil(K_PASS).max(1);
-    for pass in 0..k_passes {
-        let (k0, k1) = (plan.k * pass / k_passes, plan.k * (pass + 1) / k_passes);
-        plan.pass(k0, k1 - k0, accumulate || pass > 0, pass + 1 == k_passes);
+    for (k0, k1) in k_passes(plan.k) {
+        plan.pass(k0, k1 - k0, accumulate || k0 > 0, k1 == plan.k);
     }
+}
+
+/// Parts of k, each for one pass over B.
+fn k_passes(k: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = k.div_ceil(K_PASS).max(1);
+    (0..count).map(move |pass| (k * pass / count, k * (pass + 1) / count))
 }
 
 /// One product and the geometry of its tiles.
@@ -143,6 +165,7 @@ struct Plan<'a> {
     isa: Isa,
     a: Mat<'a>,
     b: Mat<'a>,
+    packed: Option<&'a Packed>,
     c: Shared,
     epilogue: &'a Epilogue<'a>,
     m: usize,
@@ -168,12 +191,20 @@ struct Part {
 }
 
 impl<'a> Plan<'a> {
-    fn new(isa: Isa, a: Mat<'a>, b: Mat<'a>, c: Shared, epilogue: &'a Epilogue<'a>) -> Self {
+    fn new(
+        isa: Isa,
+        a: Mat<'a>,
+        b: Mat<'a>,
+        packed: Option<&'a Packed>,
+        c: Shared,
+        epilogue: &'a Epilogue<'a>,
+    ) -> Self {
         let (mr, lanes) = dispatch_on(isa, Geometry);
         Self {
             isa,
             a,
             b,
+            packed,
             c,
             epilogue,
             m: a.rows,
@@ -203,7 +234,8 @@ impl<'a> Plan<'a> {
             cols: (0, col_panels),
         };
         if row_panels <= block_panels && (threads == 1 || col_panels >= 2 * threads) {
-            // All of A fits a block: nobody shares B, so that every task packs its own panels.
+            // All of A fits a block: nobody shares B, so that every task packs its own panels unless they are there.
+            let packed_b = self.packed.map(|packed| (packed.pass(k0), 0));
             let chunks = if threads == 1 { 1 } else { col_panels.min(2 * threads) };
             let run = |i: usize| {
                 let cols = (col_panels * i / chunks, col_panels * (i + 1) / chunks);
@@ -212,38 +244,13 @@ impl<'a> Plan<'a> {
                     Block {
                         plan: self,
                         part: Part { cols, ..part },
-                        packed_b: None,
+                        packed_b,
                     },
                 );
             };
             return each(chunks, threads, run);
         }
-        let pass_panels = (B_PASS / (kp.max(1) * self.nr)).max(1);
-        for j0 in (0..col_panels).step_by(pass_panels) {
-            let j1 = (j0 + pass_panels).min(col_panels);
-            let panel = dispatch_on(self.isa, PanelStride(kp));
-            let mut memory = Scratch::take((j1 - j0) * panel);
-            let buffer = memory.numbers();
-
-            let shared = Shared::of(buffer);
-            let packers = if threads == 1 { 1 } else { (j1 - j0).min(4 * threads) };
-            each(packers, threads, |i| {
-                let (from, to) = ((j1 - j0) * i / packers, (j1 - j0) * (i + 1) / packers);
-                // SAFETY: these panels lie inside the buffer and belong to this task alone.
-                let dst =
-                    unsafe { std::slice::from_raw_parts_mut(shared.ptr().add(from * panel), (to - from) * panel) };
-                let cols = ((j0 + from) * self.nr, ((j0 + to) * self.nr).min(self.n));
-                dispatch_on(
-                    self.isa,
-                    PackB {
-                        b: self.b,
-                        k: (k0, kp),
-                        cols,
-                        dst,
-                    },
-                );
-            });
-            let packed = &*buffer;
+        let blocks = |packed: &[f32], first: usize, (j0, j1): (usize, usize)| {
             // More blocks than the cache asks for, as long as each reuses a panel of B a few times: the last ones to finish then wait less for each other.
             let even = (BLOCKS_PER_THREAD * threads).min(row_panels / FEW_PANELS);
             let wanted = row_panels.div_ceil(block_panels).max(even).next_multiple_of(threads);
@@ -262,10 +269,21 @@ impl<'a> Plan<'a> {
                     Block {
                         plan: self,
                         part: Part { rows, cols, ..part },
-                        packed_b: Some((packed, j0)),
+                        packed_b: Some((packed, first)),
                     },
                 );
             });
+        };
+        if let Some(packed) = self.packed {
+            return blocks(packed.pass(k0), 0, (0, col_panels));
+        }
+        let pass_panels = (B_PASS / (kp.max(1) * self.nr)).max(1);
+        for j0 in (0..col_panels).step_by(pass_panels) {
+            let j1 = (j0 + pass_panels).min(col_panels);
+            let mut memory = Scratch::take((j1 - j0) * dispatch_on(self.isa, PanelStride(kp)));
+            let buffer = memory.numbers();
+            pack_panels(self.isa, self.b, (k0, kp), (j0, j1), threads, buffer);
+            blocks(buffer, j0, (j0, j1));
         }
     }
 }
@@ -294,21 +312,6 @@ impl Task for PanelStride {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> usize {
         panel_stride::<S>(2 * S::LANES, self.0)
-    }
-}
-
-struct PackB<'a> {
-    b: Mat<'a>,
-    k: (usize, usize),
-    cols: (usize, usize),
-    dst: &'a mut [f32],
-}
-impl Task for PackB<'_> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let stride = panel_stride::<S>(2 * S::LANES, self.k.1);
-        pack_b(s, self.b, self.k, self.cols, self.dst, stride);
     }
 }
 
@@ -477,6 +480,32 @@ mod tests {
                 for layouts in 0..16 {
                     check(m, k, n, layouts, layouts % 3 == 0);
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn a_packed_operand_gives_the_same_bits() {
+        each_isa(|_| {
+            for (m, k, n) in [
+                (3, 40, 70),
+                (20, 0, 5),
+                (20, 33, 31),
+                (64, K_PASS + 9, 100),
+                (300, 2 * K_PASS + 1, 65),
+            ] {
+                let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
+                let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, n, k).t());
+                let packed = Packed::new(b);
+                let (mut plain, mut again) = (vec![0.0; m * n], vec![1.0; m * n]);
+                gemm(a, b, &mut plain, false);
+                let rhs = Rhs {
+                    mat: b,
+                    packed: Some(&packed),
+                };
+                // SAFETY: `again` has m·n numbers.
+                unsafe { gemm_into(a, rhs, Shared::of(&mut again), false, &Epilogue::default()) };
+                assert_eq!(plain, again, "{m}×{k}×{n}");
             }
         });
     }

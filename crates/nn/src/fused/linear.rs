@@ -1,5 +1,8 @@
 //! Linear layer with activation and residual in one pass, and gated activations.
 
+use std::sync::Arc;
+
+use bifocal_kernels::gemm::Packed;
 use bifocal_kernels::{activation, linear as kernel};
 use burn::tensor::Tensor;
 
@@ -10,6 +13,7 @@ pub use bifocal_kernels::activation::Activation;
 
 #[derive(Clone, Debug)]
 struct Linear {
+    packed: Option<Arc<Packed>>,
     act: Activation,
     bias: bool,
     residual: bool,
@@ -26,7 +30,7 @@ impl Fused<4> for Linear {
         let t = x.len() / self.din.max(1);
         let out = kernel::linear(
             x,
-            w,
+            kernel::Weight::new(w, self.packed.as_deref()),
             self.bias.then_some(b),
             self.act,
             self.residual.then_some(r),
@@ -76,6 +80,18 @@ pub fn linear(
     act: Activation,
     residual: Option<Tensor<2>>,
 ) -> Tensor<2> {
+    linear_packed(x, w, None, bias, act, residual)
+}
+
+/// As [`linear`]; `packed` is the weight once more, in the order of the kernels.
+pub(crate) fn linear_packed(
+    x: Tensor<2>,
+    w: Tensor<2>,
+    packed: Option<Arc<Packed>>,
+    bias: Option<Tensor<1>>,
+    act: Activation,
+    residual: Option<Tensor<2>>,
+) -> Tensor<2> {
     let [t, din] = x.dims();
     let [dout, win] = w.dims();
     assert_eq!(din, win, "linear: input width {din}, weight [{dout}, {win}]");
@@ -89,6 +105,7 @@ pub fn linear(
         return composed::linear(x, w, bias, act, residual);
     }
     let op = Linear {
+        packed,
         act,
         bias: bias.is_some(),
         residual: residual.is_some(),

@@ -16,6 +16,7 @@ mod rope;
 pub use attention::{AttentionShape, attention};
 pub use conv::{ConvShape, conv2d, depthwise_conv2d};
 pub use embedding::embedding;
+pub(crate) use linear::linear_packed;
 pub use linear::{Activation, gated, linear};
 pub use norm::{head_rms_norm, layer_norm, rms_norm};
 pub use pool::segment_mean;
@@ -75,6 +76,17 @@ pub(crate) fn absent() -> Input {
 pub(crate) fn on_cpu<const D: usize>(tensor: &Tensor<D>) -> bool {
     use burn::backend::DispatchDevice;
     matches!(tensor.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// The storage of a tensor that lives on the CPU and is not recorded for gradients.
+pub(crate) fn constant<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+    if !on_cpu(tensor) {
+        return None;
+    }
+    match primitive(tensor.clone().into_dispatch()) {
+        Primitive::Plain(tensor) => Some(tensor),
+        Primitive::Tracked(_) => None,
+    }
 }
 
 type Recorded = burn::backend::tensor::FloatTensor<Autodiff<Flex>>;

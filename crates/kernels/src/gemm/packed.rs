@@ -1,0 +1,127 @@
+//! Right operands that are packed once and used again and again: weights that do not change.
+use super::pack::{pack_b, panel_stride};
+use super::{Mat, PanelStride, each, k_passes};
+use crate::buffer::Shared;
+use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
+use std::fmt;
+
+/// A right operand in the order in which tiles read it. Products with it give the same bits as with the matrix itself.
+pub struct Packed {
+    isa: Isa,
+    k: usize,
+    n: usize,
+    /// The passes over k one after the other, of each all panels of columns.
+    data: Vec<f32>,
+}
+
+impl Packed {
+    /// Packs a matrix, on the threads of the pool. It needs as much memory again, and a little more for panels that are not full.
+    pub fn new(b: Mat) -> Self {
+        b.check("b");
+        let isa = isa();
+        let mut packed = Self {
+            isa,
+            k: b.rows,
+            n: b.cols,
+            data: Vec::new(),
+        };
+        packed.data = vec![0.0; packed.start(b.rows)];
+        for (k0, k1) in k_passes(b.rows).filter(|(k0, k1)| k1 > k0) {
+            let range = packed.start(k0)..packed.start(k1);
+            let panels = (0, packed.panels());
+            pack_panels(
+                isa,
+                b,
+                (k0, k1 - k0),
+                panels,
+                rayon::current_num_threads(),
+                &mut packed.data[range],
+            );
+        }
+        packed
+    }
+
+    /// Whether it is of a matrix of that size, and in the order of that instruction set. An empty sum needs none.
+    pub(super) fn fits(&self, isa: Isa, b: Mat) -> bool {
+        self.k > 0 && (self.isa, self.k, self.n) == (isa, b.rows, b.cols)
+    }
+
+    /// The panels of the pass that begins at `k0`.
+    pub(super) fn pass(&self, k0: usize) -> &[f32] {
+        &self.data[self.start(k0)..]
+    }
+
+    fn panels(&self) -> usize {
+        self.n.div_ceil(dispatch_on(self.isa, Width))
+    }
+
+    /// Where the pass that begins at `k0` begins; for `k0 == k` the length of all.
+    fn start(&self, k0: usize) -> usize {
+        let before = k_passes(self.k).filter(|&(_, end)| 0 < end && end <= k0);
+        let panel: usize = before
+            .map(|(from, to)| dispatch_on(self.isa, PanelStride(to - from)))
+            .sum();
+        panel * self.panels()
+    }
+}
+
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "Packed({}×{})", self.k, self.n)
+    }
+}
+
+/// Packs the panels `from..to` of columns over `k.0..k.0 + k.1`, [`panel_stride`] apart.
+pub(super) fn pack_panels(
+    isa: Isa,
+    b: Mat,
+    (k0, kp): (usize, usize),
+    (from, to): (usize, usize),
+    threads: usize,
+    dst: &mut [f32],
+) {
+    let (panel, nr) = (dispatch_on(isa, PanelStride(kp)), dispatch_on(isa, Width));
+    assert!(dst.len() >= (to - from) * panel, "pack_panels: room for all panels");
+    let shared = Shared::of(dst);
+    let packers = if threads == 1 { 1 } else { (to - from).min(4 * threads) };
+    each(packers, threads, |i| {
+        let (first, last) = ((to - from) * i / packers, (to - from) * (i + 1) / packers);
+        // SAFETY: these panels lie inside the buffer (asserted above) and belong to this task alone.
+        let dst = unsafe { std::slice::from_raw_parts_mut(shared.ptr().add(first * panel), (last - first) * panel) };
+        let cols = ((from + first) * nr, ((from + last) * nr).min(b.cols));
+        dispatch_on(
+            isa,
+            PackB {
+                b,
+                k: (k0, kp),
+                cols,
+                dst,
+            },
+        );
+    });
+}
+
+/// Columns of a tile.
+struct Width;
+impl Task for Width {
+    type Out = usize;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> usize {
+        2 * S::LANES
+    }
+}
+
+struct PackB<'a> {
+    b: Mat<'a>,
+    k: (usize, usize),
+    cols: (usize, usize),
+    dst: &'a mut [f32],
+}
+impl Task for PackB<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let stride = panel_stride::<S>(2 * S::LANES, self.k.1);
+        pack_b(s, self.b, self.k, self.cols, self.dst, stride);
+    }
+}

@@ -1,0 +1,111 @@
+//! Weights that do not change, packed once for the kernels.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bifocal_kernels::gemm::Packed;
+use bifocal_kernels::linear::pack_weight;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::Tensor;
+
+use crate::fused::constant;
+
+/// Rows of input from which the order of a packed weight helps.
+const ROWS: usize = 5;
+
+/// A layer's weight in the order in which the kernels read it, made when a constant weight is used for the second time: a weight that learns changes with every
+/// step, and a single use is not worth the memory. It belongs to one layer: a clone of the layer begins without.
+#[derive(Debug, Default)]
+pub(crate) struct PackedWeight(Mutex<Option<Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    /// Kept, so that its memory is not another weight's while addresses are compared.
+    weight: FlexTensor,
+    packed: Option<Arc<Packed>>,
+}
+
+impl Clone for PackedWeight {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PackedWeight {
+    /// The packed weight, if there is one by now that helps with `rows` rows of input.
+    pub fn of(&self, weight: &Tensor<2>, rows: usize) -> Option<Arc<Packed>> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(tensor) = constant(weight) else {
+            *seen = None;
+            return None;
+        };
+        if rows < ROWS {
+            return None;
+        }
+        let data = tensor.as_slice::<f32>()?;
+        match &mut *seen {
+            Some(seen) if seen.weight.as_slice::<f32>().map(<[f32]>::as_ptr) == Some(data.as_ptr()) => {
+                let [dout, din] = weight.dims();
+                let packed = seen
+                    .packed
+                    .get_or_insert_with(|| Arc::new(pack_weight(data, din, dout)));
+                Some(packed.clone())
+            }
+            other => {
+                *other = Some(Seen {
+                    weight: tensor,
+                    packed: None,
+                });
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::{tensor, values};
+    use crate::init::Rng;
+    use crate::layers::Linear;
+    use crate::params;
+    use burn::tensor::Tensor;
+
+    /// Uses a layer often enough that its weight is packed, then gives it another one at each turn of the tests below.
+    fn warm() -> (Linear, Tensor<2>, Vec<f32>) {
+        let mut rng = Rng::new(1);
+        let layer = params::set_trainable(Linear::new(40, 70, true, &mut rng), |_| false);
+        let x = tensor((0..20 * 40).map(|i| (i % 13) as f32 - 6.0).collect(), [20, 40]);
+        let first = values(layer.forward(x.clone()));
+        assert!(layer.packed.of(&layer.weight.val(), 20).is_some());
+        (layer, x, first)
+    }
+
+    #[test]
+    fn packed_or_not_the_bits_are_the_same() {
+        let (layer, x, first) = warm();
+        assert_eq!(values(layer.forward(x)), first);
+    }
+
+    #[test]
+    fn a_new_weight_is_noticed() {
+        let (layer, x, first) = warm();
+        let mut layer = layer;
+        layer.weight = burn::module::Param::from_tensor(layer.weight.val() * 2.0);
+        layer.bias = layer
+            .bias
+            .map(|bias| burn::module::Param::from_tensor(bias.val() * 2.0));
+        for _ in 0..3 {
+            let twice: Vec<f32> = first.iter().map(|v| 2.0 * v).collect();
+            assert_eq!(values(layer.forward(x.clone())), twice);
+        }
+    }
+
+    #[test]
+    fn a_weight_that_learns_is_not_packed() {
+        let (layer, x, _) = warm();
+        let layer = params::set_trainable(layer, |_| true);
+        for _ in 0..3 {
+            layer.forward(x.clone());
+        }
+        assert!(layer.packed.of(&layer.weight.val(), 20).is_none());
+    }
+}
