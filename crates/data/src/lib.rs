@@ -14,7 +14,7 @@ pub mod split;
 pub mod transform;
 
 pub use cache::{FeatureSpec, FeatureStore, ItemKey};
-pub use decode::{DecodeError, Limits, decode, open};
+pub use decode::{Conventions, DecodeError, Limits, decode, open};
 pub use image::RgbImage;
 pub use load::{BadImage, LoadedImages, load_images};
 pub use source::{Dataset, Sample, SourceError};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::decode::{DecodeError, Limits, open};
+use crate::decode::{DecodeError, Limits, open_with};
 use crate::transform::{Preprocess, PreprocessError};
 
 /// A picture that could not be loaded.
@@ -46,7 +46,7 @@ pub fn load_images<P: AsRef<Path> + Sync>(
         .par_chunks_exact_mut(values)
         .zip(paths)
         .map(|(row, path)| {
-            let image = open(path.as_ref(), limits)?;
+            let image = open_with(path.as_ref(), limits, preprocess.conventions)?;
             // the settings are valid and the row has the right length, so only the picture itself can fail here
             preprocess
                 .apply_into(&image, row)

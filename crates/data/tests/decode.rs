@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use bifocal_data::{DecodeError, Limits, decode, open};
+use bifocal_data::decode::{DeepGrey, Transparency, Turning, decode_with};
+use bifocal_data::{Conventions, DecodeError, Limits, RgbImage, decode, open};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -13,6 +14,24 @@ struct Case {
     size: (u64, u64),
     pixels: Vec<u8>,
     tolerance: u64,
+    /// What Pillow's `convert("RGB")` alone gives, where that is another picture.
+    plain: Option<(u64, u64, Vec<u8>)>,
+}
+
+impl Case {
+    /// Asserts that a picture has this size and, within the tolerance, these samples.
+    fn assert_like(&self, image: &RgbImage, (width, height): (u64, u64), pixels: &[u8], way: &str) {
+        let name = &self.name;
+        assert_eq!(
+            (u64::from(image.width()), u64::from(image.height())),
+            (width, height),
+            "{name}, {way}"
+        );
+        let worst = image.data().iter().zip(pixels).map(|(a, b)| u64::from(a.abs_diff(*b)));
+        let worst = worst.max().unwrap();
+        let allowed = self.tolerance;
+        assert!(worst <= allowed, "{name}, {way}: differs by {worst}, {allowed} allowed");
+    }
 }
 
 fn hex(v: &Value) -> Vec<u8> {
@@ -32,6 +51,13 @@ fn cases() -> Vec<Case> {
             size: (c["size"][0].as_u64().unwrap(), c["size"][1].as_u64().unwrap()),
             pixels: hex(&c["pixels"]),
             tolerance: c["tolerance"].as_u64().unwrap(),
+            plain: c["plain"].as_object().map(|p| {
+                (
+                    p["size"][0].as_u64().unwrap(),
+                    p["size"][1].as_u64().unwrap(),
+                    hex(&p["pixels"]),
+                )
+            }),
         })
         .collect()
 }
@@ -47,29 +73,79 @@ fn file(name: &str) -> Vec<u8> {
 #[test]
 fn every_kind_looks_as_in_pillow() {
     let cases = cases();
-    assert!(cases.len() >= 38);
-    for case in cases {
+    assert!(cases.len() >= 75);
+    for case in &cases {
         let image = decode(&case.file, &Limits::default()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-        assert_eq!(
-            (u64::from(image.width()), u64::from(image.height())),
-            case.size,
-            "{}",
-            case.name
-        );
-        let worst = image
-            .data()
-            .iter()
-            .zip(&case.pixels)
-            .map(|(a, b)| u64::from(a.abs_diff(*b)))
-            .max()
-            .unwrap();
-        assert!(
-            worst <= case.tolerance,
-            "{}: differs by {worst}, {} allowed",
-            case.name,
-            case.tolerance
-        );
+        case.assert_like(&image, case.size, &case.pixels, "upright");
+        let plain = decode_with(&case.file, &Limits::default(), Conventions::pillow()).unwrap();
+        match &case.plain {
+            Some((width, height, pixels)) => case.assert_like(&plain, (*width, *height), pixels, "plain"),
+            None => assert_eq!(plain, image, "{}", case.name),
+        }
     }
+    assert!(cases.iter().filter(|c| c.plain.is_some()).count() >= 14);
+}
+
+#[test]
+fn each_convention_changes_only_its_own_thing() {
+    let limits = Limits::default();
+    let only = [
+        Conventions {
+            orientation: Turning::Ignored,
+            ..Conventions::default()
+        },
+        Conventions {
+            transparency: Transparency::Dropped,
+            ..Conventions::default()
+        },
+        Conventions {
+            deep_grey: DeepGrey::Clipped,
+            ..Conventions::default()
+        },
+    ];
+    for (name, its) in [
+        ("jpeg-exif-6", Some(0)),
+        ("webp-exif-6", Some(0)),
+        ("png-rgba", Some(1)),
+        ("gif-transparent", Some(1)),
+        ("png-grey-16", Some(2)),
+        ("tiff-grey-16", Some(2)),
+        ("png-rgb-16", None),
+        ("jpeg", None),
+    ] {
+        let file = file(name);
+        let ours = decode(&file, &limits).unwrap();
+        for (i, conventions) in only.into_iter().enumerate() {
+            let image = decode_with(&file, &limits, conventions).unwrap();
+            assert_eq!(image != ours, its == Some(i), "{name}, convention {i}");
+        }
+    }
+}
+
+/// Streams that other programs write and the fixtures lack.
+#[test]
+fn unusual_jpegs() {
+    let jpeg = file("jpeg-restart");
+    let whole = decode(&jpeg, &Limits::default()).unwrap();
+    // fill bytes before a marker and data behind the end are allowed
+    let dqt = jpeg.windows(2).position(|w| w == [0xff, 0xdb]).unwrap();
+    let filled = [&jpeg[..dqt], &[0xff, 0xff, 0xff], &jpeg[dqt..], b"trailing data"].concat();
+    assert_eq!(decode(&filled, &Limits::default()), Ok(whole.clone()));
+    // a damaged stretch stays between its restart markers
+    let sos = jpeg.windows(2).position(|w| w == [0xff, 0xda]).unwrap();
+    let first = sos + jpeg[sos..].windows(2).position(|w| w == [0xff, 0xd0]).unwrap();
+    let mut hurt = jpeg.clone();
+    hurt[first - 3..first].fill(0);
+    let image = decode(&hurt, &Limits::default()).unwrap();
+    let tail = whole.data().len() - 37 * 3;
+    assert_ne!(image, whole);
+    assert_eq!(image.data()[tail..], whole.data()[tail..]);
+    // without tables nothing can be decoded
+    let dht = jpeg.windows(2).position(|w| w == [0xff, 0xc4]).unwrap();
+    let mut bare = jpeg.clone();
+    bare[dht + 1] = 0xe5;
+    let e = decode(&bare, &Limits::default()).unwrap_err();
+    assert_eq!(e.cause(), "damaged", "{e}");
 }
 
 #[test]
@@ -147,7 +223,7 @@ fn limits_come_before_allocation() {
             ..default
         },
         Limits {
-            alloc: 13 * 9 * 3 - 1,
+            alloc: 13 * 9 * 5 - 1,
             ..default
         },
     ] {
@@ -156,7 +232,7 @@ fn limits_come_before_allocation() {
     decode(
         &jpeg,
         &Limits {
-            alloc: 13 * 9 * 3,
+            alloc: 13 * 9 * 5,
             side: 13,
             pixels: 13 * 9,
             bytes: jpeg.len() as u64,
@@ -169,7 +245,7 @@ fn limits_come_before_allocation() {
         decode(
             &progressive,
             &Limits {
-                alloc: 13 * 9 * 8,
+                alloc: 13 * 9 * 8 - 1,
                 ..default
             }
         )
@@ -207,7 +283,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn damaged_bytes_never_panic(which in 0usize..38, cut in 0.0f64..1.0, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12)) {
+    fn damaged_bytes_never_panic(which in 0usize..75, cut in 0.0f64..1.0, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12)) {
         thread_local!(static CASES: Vec<Case> = cases());
         CASES.with(|cases| {
             let mut file = cases[which].file.clone();

@@ -2,8 +2,10 @@
 //!
 //! The format is read from the content, limits are checked before anything is allocated, the camera's orientation is
 //! applied, and the result is always 8-bit RGB: grey is repeated, CMYK converted, 16 bits cut to their high byte, and
-//! transparency shows white. Of an animation the first frame is taken.
+//! transparency shows white. Of an animation the first frame is taken. Where the reference libraries see something else in a file,
+//! [`Conventions`] says whose way is taken.
 
+mod conventions;
 mod error;
 mod jpeg;
 mod pixels;
@@ -16,7 +18,9 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
+pub use conventions::{Conventions, DeepGrey, Transparency, Turning};
 pub use error::DecodeError;
+use jpeg::JpegError;
 
 use crate::RgbImage;
 
@@ -44,6 +48,37 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Checks a size and the memory that decoding takes for a pixel, before anything is allocated.
+    fn check(&self, (width, height): (u32, u32), per_pixel: u64, format: &'static str) -> Result<(), DecodeError> {
+        let over = |what: String| Err(DecodeError::Limit { format, what });
+        let count = u64::from(width) * u64::from(height);
+        if count == 0 {
+            return Err(DecodeError::Damaged {
+                format,
+                reason: format!("its size is {width}×{height}"),
+            });
+        }
+        if width.max(height) > self.side {
+            return over(format!("it is {width}×{height}, a side may have {} pixels", self.side));
+        }
+        if count > self.pixels {
+            return over(format!(
+                "it has {count} pixels ({width}×{height}), {} are allowed",
+                self.pixels
+            ));
+        }
+        let needed = count.saturating_mul(per_pixel);
+        if needed > self.alloc {
+            return over(format!(
+                "decoding {width}×{height} needs {needed} bytes, {} are allowed",
+                self.alloc
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Whether the first bytes of a file (32 are enough) begin a picture that [`decode`] reads.
 #[must_use]
 pub fn is_image(head: &[u8]) -> bool {
@@ -53,11 +88,19 @@ pub fn is_image(head: &[u8]) -> bool {
 /// More scans than any encoder writes; each one costs a pass over the whole picture.
 const MAX_JPEG_SCANS: usize = 64;
 
-/// Decodes a picture.
+/// Decodes a picture in Bifocal's way.
 ///
 /// # Errors
 /// [`DecodeError`] says what is wrong; a panic inside a decoder becomes [`DecodeError::Panicked`].
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
+    decode_with(bytes, limits, Conventions::default())
+}
+
+/// Decodes a picture.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with(bytes: &[u8], limits: &Limits, conventions: Conventions) -> Result<RgbImage, DecodeError> {
     if bytes.len() as u64 > limits.bytes {
         return Err(DecodeError::TooLarge {
             bytes: bytes.len() as u64,
@@ -65,7 +108,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
         });
     }
     let (format, name) = sniff::sniff(bytes)?;
-    catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format, name, limits))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format, name, limits, conventions))).unwrap_or_else(|panic| {
         let reason = panic
             .downcast_ref::<&str>()
             .map(|s| (*s).to_owned())
@@ -106,22 +149,114 @@ pub fn read_limited(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError
     Ok(bytes)
 }
 
-/// Reads and decodes a file.
+/// Reads and decodes a file in Bifocal's way.
 ///
 /// # Errors
 /// As [`read_limited`] and [`decode`].
 pub fn open(path: &Path, limits: &Limits) -> Result<RgbImage, DecodeError> {
-    decode(&read_limited(path, limits)?, limits)
+    open_with(path, limits, Conventions::default())
 }
 
-fn decode_as(bytes: &[u8], format: ImageFormat, name: &'static str, limits: &Limits) -> Result<RgbImage, DecodeError> {
+/// Reads and decodes a file.
+///
+/// # Errors
+/// As [`read_limited`] and [`decode`].
+pub fn open_with(path: &Path, limits: &Limits, conventions: Conventions) -> Result<RgbImage, DecodeError> {
+    decode_with(&read_limited(path, limits)?, limits, conventions)
+}
+
+/// A picture as its file holds it, before it is turned.
+struct Raw {
+    width: u32,
+    height: u32,
+    rgb: Vec<u8>,
+    orientation: Orientation,
+}
+
+fn decode_as(
+    bytes: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: &Limits,
+    conventions: Conventions,
+) -> Result<RgbImage, DecodeError> {
+    let raw = if format == ImageFormat::Jpeg {
+        decode_jpeg(bytes, limits)?
+    } else {
+        decode_other(bytes, format, name, limits, conventions)?
+    };
+    let odd = || DecodeError::Damaged {
+        format: name,
+        reason: "its pixels do not match its size".into(),
+    };
+    let picture = image::RgbImage::from_raw(raw.width, raw.height, raw.rgb).ok_or_else(odd)?;
+    let mut picture = DynamicImage::ImageRgb8(picture);
+    if conventions.orientation == Turning::Applied || format == ImageFormat::Tiff {
+        picture.apply_orientation(raw.orientation);
+    }
+    let (width, height) = (picture.width(), picture.height());
+    // already RGB8, so this moves the buffer
+    RgbImage::new(width, height, picture.into_rgb8().into_raw()).ok_or_else(odd)
+}
+
+/// JPEG, by the decoder here, whose pixels are libjpeg's.
+fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
+    const FORMAT: &str = "JPEG";
+    let damaged = |reason: &str| DecodeError::Damaged {
+        format: FORMAT,
+        reason: reason.into(),
+    };
+    let facts = jpeg::facts(bytes);
+    let Some(size) = facts.size else {
+        return Err(if facts.whole {
+            damaged("it has no frame")
+        } else {
+            DecodeError::Truncated { format: FORMAT }
+        });
+    };
+    let orientation = facts
+        .exif
+        .and_then(Orientation::from_exif_chunk)
+        .unwrap_or(Orientation::NoTransforms);
+    // samples before they are brought to full resolution, and for a progressive picture their coefficients of 16 bits
+    let samples = (facts.samples_in_8 * if facts.progressive { 3 } else { 1 }).div_ceil(8);
+    limits.check(size, 3 + samples.max(turned(orientation)), FORMAT)?;
+    if facts.scans > MAX_JPEG_SCANS {
+        return Err(DecodeError::Limit {
+            format: FORMAT,
+            what: format!("it has {} scans, {MAX_JPEG_SCANS} are allowed", facts.scans),
+        });
+    }
+    if !facts.whole {
+        return Err(DecodeError::Truncated { format: FORMAT });
+    }
+    let rgb = jpeg::decode(bytes, size).map_err(|e| match e {
+        JpegError::Damaged(reason) => damaged(reason),
+        JpegError::Unsupported(kind) => DecodeError::Unsupported {
+            what: format!("a JPEG {kind}"),
+        },
+    })?;
+    let (width, height) = size;
+    Ok(Raw {
+        width,
+        height,
+        rgb,
+        orientation,
+    })
+}
+
+/// Every other format.
+fn decode_other(
+    bytes: &[u8],
+    format: ImageFormat,
+    name: &'static str,
+    limits: &Limits,
+    conventions: Conventions,
+) -> Result<Raw, DecodeError> {
     let fail = |e: ImageError| match from_image_error(&e, name) {
         DecodeError::Damaged { .. } if sniff::cut_off(bytes, format) => DecodeError::Truncated { format: name },
         other => other,
     };
-    let over = |what: String| DecodeError::Limit { format: name, what };
-
-    let jpeg = (format == ImageFormat::Jpeg).then(|| jpeg::facts(bytes));
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut inner = image::Limits::default();
     inner.max_alloc = Some(limits.alloc);
@@ -129,88 +264,47 @@ fn decode_as(bytes: &[u8], format: ImageFormat, name: &'static str, limits: &Lim
     let mut decoder = reader.into_decoder().map_err(fail)?;
 
     let (width, height) = decoder.dimensions();
-    let count = u64::from(width) * u64::from(height);
-    if count == 0 {
-        return Err(DecodeError::Damaged {
-            format: name,
-            reason: format!("its size is {width}×{height}"),
-        });
-    }
-    if width.max(height) > limits.side {
-        return Err(over(format!(
-            "it is {width}×{height}, a side may have {} pixels",
-            limits.side
-        )));
-    }
-    if count > limits.pixels {
-        return Err(over(format!(
-            "it has {count} pixels ({width}×{height}), {} are allowed",
-            limits.pixels
-        )));
-    }
     let color = decoder.color_type();
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let needed = count.saturating_mul(bytes_per_pixel(format, color, orientation, jpeg.as_ref()));
-    if needed > limits.alloc {
-        return Err(over(format!(
-            "decoding {width}×{height} needs {needed} bytes, {} are allowed",
-            limits.alloc
-        )));
-    }
-    if let Some(facts) = jpeg {
-        if facts.scans > MAX_JPEG_SCANS {
-            return Err(over(format!(
-                "it has {} scans, {MAX_JPEG_SCANS} are allowed",
-                facts.scans
-            )));
-        }
-        if !facts.whole {
-            return Err(DecodeError::Truncated { format: name });
-        }
-    }
-
-    let total = usize::try_from(decoder.total_bytes()).map_err(|_| over("it does not fit into memory".into()))?;
+    limits.check((width, height), bytes_per_pixel(format, color, orientation), name)?;
+    let total = usize::try_from(decoder.total_bytes()).map_err(|_| DecodeError::Limit {
+        format: name,
+        what: "it does not fit into memory".into(),
+    })?;
     let mut buf = vec![0u8; total];
     decoder.read_image(&mut buf).map_err(fail)?;
-    let rgb = pixels::to_rgb8(buf, color).ok_or_else(|| DecodeError::Unsupported {
+    let rgb = pixels::to_rgb8(buf, color, conventions).ok_or_else(|| DecodeError::Unsupported {
         what: format!("a {name} of colour type {color:?}"),
     })?;
-    let odd = || DecodeError::Damaged {
-        format: name,
-        reason: "its pixels do not match its size".into(),
-    };
-    let upright = image::RgbImage::from_raw(width, height, rgb).ok_or_else(odd)?;
-    let mut upright = DynamicImage::ImageRgb8(upright);
-    upright.apply_orientation(orientation);
-    let (width, height) = (upright.width(), upright.height());
-    // already RGB8, so this moves the buffer
-    RgbImage::new(width, height, upright.into_rgb8().into_raw()).ok_or_else(odd)
+    Ok(Raw {
+        width,
+        height,
+        rgb,
+        orientation,
+    })
 }
 
 /// Peak memory for one pixel while decoding, conversion and rotation included.
-fn bytes_per_pixel(
-    format: ImageFormat,
-    color: ColorType,
-    orientation: Orientation,
-    jpeg: Option<&jpeg::JpegFacts>,
-) -> u64 {
-    let output = u64::from(color.bytes_per_pixel());
-    let scratch = match (format, jpeg) {
-        // 16-bit coefficients of every component
-        (_, Some(f)) if f.progressive => 2 * u64::from(f.components.max(1)),
+fn bytes_per_pixel(format: ImageFormat, color: ColorType, orientation: Orientation) -> u64 {
+    let scratch = match format {
         // the decoded frame in YUV or RGBA before it is converted
-        (ImageFormat::WebP, _) => 4,
+        ImageFormat::WebP => 4,
         // a frame smaller than the screen is decoded beside it
-        (ImageFormat::Gif, _) => 4,
+        ImageFormat::Gif => 4,
         _ => 0,
     };
     let convert = if pixels::grows(color) { 3 } else { 0 };
-    let turns = matches!(
+    // scratch is gone when the picture is turned
+    u64::from(color.bytes_per_pixel()) + convert.max(scratch).max(turned(orientation))
+}
+
+/// Bytes of one pixel for turning the picture.
+fn turned(orientation: Orientation) -> u64 {
+    let swaps = matches!(
         orientation,
         Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
     );
-    // scratch is gone when the picture is turned
-    output + convert.max(scratch).max(if turns { 3 } else { 0 })
+    if swaps { 3 } else { 0 }
 }
 
 fn from_image_error(e: &ImageError, format: &'static str) -> DecodeError {

@@ -2,8 +2,11 @@
 
 use image::ColorType;
 
+use super::{Conventions, DeepGrey, Transparency};
+
 /// `a·w + b·(255 − w)` over 255 with the rounding that Pillow uses when it pastes through a mask.
-fn blend(a: u8, b: u8, w: u8) -> u8 {
+#[inline(always)]
+pub(super) fn blend(a: u8, b: u8, w: u8) -> u8 {
     let t = u32::from(a) * u32::from(w) + u32::from(b) * (255 - u32::from(w)) + 128;
     // ((t >> 8) + t) >> 8 divides by 255 exactly for every t that can occur, so the result fits
     (((t >> 8) + t) >> 8) as u8
@@ -19,9 +22,20 @@ pub(super) fn grows(color: ColorType) -> bool {
 }
 
 /// Converts `pixels` samples of type `color` in native byte order to RGB: grey is repeated, 16 bits give their high
-/// byte, floats are clipped to 0–1, transparency shows white. In place whenever the result is not larger.
-/// `None` for a type that the decoders here never give.
-pub(super) fn to_rgb8(mut buf: Vec<u8>, color: ColorType) -> Option<Vec<u8>> {
+/// byte, floats are clipped to 0–1, transparency shows white, all unless `conventions` say otherwise. In place whenever the
+/// result is not larger. `None` for a type that the decoders here never give.
+pub(super) fn to_rgb8(mut buf: Vec<u8>, color: ColorType, conventions: Conventions) -> Option<Vec<u8>> {
+    let on_white = |v: u8, alpha: u8| match conventions.transparency {
+        Transparency::OnWhite => on_white(v, alpha),
+        Transparency::Dropped => v,
+    };
+    let deep_grey = |b: &[u8]| {
+        let v = u16::from_ne_bytes([b[0], b[1]]);
+        match conventions.deep_grey {
+            DeepGrey::HighByte => (v >> 8) as u8,
+            DeepGrey::Clipped => v.min(255) as u8,
+        }
+    };
     let high = |b: &[u8], i: usize| (u16::from_ne_bytes([b[2 * i], b[2 * i + 1]]) >> 8) as u8;
     let float = |b: &[u8], i: usize| {
         let v = f32::from_ne_bytes([b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]]);
@@ -34,7 +48,7 @@ pub(super) fn to_rgb8(mut buf: Vec<u8>, color: ColorType) -> Option<Vec<u8>> {
         ColorType::La8 => {
             return Some(buf.chunks_exact(2).flat_map(|p| [on_white(p[0], p[1]); 3]).collect());
         }
-        ColorType::L16 => return Some(buf.chunks_exact(2).flat_map(|p| [high(p, 0); 3]).collect()),
+        ColorType::L16 => return Some(buf.chunks_exact(2).flat_map(|p| [deep_grey(p); 3]).collect()),
         ColorType::Rgba8 => shrink(&mut buf, 4, |p| [0, 1, 2].map(|c| on_white(p[c], p[3]))),
         ColorType::La16 => shrink(&mut buf, 4, |p| [on_white(high(p, 0), high(p, 1)); 3]),
         ColorType::Rgb16 => shrink(&mut buf, 6, |p| [0, 1, 2].map(|c| high(p, c))),
@@ -59,6 +73,10 @@ fn shrink(buf: &mut Vec<u8>, step: usize, f: impl Fn(&[u8]) -> [u8; 3]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn to_rgb8(buf: Vec<u8>, color: ColorType) -> Option<Vec<u8>> {
+        super::to_rgb8(buf, color, Conventions::default())
+    }
 
     #[test]
     fn blend_is_exact_rounding_for_all_inputs() {

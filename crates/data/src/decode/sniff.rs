@@ -47,7 +47,12 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<(ImageFormat, &'static str), DecodeE
 fn foreign(bytes: &[u8]) -> Option<&'static str> {
     let brand = |b: &[&[u8]]| bytes.get(4..8) == Some(b"ftyp") && bytes.get(8..12).is_some_and(|x| b.contains(&x));
     let head = &bytes[..bytes.len().min(1024)];
-    if brand(&[b"avif", b"avis"]) {
+    // the general brands of the family are followed by the list of those that the file satisfies
+    let avif = || {
+        head.get(16..64)
+            .is_some_and(|list| list.chunks_exact(4).any(|b| b == b"avif"))
+    };
+    if brand(&[b"avif", b"avis"]) || brand(&[b"mif1", b"msf1"]) && avif() {
         Some("AVIF")
     } else if brand(&[b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"]) {
         Some("HEIC")
@@ -96,7 +101,6 @@ pub(super) fn cut_off(bytes: &[u8], format: ImageFormat) -> bool {
             .is_none_or(|b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])) + extra > bytes.len() as u64)
     };
     match format {
-        ImageFormat::Jpeg => !super::jpeg::facts(bytes).whole,
         ImageFormat::Png => !bytes.windows(4).any(|w| w == b"IEND"),
         ImageFormat::Gif => bytes.iter().rev().find(|&&b| b != 0) != Some(&0x3b),
         ImageFormat::WebP => declared(4, 8),
@@ -130,8 +134,10 @@ mod tests {
     #[test]
     fn known_strangers_are_named() {
         let svg = b"<?xml version=\"1.0\"?><svg xmlns=\"http://www.w3.org/2000/svg\"/>";
-        let cases: [(&[u8], &str); 5] = [
+        let general = [&b"\0\0\0\x20ftypmif1\0\0\0\0mif1avifmiaf"[..], &[0; 40]].concat();
+        let cases: [(&[u8], &str); 6] = [
             (b"\0\0\0\x18ftypheic\0\0", "HEIC"),
+            (&general, "AVIF"),
             (b"\0\0\0\x18ftypavif\0\0", "AVIF"),
             (b"%PDF-1.7", "PDF"),
             (b"PK\x03\x04....", "zip"),

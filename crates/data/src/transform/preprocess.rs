@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::resize::{Filter, resize_region};
 use super::{CropRounding, Rect, center_offset};
 use crate::RgbImage;
+use crate::decode::Conventions;
 
 /// How a picture becomes a square.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -18,6 +19,11 @@ pub enum ResizeMode {
     Longest {
         /// Colour of the margin.
         fill: [u8; 3],
+    },
+    /// Both sides become `resize_to` ≥ `size`, then the middle `size` × `size` is cut out (DeiT).
+    SquashThenCrop {
+        /// Both sides before the cut.
+        resize_to: u32,
     },
     /// The shorter side becomes `resize_to` ≥ `size`, then the middle `size` × `size` is cut out (ImageNet classifiers).
     ShortestThenCrop {
@@ -43,6 +49,9 @@ pub struct Preprocess {
     /// Where an odd margin is cut.
     #[serde(default)]
     pub crop_rounding: CropRounding,
+    /// How files are read before all this.
+    #[serde(default, skip_serializing_if = "Conventions::is_default")]
+    pub conventions: Conventions,
 }
 
 /// A preprocessing that cannot work.
@@ -81,6 +90,7 @@ impl Preprocess {
             mean: CLIP_MEAN,
             std: CLIP_STD,
             crop_rounding: CropRounding::HalfEven,
+            conventions: Conventions::default(),
         }
     }
 
@@ -127,7 +137,7 @@ impl Preprocess {
         if self.size == 0 || self.size > MAX_SIZE {
             return bad(format!("size is {}, it must be 1…{MAX_SIZE}", self.size));
         }
-        if let ResizeMode::ShortestThenCrop { resize_to } = self.resize
+        if let ResizeMode::ShortestThenCrop { resize_to } | ResizeMode::SquashThenCrop { resize_to } = self.resize
             && !(self.size..=4 * MAX_SIZE).contains(&resize_to)
         {
             return bad(format!(
@@ -151,12 +161,18 @@ impl Preprocess {
         let mode = match self.resize {
             ResizeMode::Shortest => "shortest".to_owned(),
             ResizeMode::Squash => "squash".to_owned(),
+            ResizeMode::SquashThenCrop { resize_to } => format!("squash({resize_to})"),
             ResizeMode::Longest { fill: [r, g, b] } => format!("longest({r},{g},{b})"),
             ResizeMode::ShortestThenCrop { resize_to } => format!("shortest({resize_to})"),
         };
         let list = |v: [f32; 3]| v.map(|x| format!("{x}")).join(",");
+        let files = if self.conventions.is_default() {
+            String::new()
+        } else {
+            format!(" files={:?}", self.conventions)
+        };
         format!(
-            "v1 size={} resize={mode} filter={:?} mean={} std={} crop={:?}",
+            "v1 size={} resize={mode} filter={:?} mean={} std={} crop={:?}{files}",
             self.size,
             self.filter,
             list(self.mean),
@@ -243,6 +259,7 @@ impl Preprocess {
         let (short, long) = (width.min(height), width.max(height));
         let (w, h) = match self.resize {
             ResizeMode::Squash => (size, size),
+            ResizeMode::SquashThenCrop { resize_to } => (resize_to, resize_to),
             ResizeMode::Shortest | ResizeMode::ShortestThenCrop { .. } => {
                 let to = if let ResizeMode::ShortestThenCrop { resize_to } = self.resize {
                     resize_to
@@ -324,6 +341,10 @@ mod tests {
                 resize: ResizeMode::Longest { fill: [0, 127, 255] },
                 ..Preprocess::siglip(64)
             },
+            Preprocess {
+                conventions: Conventions::pillow(),
+                ..Preprocess::clip(224)
+            },
         ] {
             let json = serde_json::to_string(&p).unwrap();
             assert_eq!(serde_json::from_str::<Preprocess>(&json).unwrap(), p, "{json}");
@@ -363,6 +384,10 @@ mod tests {
                 ..base.clone()
             },
             Preprocess {
+                resize: ResizeMode::SquashThenCrop { resize_to: 256 },
+                ..base.clone()
+            },
+            Preprocess {
                 filter: Filter::Bilinear,
                 ..base.clone()
             },
@@ -376,6 +401,10 @@ mod tests {
             },
             Preprocess {
                 crop_rounding: CropRounding::Floor,
+                ..base.clone()
+            },
+            Preprocess {
+                conventions: Conventions::pillow(),
                 ..base
             },
         ];

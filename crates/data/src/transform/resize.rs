@@ -14,6 +14,8 @@ use crate::RgbImage;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
+    /// The pixel under the centre; nothing is averaged.
+    Nearest,
     /// Mean of the covered pixels.
     Box,
     /// Triangle.
@@ -30,7 +32,7 @@ impl Filter {
     /// Reach to either side of the centre, in pixels of the smaller grid.
     fn support(self) -> f64 {
         match self {
-            Self::Box => 0.5,
+            Self::Nearest | Self::Box => 0.5,
             Self::Bilinear | Self::Hamming => 1.0,
             Self::Bicubic => 2.0,
             Self::Lanczos => 3.0,
@@ -44,7 +46,7 @@ impl Filter {
         };
         match self {
             // half open, so that a sample on the border counts once
-            Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
+            Self::Nearest | Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
             Self::Bilinear => (1.0 - x.abs()).max(0.0),
             Self::Hamming => {
                 let x = x.abs();
@@ -256,14 +258,24 @@ pub fn resize_region(src: &RgbImage, width: u32, height: u32, filter: Filter, re
     } = region;
     let all_columns = (left as usize, (left + out_width) as usize);
     let all_rows = (top as usize, (top + out_height) as usize);
+    let row = out_width as usize * 3;
+    let mut out = vec![0u8; row * out_height as usize];
+    if filter == Filter::Nearest {
+        let columns = nearest(src.width(), width, all_columns);
+        for (to, y) in out.chunks_exact_mut(row).zip(nearest(src.height(), height, all_rows)) {
+            for (to, x) in to.chunks_exact_mut(3).zip(&columns) {
+                let at = (y * src.width() as usize + x) * 3;
+                to.copy_from_slice(&src.data()[at..at + 3]);
+            }
+        }
+        return RgbImage::new(out_width, out_height, out);
+    }
     // a direction that keeps its size is not resampled at all
     let across = (src.width() != width).then(|| Taps::new(src.width(), width, filter, left, out_width));
     let down = (src.height() != height).then(|| Taps::new(src.height(), height, filter, top, out_height));
     let columns = across.as_ref().map_or(all_columns, Taps::reach);
     let rows = down.as_ref().map_or(all_rows, Taps::reach);
 
-    let row = out_width as usize * 3;
-    let mut out = vec![0u8; row * out_height as usize];
     let whole = View {
         data: src.data(),
         stride: src.width() as usize * 3,
@@ -303,6 +315,20 @@ pub fn resize_region(src: &RgbImage, width: u32, height: u32, filter: Filter, re
         }
     }
     RgbImage::new(out_width, out_height, out)
+}
+
+/// The input sample under the centre of each output sample of a range; steps are added up, as Pillow does, so that the rounding is its own.
+fn nearest(input: u32, output: u32, range: (usize, usize)) -> Vec<usize> {
+    let step = f64::from(input) / f64::from(output);
+    let mut at = step * 0.5;
+    let mut places = Vec::with_capacity(range.1 - range.0);
+    for i in 0..range.1 {
+        if i >= range.0 {
+            places.push((at as usize).min(input as usize - 1));
+        }
+        at += step;
+    }
+    places
 }
 
 /// Runs a pass compiled for the best instructions that the processor has.

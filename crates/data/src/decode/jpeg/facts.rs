@@ -3,11 +3,17 @@
 
 /// What the markers of a JPEG stream say (ITU-T T.81, annex B).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct JpegFacts {
+pub(in crate::decode) struct JpegFacts<'a> {
+    /// Width and height; `None` when no frame header was found.
+    pub size: Option<(u32, u32)>,
+    /// The camera's notes, from their byte order on.
+    pub exif: Option<&'a [u8]>,
     /// The frame is progressive (SOF2 and its kin): all coefficients are kept until the last scan.
     pub progressive: bool,
     /// Number of colour components of the frame; 0 when no frame header was found.
     pub components: u8,
+    /// Samples of all components in 8 pixels: 24 at full colour resolution, 12 when it is halved in both directions.
+    pub samples_in_8: u64,
     /// Number of scans.
     pub scans: usize,
     /// The stream goes on to its end-of-image marker.
@@ -15,7 +21,7 @@ pub(super) struct JpegFacts {
 }
 
 /// Walks the markers; linear in the length, allocates nothing.
-pub(super) fn facts(bytes: &[u8]) -> JpegFacts {
+pub(in crate::decode) fn facts(bytes: &[u8]) -> JpegFacts<'_> {
     let mut f = JpegFacts::default();
     let mut at = 2; // after SOI
     let mut in_scan = false;
@@ -46,7 +52,18 @@ pub(super) fn facts(bytes: &[u8]) -> JpegFacts {
                 match marker {
                     0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
                         f.progressive |= matches!(marker, 0xc2 | 0xc6 | 0xca | 0xce);
+                        if let (None, Some(&[h1, h0, w1, w0])) =
+                            (f.size, bytes.get(at + 5..).and_then(|b| b.first_chunk::<4>()))
+                        {
+                            let side = |high, low| u32::from(u16::from_be_bytes([high, low]));
+                            f.size = Some((side(w1, w0), side(h1, h0)));
+                        }
                         f.components = f.components.max(bytes.get(at + 9).copied().unwrap_or(0));
+                        f.samples_in_8 = samples_in_8(bytes.get(at + 10..).unwrap_or(&[]), f.components);
+                    }
+                    0xe1 if f.exif.is_none() => {
+                        let body = bytes.get(at + 4..at + 2 + len.max(2));
+                        f.exif = body.and_then(|body| body.strip_prefix(b"Exif\0\0"));
                     }
                     0xda => {
                         f.scans += 1;
@@ -58,6 +75,19 @@ pub(super) fn facts(bytes: &[u8]) -> JpegFacts {
             }
         }
     }
+}
+
+/// From the list of components in a frame header (id, factors, table), rounded up.
+fn samples_in_8(list: &[u8], components: u8) -> u64 {
+    let factors = || {
+        list.chunks_exact(3)
+            .take(components.into())
+            .map(|c| (u64::from(c[1] >> 4), u64::from(c[1] & 15)))
+    };
+    let most = factors().map(|(h, _)| h).max().unwrap_or(1) * factors().map(|(_, v)| v).max().unwrap_or(1);
+    (8 * factors().map(|(h, v)| h * v).sum::<u64>())
+        .div_ceil(most.max(1))
+        .max(8 * u64::from(components == 0))
 }
 
 #[cfg(test)]
@@ -83,12 +113,19 @@ mod tests {
     #[test]
     fn frame_header_is_read() {
         let bytes = [
-            0xff, 0xd8, 0xff, 0xc2, 0, 17, 8, 0, 16, 0, 16, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            0xff, 0xd8, 0xff, 0xe1, 0, 11, b'E', b'x', b'i', b'f', 0, 0, 1, 2, 3, 0xff, 0xc2, 0, 17, 8, 0, 16, 1, 2, 4,
+            0, 0, 0, 0, 0, 0, 0, 0, 0,
         ];
         let f = facts(&bytes);
         assert!(f.progressive);
+        assert_eq!(f.size, Some((258, 16)));
+        assert_eq!(f.exif, Some(&[1, 2, 3][..]));
         assert_eq!(f.components, 4);
         assert!(!f.whole);
+        let halved = [1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1];
+        assert_eq!(samples_in_8(&halved, 3), 12);
+        assert_eq!(samples_in_8(&halved, 1), 8);
+        assert_eq!(samples_in_8(&[1, 0, 0], 1), 0);
     }
 
     #[test]
