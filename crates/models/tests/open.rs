@@ -116,10 +116,10 @@ fn settings_that_are_not_implemented_are_refused() {
         (
             "clip-hugging-face",
             "preprocessor_config.json",
-            "/do_normalize",
+            "/do_resize",
             json!(false),
         ),
-        ("clip-hugging-face", "preprocessor_config.json", "/resample", json!(5)),
+        ("clip-hugging-face", "preprocessor_config.json", "/resample", json!(6)),
     ] {
         let error = vision(folder, file, pointer, value).expect_err(pointer);
         println!("{error}");

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use bifocal_data::Preprocess;
 use bifocal_data::transform::CropRounding;
-use bifocal_data::{Filter, Preprocess, ResizeMode};
-use serde_json::Value;
 
 use super::OpenError;
+use super::preprocess::{self, small};
 use super::settings::Settings;
 use crate::blocks::{Gelu, StackConfig};
 use crate::text::ClipTextConfig;
@@ -148,104 +148,16 @@ impl OpenClip {
         })
     }
 
-    pub fn preprocess(mut self, side: usize) -> Result<Preprocess, OpenError> {
-        let s = &mut self.preprocess;
-        let base = Preprocess::clip(small(side, s)?);
-        let interpolation: Option<String> = s.take("interpolation")?;
-        let mode: Option<String> = s.take("resize_mode")?;
-        let fill: Option<Value> = s.take("fill_color")?;
-        let preprocess = Preprocess {
-            resize: match mode.as_deref() {
-                None | Some("shortest") => ResizeMode::Shortest,
-                Some("squash") => ResizeMode::Squash,
-                Some("longest") => ResizeMode::Longest { fill: colour(s, fill)? },
-                Some(other) => return Err(unknown(s, "resize_mode", other)),
-            },
-            filter: match interpolation.as_deref() {
-                None | Some("bicubic" | "random") => Filter::Bicubic,
-                Some("bilinear") => Filter::Bilinear,
-                Some(other) => return Err(unknown(s, "interpolation", other)),
-            },
-            mean: s.take("mean")?.unwrap_or(base.mean),
-            std: s.take("std")?.unwrap_or(base.std),
-            ..base
-        };
-        checked(preprocess, s.path())
+    pub fn preprocess(self, side: usize) -> Result<Preprocess, OpenError> {
+        preprocess::open_clip(self.preprocess, side)
     }
 }
 
-fn unknown(s: &Settings, key: &str, value: &str) -> OpenError {
-    OpenError::unsupported(
-        s.path(),
-        format!("\"{key}\": \"{value}\""),
-        "change it to one that open_clip documents",
-    )
-}
-
-fn colour(s: &Settings, value: Option<Value>) -> Result<[u8; 3], OpenError> {
-    let one = |v: &Value| v.as_u64().and_then(|v| u8::try_from(v).ok());
-    let found = match value {
-        None => Some([0; 3]),
-        Some(Value::Array(list)) => match list.as_slice() {
-            [r, g, b] => one(r).zip(one(g)).zip(one(b)).map(|((r, g), b)| [r, g, b]),
-            _ => None,
-        },
-        Some(value) => one(&value).map(|v| [v; 3]),
-    };
-    found.ok_or_else(|| OpenError::malformed(s.path(), "\"fill_color\" is not a colour"))
-}
-
-fn small(side: usize, s: &Settings) -> Result<u32, OpenError> {
-    u32::try_from(side).map_err(|_| OpenError::malformed(s.path(), format!("an image side of {side}")))
-}
-
-fn checked(preprocess: Preprocess, path: &Path) -> Result<Preprocess, OpenError> {
-    match preprocess.validate() {
-        Ok(()) => Ok(preprocess),
-        Err(error) => Err(OpenError::malformed(path, error)),
-    }
-}
-
-/// `preprocessor_config.json` of transformers; CLIP's own when there is none.
+/// CLIP's preprocessing; its own when the folder says nothing.
 pub(super) fn hugging_face_preprocess(folder: &Path, side: usize) -> Result<Preprocess, OpenError> {
-    let path = folder.join("preprocessor_config.json");
-    let mut s = Settings::read(&path)?.unwrap_or_else(|| Settings::empty(&path));
-    let base = Preprocess::clip(small(side, &s)?);
-    for step in ["do_resize", "do_center_crop", "do_rescale", "do_normalize"] {
-        s.only(step, true)?;
-    }
-    let edge = |value: Option<Value>, key: &str| -> Result<Option<u64>, OpenError> {
-        match value {
-            None => Ok(None),
-            Some(value) => match value.as_u64().or_else(|| value[key].as_u64()) {
-                Some(edge) => Ok(Some(edge)),
-                None => Err(OpenError::malformed(&path, format!("\"size\" has no \"{key}\""))),
-            },
-        }
-    };
-    let resized = edge(s.take("size")?, "shortest_edge")?.unwrap_or(side as u64);
-    let cropped = edge(s.take("crop_size")?, "height")?.unwrap_or(side as u64);
-    let fits = |edge: u64| u32::try_from(edge).map_err(|_| OpenError::malformed(&path, format!("a size of {edge}")));
-    let (resized, cropped) = (fits(resized)?, fits(cropped)?);
-    if cropped != base.size {
-        let problem = format!("images are cut to {cropped}, but the tower reads {side}");
-        return Err(OpenError::malformed(&path, problem));
-    }
-    let preprocess = Preprocess {
-        resize: if resized == cropped {
-            ResizeMode::Shortest
-        } else {
-            ResizeMode::ShortestThenCrop { resize_to: resized }
-        },
-        filter: match s.take::<u64>("resample")? {
-            None | Some(3) => Filter::Bicubic,
-            Some(2) => Filter::Bilinear,
-            Some(other) => return Err(unknown(&s, "resample", &other.to_string())),
-        },
-        mean: s.take("image_mean")?.unwrap_or(base.mean),
-        std: s.take("image_std")?.unwrap_or(base.std),
+    let base = Preprocess {
         crop_rounding: CropRounding::Floor,
-        ..base
+        ..Preprocess::clip(small(side, &Settings::empty(folder))?)
     };
-    checked(preprocess, &path)
+    preprocess::fits(preprocess::hugging_face(folder, base, true)?, folder, side)
 }

@@ -3,6 +3,7 @@
 mod bert;
 mod clip;
 mod error;
+mod preprocess;
 mod settings;
 mod text;
 mod vision;

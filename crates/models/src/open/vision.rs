@@ -6,6 +6,7 @@ use bifocal_data::Preprocess;
 use bifocal_nn::engine::values;
 
 use super::clip::{HuggingFace, OpenClip, hugging_face_preprocess};
+use super::preprocess::FILES;
 use super::{Layout, OpenError, identity, name_of};
 use crate::vision::{ClipVit, EfficientNetLite, ImageBatch, VisionTower};
 use crate::weights;
@@ -81,7 +82,7 @@ pub fn open_vision(path: &Path) -> Result<VisionEncoder, OpenError> {
             let config = HuggingFace::new(settings, &kind)?.vision()?;
             let preprocess = hugging_face_preprocess(path, config.image_size)?;
             let tower = ClipVit::load(config, &*weights::open(path)?)?;
-            let fingerprint = identity(path, &["config.json", "preprocessor_config.json"])?;
+            let fingerprint = identity(path, &["config.json", FILES[0], FILES[1]])?;
             Ok(VisionEncoder {
                 tower: VisionTower::ClipVit(tower),
                 preprocess,
