@@ -14,7 +14,7 @@ use crate::adapter::{Head, HeadConfig, normalize};
 use crate::open::{TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
 use crate::vision::VisionTower;
 use crate::weights::safetensors::SafeTensors;
-use crate::weights::{HostTensor, TensorSource, WeightsError};
+use crate::weights::{HostTensor, TensorSource, WeightsError, strict};
 
 /// Rows that pass through a head at once.
 const ROWS: usize = 1024;
@@ -382,7 +382,7 @@ fn load_vision(dir: &Path, manifest: &Manifest) -> Result<VisionEncoder, BundleE
         VisionPart::Trained(own) => {
             let source = open_file(dir, manifest, &own.file)?;
             Ok(VisionEncoder {
-                tower: VisionTower::from_tensors(&own.config, &source)?,
+                tower: strict(&source, &[], |source| VisionTower::from_tensors(&own.config, source))?,
                 preprocess: manifest.preprocess.clone(),
                 fingerprint: manifest.fingerprint.clone(),
                 name: dir.display().to_string(),
@@ -402,7 +402,7 @@ fn load_text(dir: &Path, manifest: &Manifest) -> Result<TextEncoder, BundleError
     same("text", &path, &encoder.fingerprint, &part.pretrained)?;
     if let Some(file) = &part.trained {
         let source = open_file(dir, manifest, file)?;
-        encoder.tower = lay_over(encoder.tower, &source, "")?;
+        encoder.tower = strict(&source, &[], |source| lay_over(encoder.tower, source, ""))?;
     }
     Ok(encoder)
 }

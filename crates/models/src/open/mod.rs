@@ -16,7 +16,7 @@ use std::path::Path;
 
 use settings::Settings;
 
-use crate::weights;
+use crate::weights::{self, TensorSource, WeightsError};
 
 /// What a folder says that it holds.
 enum Layout {
@@ -43,6 +43,30 @@ impl Layout {
             None => Ok(Self::Bare),
         }
     }
+}
+
+/// What a text tower leaves to the vision tower of the same file, and the other way round.
+const VISION_PARTS: [&str; 3] = ["visual.", "vision_model.", "visual_projection."];
+const TEXT_PARTS: [&str; 8] = [
+    "text.",
+    "text_model.",
+    "text_projection.",
+    "text_projection",
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+];
+/// Parts of BERT that sentence encoders don't use.
+const BERT_PARTS: [&str; 4] = ["pooler.", "bert.pooler.", "cls.", "classifier."];
+
+/// Loads a tower from the weights of a model; tensors that it does not read must be in `unread` (see [`weights::strict`]).
+fn load<T>(
+    path: &Path,
+    unread: &[&str],
+    load: impl FnOnce(&dyn TensorSource) -> Result<T, WeightsError>,
+) -> Result<T, OpenError> {
+    Ok(weights::strict(&*weights::open(path)?, unread, load)?)
 }
 
 /// The hash of a model's weights; with settings beside them that change what it computes, the hash of all of these.

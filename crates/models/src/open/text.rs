@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use bifocal_nn::engine::values;
 
 use super::clip::{HuggingFace, OpenClip};
-use super::{Layout, OpenError, bert, identity, name_of};
+use super::{BERT_PARTS, Layout, OpenError, VISION_PARTS, bert, identity, load, name_of};
 use crate::text::{Attention, Bert, ClipText, Llm, Pooling, TextTower, TokenBatch};
 use crate::tokenizer::{Encoding, Tokenizer};
-use crate::weights;
 use crate::weights::gguf::Gguf;
 
 /// Tokens that pass through a tower at once. Matrix products are at full speed long before, and activations still small.
@@ -122,7 +121,8 @@ pub fn open_text(path: &Path, options: &TextOptions) -> Result<TextEncoder, Open
     };
     match Layout::of(path)? {
         Layout::HuggingFace(kind, settings) if kind == "bert" => {
-            let tower = Bert::load(bert::config(settings)?, &*weights::open(path)?)?;
+            let config = bert::config(settings)?;
+            let tower = load(path, &BERT_PARTS, |source| Bert::load(config, source))?;
             let default = bert::pooling(path)?;
             let files = ["config.json", "tokenizer.json", "1_Pooling/config.json"];
             finish(
@@ -136,7 +136,7 @@ pub fn open_text(path: &Path, options: &TextOptions) -> Result<TextEncoder, Open
         }
         Layout::HuggingFace(kind, settings) if kind == "clip" || kind == "clip_text_model" => {
             let config = HuggingFace::new(settings, &kind)?.text()?;
-            let tower = ClipText::load(config, &*weights::open(path)?)?;
+            let tower = load(path, &VISION_PARTS, |source| ClipText::load(config, source))?;
             let files = ["config.json", "tokenizer.json"];
             finish(
                 path,
@@ -150,7 +150,7 @@ pub fn open_text(path: &Path, options: &TextOptions) -> Result<TextEncoder, Open
         Layout::HuggingFace(kind, _) => Err(none(format!("its config.json describes a \"{kind}\""))),
         Layout::OpenClip(settings) => {
             let config = OpenClip::new(settings)?.text()?;
-            let tower = ClipText::load(config, &*weights::open(path)?)?;
+            let tower = load(path, &VISION_PARTS, |source| ClipText::load(config, source))?;
             let files = ["open_clip_config.json", "tokenizer.json"];
             finish(
                 path,

@@ -7,7 +7,7 @@ use bifocal_nn::engine::values;
 
 use super::clip::{HuggingFace, OpenClip, hugging_face_preprocess};
 use super::preprocess::FILES;
-use super::{Layout, OpenError, identity, name_of};
+use super::{Layout, OpenError, TEXT_PARTS, identity, load, name_of};
 use crate::vision::{ClipVit, EfficientNetLite, ImageBatch, VisionTower};
 use crate::weights;
 
@@ -81,7 +81,7 @@ pub fn open_vision(path: &Path) -> Result<VisionEncoder, OpenError> {
         Layout::HuggingFace(kind, settings) if kind == "clip" || kind == "clip_vision_model" => {
             let config = HuggingFace::new(settings, &kind)?.vision()?;
             let preprocess = hugging_face_preprocess(path, config.image_size)?;
-            let tower = ClipVit::load(config, &*weights::open(path)?)?;
+            let tower = load(path, &TEXT_PARTS, |source| ClipVit::load(config, source))?;
             let fingerprint = identity(path, &["config.json", FILES[0], FILES[1]])?;
             Ok(VisionEncoder {
                 tower: VisionTower::ClipVit(tower),
@@ -95,7 +95,7 @@ pub fn open_vision(path: &Path) -> Result<VisionEncoder, OpenError> {
             let mut open_clip = OpenClip::new(settings)?;
             let config = open_clip.vision()?;
             let preprocess = open_clip.preprocess(config.image_size)?;
-            let tower = ClipVit::load(config, &*weights::open(path)?)?;
+            let tower = load(path, &TEXT_PARTS, |source| ClipVit::load(config, source))?;
             let fingerprint = identity(path, &["open_clip_config.json"])?;
             Ok(VisionEncoder {
                 tower: VisionTower::ClipVit(tower),
@@ -111,7 +111,7 @@ pub fn open_vision(path: &Path) -> Result<VisionEncoder, OpenError> {
                 return Err(none(format!("weights without settings, the first of them \"{first}\"")));
             }
             Ok(VisionEncoder {
-                tower: VisionTower::EfficientNetLite(EfficientNetLite::load(&*source)?),
+                tower: VisionTower::EfficientNetLite(weights::strict(&*source, &[], EfficientNetLite::load)?),
                 preprocess: Preprocess::efficientnet_lite0(),
                 fingerprint: identity(path, &[])?,
                 name,

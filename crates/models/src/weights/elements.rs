@@ -31,6 +31,25 @@ impl Element {
         }
     }
 
+    /// As safetensors calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::F64 => "F64",
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::I64 => "I64",
+            Self::I32 => "I32",
+            Self::I16 => "I16",
+            Self::I8 => "I8",
+            Self::U64 => "U64",
+            Self::U32 => "U32",
+            Self::U16 => "U16",
+            Self::U8 => "U8",
+            Self::Bool => "BOOL",
+        }
+    }
+
     /// Appends little-endian `bytes` to `out` as f32, rounded to nearest where f32 is narrower (f64; integers
     /// beyond 2^24). Trailing bytes that make up no whole element are ignored.
     pub(crate) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {

@@ -16,7 +16,7 @@ pub enum WeightsError {
     },
     /// The first bytes belong to no format that Bifocal reads.
     #[error(
-        "{} is not a file of weights that Bifocal reads: it looks like {looks_like}; give a .gguf, a .safetensors (or a folder of them), or a .pth of the old torch.save layout",
+        "{} is not a file of weights that Bifocal reads: it looks like {looks_like}; give a .gguf, a .safetensors (or a folder of them), or what torch.save wrote (.pth, .pt, .bin)",
         path.display()
     )]
     NotRecognised {
@@ -89,6 +89,20 @@ pub enum WeightsError {
         /// The shape needed.
         expected: Vec<usize>,
     },
+    /// Weights and architecture do not fit.
+    #[error("{}: weights and architecture do not fit:{}; check that weights and configuration belong together", path.display(), mismatch(missing, hint, misshapen, unexpected))]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// Tensors that the architecture needs and the file does not have.
+        missing: Vec<String>,
+        /// Names in the file that look like the first missing one, as a phrase, or nothing.
+        hint: String,
+        /// Tensors of another shape, each with both.
+        misshapen: Vec<String>,
+        /// Tensors that the architecture does not know; without them the numbers would not be the model's.
+        unexpected: Vec<String>,
+    },
     /// A row index lies outside of a tensor.
     #[error("{}: row {row} of tensor \"{name}\" was asked for, it has {rows}; check that tokenizer and weights belong together", path.display())]
     RowOutOfRange {
@@ -136,9 +150,26 @@ impl WeightsError {
     }
 }
 
+/// What does not fit, as phrases.
+fn mismatch(missing: &[String], hint: &str, misshapen: &[String], unexpected: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let list = |what: &str, names: &[String], quote: &str, hint: &str| {
+        let shown: Vec<String> = names.iter().take(SHOWN).map(|n| format!("{quote}{n}{quote}")).collect();
+        match names.len() {
+            0 => String::new(),
+            n if n > SHOWN => format!(" {n} {what}: {}, and {} more{hint};", shown.join(", "), n - SHOWN),
+            n => format!(" {n} {what}: {}{hint};", shown.join(", ")),
+        }
+    };
+    let text = list("missing", missing, "\"", hint)
+        + &list("of another shape", misshapen, "", "")
+        + &list("not known", unexpected, "\"", "");
+    text.trim_end_matches(';').to_owned()
+}
+
 /// Up to three known names that share their last two components with `name`: what a person looks for when a
 /// prefix differs ("model.encoder…" against "encoder…").
-fn similar<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn similar<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let tail = |s: &str| s.rsplit('.').take(2).collect::<Vec<_>>().join(".");
     let wanted = tail(name);
     let found: Vec<String> = known

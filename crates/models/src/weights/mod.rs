@@ -7,18 +7,22 @@ mod elements;
 mod error;
 mod file;
 pub mod gguf;
-pub mod legacy_pth;
 mod open;
-mod pickle;
 pub mod safetensors;
+mod sharded;
+mod strict;
 #[cfg(test)]
 mod testing;
+pub mod torch;
+mod unwrap;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::WeightsError;
-pub use open::{fingerprint, open};
+pub use open::{files, fingerprint, open};
+pub use sharded::Sharded;
+pub use strict::strict;
 
 /// A tensor in memory: row-major f32 values and their shape.
 ///
@@ -46,6 +50,12 @@ pub trait TensorSource: Send + Sync {
     /// # Errors
     /// [`WeightsError::MissingTensor`] for an unknown name; otherwise whatever is wrong with the file.
     fn load(&self, name: &str) -> Result<HostTensor, WeightsError>;
+
+    /// How a tensor is stored, as its format calls it ("F32", "BF16", "Q4_1"); `None` if there is no such tensor or it is in memory.
+    fn stored_as(&self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
 
     /// Where the tensors come from, for messages.
     fn path(&self) -> &Path;

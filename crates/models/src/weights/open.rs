@@ -6,37 +6,69 @@ use std::path::{Path, PathBuf};
 
 use super::file::DataFile;
 use super::gguf::Gguf;
-use super::legacy_pth::{self, LegacyPth};
-use super::safetensors::{SafeTensors, ShardedSafeTensors, read_index};
+use super::safetensors::SafeTensors;
+use super::sharded::{Sharded, read_index};
+use super::torch::Torch;
+use super::unwrap::unwrap;
 use super::{TensorSource, WeightsError};
+
+/// The names that a model's weights have in published folders, the better ones first.
+const KNOWN: [&str; 6] = [
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// Opens a file of weights, or a folder that holds one model.
 ///
-/// A folder is searched for `model.safetensors`, `open_clip_model.safetensors`, `model.safetensors.index.json`, in this order, and
-/// then for the only `.safetensors`, `.gguf`, `.pth`, `.pt` or `.bin` file in it.
+/// A folder is searched for `model.safetensors`, `open_clip_model.safetensors`, `pytorch_model.bin`, `open_clip_pytorch_model.bin` and
+/// the indices of shards, safetensors first, and then for the only `.safetensors`, `.gguf`, `.pth`, `.pt` or `.bin` file in it. What training
+/// programs wrap around the weights in a file of `torch.save` (`state_dict`, `module.`) is taken off.
 ///
 /// # Errors
 /// [`WeightsError::NotRecognised`] says what the file looks like; otherwise as the readers of the formats.
 pub fn open(path: &Path) -> Result<Box<dyn TensorSource>, WeightsError> {
     let path = locate(path)?;
     if is_index(&path) {
-        return Ok(Box::new(ShardedSafeTensors::open(&path)?));
+        return Ok(Box::new(Sharded::open(&path)?));
     }
-    let file = DataFile::open(&path)?;
+    single(&path)
+}
+
+/// As [`open`], for one file.
+pub(super) fn single(path: &Path) -> Result<Box<dyn TensorSource>, WeightsError> {
+    let file = DataFile::open(path)?;
     let head = file.head(512)?;
     if head.starts_with(b"GGUF") {
         return Ok(Box::new(Gguf::read(file)?));
     }
-    if head.starts_with(legacy_pth::MAGIC) {
-        return Ok(Box::new(LegacyPth::read(file)?));
+    if Torch::recognises(&head) {
+        return Ok(unwrap(Box::new(Torch::read(file)?)));
     }
     if is_safetensors(&head, file.len()) {
         return Ok(Box::new(SafeTensors::read(file)?));
     }
     Err(WeightsError::NotRecognised {
-        path,
+        path: path.to_owned(),
         looks_like: describe(&head),
     })
+}
+
+/// All files that hold the weights of a model.
+///
+/// # Errors
+/// As [`open`]; of shards only the index is read.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let path = locate(path)?;
+    if !is_index(&path) {
+        return Ok(vec![path]);
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let shards: BTreeSet<String> = read_index(&path)?.into_values().collect();
+    Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
 }
 
 /// The BLAKE3 hash (hexadecimal) of a file's content; of a model in several files, the hash of their names and hashes in
@@ -68,7 +100,7 @@ fn hash(path: &Path) -> Result<blake3::Hash, WeightsError> {
 
 fn is_index(path: &Path) -> bool {
     path.file_name()
-        .is_some_and(|name| name.to_string_lossy().ends_with(".safetensors.index.json"))
+        .is_some_and(|name| name.to_string_lossy().ends_with(".index.json"))
 }
 
 /// The file that `path` is, or that the folder `path` holds.
@@ -76,11 +108,7 @@ fn locate(path: &Path) -> Result<PathBuf, WeightsError> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    for name in [
-        "model.safetensors",
-        "open_clip_model.safetensors",
-        "model.safetensors.index.json",
-    ] {
+    for name in KNOWN {
         let file = path.join(name);
         if file.is_file() {
             return Ok(file);
@@ -135,9 +163,6 @@ fn describe(head: &[u8]) -> String {
         "an empty file; fetch it again"
     } else if starts(b"version https://git-lfs") {
         "a Git LFS pointer, not the file itself; run `git lfs pull`"
-    } else if starts(b"PK\x03\x04") || starts(b"PK\x05\x06") {
-        "a zip archive, which torch.save writes since PyTorch 1.6; convert it to safetensors, \
-         or save it with _use_new_zipfile_serialization=False"
     } else if head.get(257..262) == Some(b"ustar") {
         "a tar archive; unpack it first"
     } else if starts(b"\x1f\x8b") || starts(b"\xfd7zXZ") || starts(b"BZh") || starts(b"\x28\xb5\x2f\xfd") {

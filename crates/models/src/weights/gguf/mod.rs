@@ -153,6 +153,10 @@ impl TensorSource for Gguf {
         })
     }
 
+    fn stored_as(&self, name: &str) -> Option<String> {
+        self.storage_type(name).map(|storage| format!("{storage:?}"))
+    }
+
     fn path(&self) -> &Path {
         self.file.path()
     }

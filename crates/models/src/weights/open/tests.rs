@@ -11,13 +11,11 @@ fn written(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn the_content_decides_and_the_name_does_not() {
-    let cases: [(&[u8], &str); 3] = [
+    let cases: [(&[u8], &str); 4] = [
         (include_bytes!("../../../tests/fixtures/small.gguf"), "table"),
         (include_bytes!("../../../tests/fixtures/small.safetensors"), "bf16"),
-        (
-            include_bytes!("../../../tests/fixtures/small.legacy.pth"),
-            "state_dict.weight",
-        ),
+        (include_bytes!("../../../tests/fixtures/small.legacy.pth"), "weight"),
+        (include_bytes!("../../../tests/fixtures/small.pt"), "weight"),
     ];
     for (content, tensor) in cases {
         for name in ["model.bin", "model.gguf", "model.safetensors"] {
@@ -33,7 +31,6 @@ fn the_content_decides_and_the_name_does_not() {
 fn other_files_are_named_for_what_they_are() {
     for (content, wanted) in [
         (b"".as_slice(), "an empty file"),
-        (b"PK\x03\x04....", "zip archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"\n <!DOCTYPE html><html>", "web page"),
         (b"\x1f\x8b\x08\0", "compressed"),

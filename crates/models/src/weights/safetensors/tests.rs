@@ -105,8 +105,21 @@ fn an_index_cannot_lead_elsewhere_or_promise_too_much() {
         ("not in the folder", r#"{"first":"../a.safetensors"}"#),
         ("not in the folder", r#"{"first":"/etc/passwd"}"#),
         ("not in the folder", r#"{"first":".."}"#),
-        ("does not have it", r#"{"first":"b.safetensors"}"#),
-        ("check that the path exists", r#"{"first":"c.safetensors"}"#),
+        (
+            "the index says in b.safetensors",
+            r#"{"first":"b.safetensors","second":"a.safetensors"}"#,
+        ),
+        (
+            "does not list it",
+            r#"{"first":"a.safetensors","third":"b.safetensors"}"#,
+        ),
+        (
+            "does not have it",
+            r#"{"first":"a.safetensors","second":"b.safetensors","third":"b.safetensors"}"#,
+        ),
+        ("listed twice", r#"{"first":"a.safetensors","first":"b.safetensors"}"#),
+        ("not in the folder", r#"{"first":"./a.safetensors"}"#),
+        ("c.safetensors", r#"{"first":"c.safetensors"}"#),
         ("index of shards", r#"["first"]"#),
     ] {
         let folder = sharded(&format!(r#"{{"weight_map":{map}}}"#));

@@ -5,14 +5,14 @@ use crate::weights::testing::{assert_equals_reference, exercise};
 
 const SMALL: &[u8] = include_bytes!("../../../tests/fixtures/small.legacy.pth");
 
-fn small() -> LegacyPth {
-    LegacyPth::from_bytes(Path::new("small.pth"), SMALL.to_vec()).unwrap()
+fn small() -> Torch {
+    Torch::from_bytes(Path::new("small.pth"), SMALL.to_vec()).unwrap()
 }
 
 /// A file whose object is the given pickle (without its STOP), with no storages.
 fn with_object(object: &[u8]) -> Vec<u8> {
     [
-        MAGIC,
+        legacy::MAGIC,
         b"\x80\x02M\xe9\x03.",
         b"\x80\x02}.",
         b"\x80\x02",
@@ -24,7 +24,7 @@ fn with_object(object: &[u8]) -> Vec<u8> {
 }
 
 fn message(object: &[u8]) -> String {
-    match LegacyPth::from_bytes(Path::new("x.pth"), with_object(object)) {
+    match Torch::from_bytes(Path::new("x.pth"), with_object(object)) {
         Ok(_) => "read".into(),
         Err(e) => e.to_string(),
     }
@@ -58,7 +58,7 @@ fn tensor(len: u32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
 /// A file with one tensor and a storage of `stored` elements.
 fn with_tensor(tensor: &[u8], stored: u64) -> Vec<u8> {
     let mut bytes = [
-        MAGIC,
+        legacy::MAGIC,
         b"\x80\x02M\xe9\x03.",
         b"\x80\x02}.",
         b"\x80\x02",
@@ -151,7 +151,7 @@ fn sharing_and_nesting_cost_no_more_than_the_file() {
 
 #[test]
 fn tensors_stay_within_their_storage() {
-    let open = |tensor: Vec<u8>, stored| LegacyPth::from_bytes(Path::new("x.pth"), with_tensor(&tensor, stored));
+    let open = |tensor: Vec<u8>, stored| Torch::from_bytes(Path::new("x.pth"), with_tensor(&tensor, stored));
     let loaded = open(tensor(6, 1, &[2, 2], &[1, 2]), 6).unwrap().load("tensor").unwrap();
     assert_eq!(
         loaded,
@@ -200,8 +200,8 @@ fn tensors_stay_within_their_storage() {
 #[test]
 fn big_endian_files_are_refused() {
     let facts = [b"}".to_vec(), text("little_endian"), b"\x89s".to_vec()].concat();
-    let bytes = [MAGIC, b"\x80\x02M\xe9\x03.", b"\x80\x02", &facts, b"."].concat();
-    let error = LegacyPth::from_bytes(Path::new("x"), bytes).unwrap_err().to_string();
+    let bytes = [legacy::MAGIC, b"\x80\x02M\xe9\x03.", b"\x80\x02", &facts, b"."].concat();
+    let error = Torch::from_bytes(Path::new("x"), bytes).unwrap_err().to_string();
     assert!(error.contains("big-endian"), "{error}");
 }
 
@@ -210,7 +210,7 @@ proptest! {
 
     #[test]
     fn random_programs_never_panic(object in prop::collection::vec(any::<u8>(), 0..120)) {
-        let _ = exercise(with_object(&object), LegacyPth::from_bytes);
+        let _ = exercise(with_object(&object), Torch::from_bytes);
     }
 
     /// Only instructions that are known, so that programs run further.
@@ -218,12 +218,12 @@ proptest! {
     fn plausible_programs_never_panic(
         object in prop::collection::vec(prop::sample::select(b"(N)]}aesut\x85\x86\x87\x88RbQ.".as_slice()), 0..80)
     ) {
-        let _ = exercise(with_object(&object), LegacyPth::from_bytes);
+        let _ = exercise(with_object(&object), Torch::from_bytes);
     }
 
     #[test]
     fn a_truncated_file_is_refused(len in 0..SMALL.len()) {
-        prop_assert!(exercise(SMALL[..len].to_vec(), LegacyPth::from_bytes).is_err());
+        prop_assert!(exercise(SMALL[..len].to_vec(), Torch::from_bytes).is_err());
     }
 
     #[test]
@@ -232,6 +232,6 @@ proptest! {
         for (at, byte) in changes {
             bytes[at] = byte;
         }
-        let _ = exercise(bytes, LegacyPth::from_bytes);
+        let _ = exercise(bytes, Torch::from_bytes);
     }
 }

@@ -8,9 +8,9 @@
 
 use std::collections::HashMap;
 
-use super::WeightsError;
-use super::elements::Element;
-use super::file::Scan;
+use crate::weights::WeightsError;
+use crate::weights::elements::Element;
+use crate::weights::file::Scan;
 
 /// The most objects, entries of lists and dictionaries, stack entries and memo entries that a program may make; a checkpoint of 10,000 tensors makes 200,000 objects.
 const MAX_OBJECTS: usize = 1 << 22;
@@ -37,6 +37,8 @@ pub(super) enum Object {
     Tuple(Vec<Value>),
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
+    /// An object of a script class, until its state is set and it becomes a dictionary.
+    Script,
     Function(Function),
     Storage(Storage),
     Tensor(Tensor),
@@ -49,6 +51,8 @@ pub(super) enum Function {
     RebuildTensor,
     RebuildParameter,
     StorageType(Element),
+    /// A class of TorchScript; its objects are dictionaries of what they hold.
+    ScriptClass,
 }
 
 /// A flat array of elements, kept elsewhere in the file under a key.
@@ -233,6 +237,7 @@ impl Machine<'_, '_> {
                 b'c' => self.global()?,
                 b'R' => self.reduce()?,
                 b'b' => self.build()?,
+                0x81 => self.new_object()?,
                 b'Q' => self.persistent()?,
                 other => {
                     return Err(self.refused(format!("the pickle instruction {}", name_of(other))));
@@ -396,6 +401,7 @@ impl Machine<'_, '_> {
             ("torch", "CharStorage") => Function::StorageType(Element::I8),
             ("torch", "ByteStorage") => Function::StorageType(Element::U8),
             ("torch", "BoolStorage") => Function::StorageType(Element::Bool),
+            _ if module == "__torch__" || module.starts_with("__torch__.") => Function::ScriptClass,
             _ => {
                 return Err(self.refused(format!("the pickled global {module:?}.{name:?}").replace('"', "")));
             }
@@ -474,12 +480,34 @@ impl Machine<'_, '_> {
         })
     }
 
-    /// Sets the state of an object. Dictionaries of tensors carry version numbers in theirs, which are not needed.
+    /// An object of a script class, which is made without arguments.
+    fn new_object(&mut self) -> Outcome<()> {
+        let arguments = self.pop()?;
+        let class = self.pop()?;
+        match (self.object(class), self.object(arguments)) {
+            (Some(Object::Function(Function::ScriptClass)), Some(Object::Tuple(none))) if none.is_empty() => {
+                self.make(Object::Script);
+                Ok(())
+            }
+            _ => Err(self.refused("the pickle instruction NEWOBJ (0x81)".into())),
+        }
+    }
+
+    /// Sets the state of an object. Dictionaries of tensors carry version numbers in theirs, which are not needed; the state of a
+    /// script object is what it holds.
     fn build(&mut self) -> Outcome<()> {
         let state = self.pop()?;
         let target = self.stack.last().copied().unwrap_or(Value::None);
         match (self.object(target), self.object(state)) {
             (Some(Object::Dict(_)), Some(Object::Dict(_))) => Ok(()),
+            (Some(Object::Script), Some(Object::Dict(entries))) => {
+                let held = entries.clone();
+                self.entries += held.len();
+                if let Value::Object(number) = target {
+                    self.objects[number] = Object::Dict(held);
+                }
+                Ok(())
+            }
             _ => Err(self.refused("the state of an object that is no dictionary".into())),
         }
     }
@@ -526,7 +554,6 @@ fn name_of(opcode: u8) -> String {
     let name = match opcode {
         b'i' => "INST",
         b'o' => "OBJ",
-        0x81 => "NEWOBJ",
         0x92 => "NEWOBJ_EX",
         0x93 => "STACK_GLOBAL",
         0x82..=0x84 => "EXT",
