@@ -35,7 +35,7 @@ pub fn evaluate(recipe: &Recipe, bundle: &Path, run: &Path) -> Result<()> {
     if held.is_empty() {
         return Ok(());
     }
-    let model = model::open_bundle(bundle)?;
+    let model = model::open_joint(bundle)?;
     // The features are in the cache since the run used them; only towers that learnt are read again.
     let pairs = train::pairs(recipe, &mut Silent)?;
     let ridge = Ridge::fit(

@@ -34,6 +34,7 @@ enum Command {
     Train(commands::train::Args),
     Cache(commands::cache::Args),
     Eval(commands::eval::Args),
+    Convert(commands::convert::Args),
     Info(commands::info::Args),
 }
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Cache(args) => commands::cache::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Info(args) => commands::info::run(args),
     };
     match result {

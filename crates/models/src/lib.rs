@@ -3,13 +3,16 @@
 //! - [`weights`]: named tensors out of the formats that published models come in;
 //! - [`tokenizer`]: from texts to token ids;
 //! - [`vision`], [`text`]: towers; [`adapter`]: heads into the joint space; [`towers`]: all of them together;
-//! - [`open`](mod@open): pretrained encoders from files and folders.
+//! - [`open`](mod@open): pretrained encoders from files and folders; [`inspect`](mod@inspect): what they are, without loading them;
+//! - [`bundle`]: what training leaves; [`convert`](mod@convert): from one layout to another.
 //!
 //! Everything a tower computes is differentiable and packed: images and texts are rows one after the other, without padding.
 
 pub mod adapter;
 mod blocks;
 pub mod bundle;
+pub mod convert;
+pub mod inspect;
 mod load;
 pub mod open;
 pub mod text;

@@ -15,7 +15,7 @@ use crate::pictures;
 /// beside it the softmax over the labels at the model's temperature.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A bundle made by `bifocal train`
+    /// A bundle made by `bifocal train`, or the folder of a CLIP in Hugging Face or open_clip layout
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// Labels, separated by commas
@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(wrong_use("no labels: give --labels a,b,c or --labels-file F"));
     }
     let samples = pictures::list(&args.paths)?;
-    let model = model::open_bundle(&args.model)?;
+    let model = model::open_joint(&args.model)?;
     let prompts = match &args.templates {
         Some(templates) => TemplateSet::resolve(templates)?.prompts(&labels),
         None => labels.clone(),
@@ -67,7 +67,7 @@ pub fn run(args: Args) -> Result<()> {
     let weights = class_weights(&rows, prompts.len() / labels.len(), model.dim())?;
     let embedded = pictures::embed(&model, &samples)?;
     for (row, &sample) in embedded.rows.chunks_exact(model.dim()).zip(&embedded.samples) {
-        let ranked = rank(row, &weights, model.manifest().map_or(1.0, |m| m.logit_scale));
+        let ranked = rank(row, &weights, model.logit_scale());
         show(&args, &samples[sample].image, &labels, &ranked);
     }
     Ok(())

@@ -22,7 +22,7 @@ use crate::pictures::{self, Embedded};
 pub struct Args {
     /// retrieval, zero-shot or list
     suite: String,
-    /// A bundle made by `bifocal train`
+    /// A bundle made by `bifocal train`, or the folder of a CLIP in Hugging Face or open_clip layout
     #[arg(long, value_name = "M", default_value = "")]
     model: PathBuf,
     /// The folder to evaluate on
@@ -74,7 +74,7 @@ fn open(args: &Args) -> Result<(Model, Dataset)> {
     }
     let data = Dataset::open(&args.data)?;
     pictures::report_skipped(&data);
-    Ok((model::open_bundle(&args.model)?, data))
+    Ok((model::open_joint(&args.model)?, data))
 }
 
 fn run_retrieval(args: &Args) -> Result<()> {

@@ -26,7 +26,7 @@ const BATCH: usize = pictures::BATCH;
 /// run that was killed is continued by the same call.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A bundle made by `bifocal train`
+    /// A bundle made by `bifocal train`, or the folder of a CLIP in Hugging Face or open_clip layout
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// The folder that keeps the store
@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let roots = canonical(&args.paths)?;
     let samples = listing(&roots)?;
-    let model = model::open_bundle(&args.model)?;
+    let model = model::open_joint(&args.model)?;
     let id = model_id(&model, &args.model)?;
     let store = LocalStore::open_writer(&args.store, &id)?;
     let listed: Vec<Listed> = samples.keys().filter_map(|key| facts(Path::new(key))).collect();

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod classify;
+pub mod convert;
 pub mod embed;
 pub mod eval;
 pub mod index;

@@ -50,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => path.clone(),
         None => PathBuf::from(&store.model().name),
     };
-    let model = model::open_bundle(&path).with_context(|| {
+    let model = model::open_joint(&path).with_context(|| {
         format!(
             "the store {} was made with the model {}; if it has moved, give --model",
             args.store.display(),

@@ -66,7 +66,7 @@ pub enum BundleError {
         /// `vision` or `text`.
         side: &'static str,
         /// What to do.
-        hint: &'static str,
+        hint: String,
     },
     /// Parts with widths that do not meet.
     #[error("bundle: {0}")]
@@ -83,7 +83,7 @@ pub enum BundleError {
 }
 
 impl BundleError {
-    pub(super) fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
     }

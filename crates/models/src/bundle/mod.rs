@@ -6,7 +6,7 @@
 //!   heads.safetensors         both heads, and the statistics that features are standardised with
 //!   vision.safetensors        the vision tower, if it was trained
 //!   text.safetensors          what was trained of the text tower, if anything was
-//!   vision/ text/             copies of pretrained towers, if they are inside
+//!   vision/ text/ (towers/)   copies of pretrained towers, if they are inside; one copy where both came from one folder
 //! ```
 //!
 //! A pretrained tower is large and mostly shared, so that a bundle usually names it and the hash of its weights. A tower with
@@ -17,7 +17,7 @@ mod error;
 mod locate;
 mod manifest;
 mod model;
-mod save;
+pub(crate) mod save;
 
 pub use error::BundleError;
 pub use locate::{Located, locate};

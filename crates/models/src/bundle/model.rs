@@ -11,11 +11,13 @@ use bifocal_nn::{Module, params};
 use super::locate::list;
 use super::{BundleError, FileEntry, Located, MANIFEST, Manifest, Reference, VisionPart, locate};
 use crate::adapter::{Head, HeadConfig, normalize};
-use crate::open::{TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
+use crate::open::{OpenError, TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
 use crate::vision::VisionTower;
 use crate::weights::safetensors::SafeTensors;
-use crate::weights::{HostTensor, TensorSource, WeightsError, strict};
+use crate::weights::{self, HostTensor, TensorSource, WeightsError, strict};
 
+/// What to do when a tower is missing.
+const BOTH: &str = "to embed both, give a bundle that `bifocal train` wrote, or the folder of a CLIP";
 /// Rows that pass through a head at once.
 const ROWS: usize = 1024;
 
@@ -113,10 +115,63 @@ pub struct Model {
     dim: usize,
     vision: Option<(VisionEncoder, Side)>,
     text: Option<(TextEncoder, Side)>,
+    scale: Scale,
+    /// Where the towers came from.
+    sources: Sources,
+    /// Why the other tower is not there, for an encoder by itself.
+    absent: Option<String>,
+}
+
+/// Where the pretrained towers of a model are; for a tower that was trained, nowhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources {
+    pub(crate) vision: Option<PathBuf>,
+    pub(crate) text: Option<PathBuf>,
+}
+
+/// What a pair of towers does with similarities.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// The logarithm of what they are multiplied by, as files store it.
+    pub(crate) log: f32,
+    /// What is then added.
+    pub(crate) bias: Option<f32>,
+}
+
+impl Scale {
+    /// As the weights of a CLIP have it; 1 when they have none.
+    fn of_weights(path: &Path) -> Result<Self, WeightsError> {
+        let source = weights::open(path)?;
+        let one = |name: &str| match source.shape(name) {
+            Some(shape) if shape.iter().product::<usize>() == 1 => Ok(source.load(name)?.data.first().copied()),
+            _ => Ok::<_, WeightsError>(None),
+        };
+        Ok(Self {
+            log: one("logit_scale")?.unwrap_or(0.0),
+            bias: one("logit_bias")?,
+        })
+    }
+
+    /// A bundle stores what similarities are multiplied by; the logarithm that its towers' file has is the same one where it fits.
+    fn of_bundle(manifest: &Manifest, sources: &Sources) -> Self {
+        let original = sources
+            .vision
+            .as_ref()
+            .filter(|vision| sources.text.as_ref() == Some(vision));
+        let original = original.and_then(|path| Self::of_weights(path).ok());
+        Self {
+            log: match original {
+                Some(original) if original.log.exp() == manifest.logit_scale => original.log,
+                _ => manifest.logit_scale.ln(),
+            },
+            bias: manifest.logit_bias,
+        }
+    }
 }
 
 impl Model {
-    /// Opens a bundle, or a pretrained encoder by itself. `options` are for language models; a bundle has its own.
+    /// Opens a bundle, a folder with both towers of a CLIP, or a pretrained encoder by itself. `options` are for language
+    /// models; a bundle has its own.
     ///
     /// # Errors
     /// [`BundleError`] with what is missing, damaged or does not belong.
@@ -124,13 +179,54 @@ impl Model {
         if path.join(MANIFEST).is_file() {
             return Self::load(path);
         }
-        match open_text(path, options) {
-            Ok(encoder) => Ok(Self::from_text(encoder)),
-            Err(as_text) => match open_vision(path) {
-                Ok(encoder) => Ok(Self::from_vision(encoder)),
-                Err(_) => Err(as_text.into()),
-            },
+        let absent = |error: &OpenError| matches!(error, OpenError::NoEncoder { .. });
+        match (open_text(path, options), open_vision(path)) {
+            (Ok(text), Ok(vision)) if text.tower.dim() == vision.tower.dim() => Self::joint(path, text, vision),
+            (Ok(text), Ok(_)) => Ok(Self::from_text(text)),
+            (Ok(text), Err(error)) if absent(&error) => Ok(Self::from_text(text)),
+            (Ok(_), Err(error)) => Err(error.into()),
+            // pictures can be embedded without a tokenizer
+            (Err(error @ OpenError::Tokenizer(_)), Ok(vision)) => Ok(Self {
+                absent: Some(error.to_string()),
+                ..Self::from_vision(vision)
+            }),
+            (Err(error), Ok(vision)) if absent(&error) => Ok(Self::from_vision(vision)),
+            (Err(error), Ok(_)) => Err(error.into()),
+            (Err(text), Err(vision)) => Err(if absent(&text) && !absent(&vision) {
+                vision
+            } else {
+                text
+            }
+            .into()),
         }
+    }
+
+    /// Both towers of one checkpoint, whose embeddings are in one space.
+    fn joint(path: &Path, text: TextEncoder, vision: VisionEncoder) -> Result<Self, BundleError> {
+        let dim = text.tower.dim();
+        let scale = Scale::of_weights(path)?;
+        let about = format!(
+            "joint {} {:?} {:?} {} {}",
+            text.fingerprint,
+            text.pooling,
+            text.attention,
+            vision.fingerprint,
+            vision.preprocess.fingerprint()
+        );
+        Ok(Self {
+            name: path.display().to_string(),
+            manifest: None,
+            fingerprint: blake3::hash(about.as_bytes()).to_hex().to_string(),
+            dim,
+            vision: Some((vision, bare(dim))),
+            text: Some((text, bare(dim))),
+            scale,
+            sources: Sources {
+                vision: Some(path.to_owned()),
+                text: Some(path.to_owned()),
+            },
+            absent: None,
+        })
     }
 
     /// Opens a bundle.
@@ -140,8 +236,12 @@ impl Model {
     pub fn load(dir: &Path) -> Result<Self, BundleError> {
         let manifest = Manifest::read(dir)?;
         let heads = open_file(dir, &manifest, "heads.safetensors")?;
-        let vision = load_vision(dir, &manifest)?;
-        let text = load_text(dir, &manifest)?;
+        let (vision, vision_source) = load_vision(dir, &manifest)?;
+        let (text, text_source) = load_text(dir, &manifest)?;
+        let sources = Sources {
+            vision: vision_source,
+            text: Some(text_source),
+        };
         let side = |name: &str, config: &HeadConfig, input: usize, standardized: bool| {
             let head = load_head(&heads, &format!("{name}_head"), config, input)?;
             if head.dim() != manifest.embed_dim {
@@ -170,6 +270,9 @@ impl Model {
             dim: manifest.embed_dim,
             vision: Some((vision, image_side)),
             text: Some((text, text_side)),
+            scale: Scale::of_bundle(&manifest, &sources),
+            sources,
+            absent: None,
             manifest: Some(manifest),
         })
     }
@@ -188,6 +291,9 @@ impl Model {
             dim,
             text: Some((encoder, bare(dim))),
             vision: None,
+            scale: Scale { log: 0.0, bias: None },
+            sources: Sources::default(),
+            absent: None,
         }
     }
 
@@ -202,6 +308,9 @@ impl Model {
             dim,
             vision: Some((encoder, bare(dim))),
             text: None,
+            scale: Scale { log: 0.0, bias: None },
+            sources: Sources::default(),
+            absent: None,
         }
     }
 
@@ -229,7 +338,10 @@ impl Model {
             return Err(BundleError::NoTower {
                 name: self.name.clone(),
                 side: "text",
-                hint: "it embeds pictures only; to embed both, give a bundle that `bifocal train` wrote",
+                hint: match &self.absent {
+                    Some(error) => error.clone(),
+                    None => format!("it embeds pictures only; {BOTH}"),
+                },
             });
         };
         let prompt = self.manifest.as_ref().and_then(|m| m.text.prompt.as_deref());
@@ -268,7 +380,7 @@ impl Model {
             return Err(BundleError::NoTower {
                 name: self.name.clone(),
                 side: "vision",
-                hint: "it embeds texts only; to embed both, give a bundle that `bifocal train` wrote",
+                hint: format!("it embeds texts only; {BOTH}"),
             });
         };
         let features = encoder.embed(pixels, n)?;
@@ -303,6 +415,38 @@ impl Model {
     /// The vision tower.
     pub fn vision(&self) -> Option<&VisionEncoder> {
         self.vision.as_ref().map(|(encoder, _)| encoder)
+    }
+
+    /// What similarities are multiplied by; 1 for an encoder by itself.
+    pub fn logit_scale(&self) -> f32 {
+        match &self.manifest {
+            Some(manifest) => manifest.logit_scale,
+            None => self.scale.log.exp(),
+        }
+    }
+
+    pub(crate) fn scale(&self) -> Scale {
+        self.scale
+    }
+
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// What this model does beside its two towers, and a checkpoint of two towers cannot express; `None` if nothing.
+    pub(crate) fn beside_towers(&self) -> Option<&'static str> {
+        let headed = |side: Option<&Side>| side.is_some_and(|side| !matches!(side.head, Head::Identity(_)));
+        let standardized = |side: Option<&Side>| side.is_some_and(|side| side.standardize.is_some());
+        let sides = [self.vision.as_ref().map(|v| &v.1), self.text.as_ref().map(|t| &t.1)];
+        if sides.into_iter().any(headed) {
+            Some("its heads")
+        } else if sides.into_iter().any(standardized) {
+            Some("the standardisation of its features")
+        } else if self.manifest.as_ref().is_some_and(|m| m.text.prompt.is_some()) {
+            Some("the prompt around its texts")
+        } else {
+            None
+        }
     }
 
     /// The description of a bundle; `None` for an encoder by itself.
@@ -370,28 +514,29 @@ fn lay_over<M: Module>(module: M, source: &dyn TensorSource, prefix: &str) -> Re
     })
 }
 
-fn load_vision(dir: &Path, manifest: &Manifest) -> Result<VisionEncoder, BundleError> {
+fn load_vision(dir: &Path, manifest: &Manifest) -> Result<(VisionEncoder, Option<PathBuf>), BundleError> {
     match &manifest.vision {
         VisionPart::Pretrained(reference) => {
             let path = find(dir, "vision", reference)?;
             let mut encoder = open_vision(&path)?;
             same("vision", &path, &encoder.fingerprint, reference)?;
             encoder.preprocess = manifest.preprocess.clone();
-            Ok(encoder)
+            Ok((encoder, Some(path)))
         }
         VisionPart::Trained(own) => {
             let source = open_file(dir, manifest, &own.file)?;
-            Ok(VisionEncoder {
+            let encoder = VisionEncoder {
                 tower: strict(&source, &[], |source| VisionTower::from_tensors(&own.config, source))?,
                 preprocess: manifest.preprocess.clone(),
                 fingerprint: manifest.fingerprint.clone(),
                 name: dir.display().to_string(),
-            })
+            };
+            Ok((encoder, None))
         }
     }
 }
 
-fn load_text(dir: &Path, manifest: &Manifest) -> Result<TextEncoder, BundleError> {
+fn load_text(dir: &Path, manifest: &Manifest) -> Result<(TextEncoder, PathBuf), BundleError> {
     let part = &manifest.text;
     let path = find(dir, "text", &part.pretrained)?;
     let options = TextOptions {
@@ -404,7 +549,7 @@ fn load_text(dir: &Path, manifest: &Manifest) -> Result<TextEncoder, BundleError
         let source = open_file(dir, manifest, file)?;
         encoder.tower = strict(&source, &[], |source| lay_over(encoder.tower, source, ""))?;
     }
-    Ok(encoder)
+    Ok((encoder, path))
 }
 
 fn find(dir: &Path, side: &'static str, reference: &Reference) -> Result<PathBuf, BundleError> {

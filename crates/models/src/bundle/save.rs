@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use bifocal_data::Preprocess;
 use bifocal_nn::engine::scalar;
-use safetensors::tensor::{Dtype, TensorView};
 
 use super::manifest::FORMAT;
 use super::{BundleError, FileEntry, MANIFEST, Manifest, OwnTower, Reference, Standardize, TextPart, VisionPart};
@@ -15,7 +14,8 @@ use crate::adapter::HeadConfig;
 use crate::load::host_tensors;
 use crate::text::{Attention, Pooling};
 use crate::towers::Towers;
-use crate::weights::HostTensor;
+use crate::weights::elements::Element;
+use crate::weights::{HostTensor, write};
 
 /// A pretrained tower as a bundle refers to it.
 #[derive(Clone, Debug)]
@@ -99,26 +99,29 @@ pub fn save(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
     Ok(manifest)
 }
 
-fn beside(dir: &Path, what: &str) -> PathBuf {
+pub(crate) fn beside(dir: &Path, what: &str) -> PathBuf {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     dir.with_file_name(format!(".{name}.{what}"))
 }
 
-fn remove(dir: &Path) -> Result<(), BundleError> {
+pub(crate) fn remove(dir: &Path) -> Result<(), BundleError> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(BundleError::io(dir)(e)),
         _ => Ok(()),
     }
 }
 
-fn sync_dir(dir: &Path) -> Result<(), BundleError> {
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), BundleError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(BundleError::io(dir))
 }
 
 fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
     let mut files = BTreeMap::new();
     let mut write = |name: &str, tensors: &BTreeMap<String, HostTensor>| {
-        let bytes = encode(dir, tensors)?;
+        let bytes = write::bytes(tensors, Element::F32, None).map_err(|e| BundleError::Manifest {
+            path: dir.to_owned(),
+            message: format!("the weights cannot be written: {e}"),
+        })?;
         write_file(&dir.join(name), &bytes)?;
         let entry = FileEntry {
             bytes: bytes.len() as u64,
@@ -135,19 +138,22 @@ fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
         }
     }
     write("heads.safetensors", &heads)?;
+    // both towers may come from one folder
+    let together = parts.vision.path == parts.text.path;
+    let folders = if together { ["towers"; 2] } else { ["vision", "text"] };
     let vision = match &parts.towers.vision {
         Some(tower) if parts.vision.trained => VisionPart::Trained(OwnTower {
             config: tower.config(),
             file: write("vision.safetensors", &tower.tensors())?,
         }),
-        _ => VisionPart::Pretrained(reference(dir, "vision", &parts.vision, parts.copy_towers)?),
+        _ => VisionPart::Pretrained(reference(dir, folders[0], &parts.vision, parts.copy_towers)?),
     };
     let trained = match &parts.towers.text {
         Some(tower) if parts.text.trained => Some(write("text.safetensors", &host_tensors(tower))?),
         _ => None,
     };
     let text = TextPart {
-        pretrained: reference(dir, "text", &parts.text, parts.copy_towers)?,
+        pretrained: reference(dir, folders[1], &parts.text, parts.copy_towers)?,
         trained,
         pooling: parts.pooling,
         attention: parts.attention,
@@ -186,24 +192,7 @@ fn prefixed(prefix: &str, tensors: BTreeMap<String, HostTensor>) -> BTreeMap<Str
     tensors.into_iter().map(name).collect()
 }
 
-fn encode(dir: &Path, tensors: &BTreeMap<String, HostTensor>) -> Result<Vec<u8>, BundleError> {
-    let fail = |e: safetensors::SafeTensorError| BundleError::Manifest {
-        path: dir.to_owned(),
-        message: format!("the weights cannot be written: {e}"),
-    };
-    let bytes: Vec<Vec<u8>> = tensors
-        .values()
-        .map(|t| t.data.iter().flat_map(|v| v.to_le_bytes()).collect())
-        .collect();
-    let mut views = Vec::with_capacity(bytes.len());
-    for ((name, tensor), bytes) in tensors.iter().zip(&bytes) {
-        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).map_err(fail)?;
-        views.push((name.as_str(), view));
-    }
-    safetensors::serialize(views, None).map_err(fail)
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
     let write = || {
         let mut file = File::create(path)?;
         file.write_all(bytes)?;
@@ -216,7 +205,9 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
 fn reference(dir: &Path, side: &str, tower: &SaveTower, copy: bool) -> Result<Reference, BundleError> {
     let path = if copy {
         let target = dir.join(side);
-        copy_tower(&tower.path, &target)?;
+        if !target.exists() {
+            copy_tower(&tower.path, &target)?;
+        }
         side.to_owned()
     } else {
         tower.name.clone()

@@ -4,11 +4,14 @@ mod bert;
 mod clip;
 mod error;
 mod preprocess;
+mod facts;
 mod settings;
 mod text;
 mod vision;
 
 pub use error::OpenError;
+pub use facts::TowerFacts;
+pub(crate) use facts::facts;
 pub use text::{TextEncoder, TextOptions, open_text};
 pub use vision::{VisionEncoder, open_vision};
 
@@ -59,6 +62,17 @@ const TEXT_PARTS: [&str; 8] = [
 ];
 /// Parts of BERT that sentence encoders don't use.
 const BERT_PARTS: [&str; 4] = ["pooler.", "bert.pooler.", "cls.", "classifier."];
+
+/// Whether a tensor of a pair of towers is the vision tower's.
+pub(crate) fn belongs_to_vision(name: &str) -> bool {
+    let other = ["vision_tower.", "vision_encoder.", "image_encoder."];
+    VISION_PARTS.iter().chain(&other).any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a tensor is neither tower's.
+pub(crate) fn belongs_to_both(name: &str) -> bool {
+    matches!(name, "logit_scale" | "logit_bias") || name.ends_with(".position_ids")
+}
 
 /// Loads a tower from the weights of a model; tensors that it does not read must be in `unread` (see [`weights::strict`]).
 fn load<T>(

@@ -3,7 +3,7 @@
 //! Every reader treats its file as hostile: counts, lengths and offsets are checked against the file's length
 //! before memory is allocated, and nothing in a file is ever executed.
 
-mod elements;
+pub(crate) mod elements;
 mod error;
 mod file;
 pub mod gguf;
@@ -15,6 +15,7 @@ mod strict;
 mod testing;
 pub mod torch;
 mod unwrap;
+pub(crate) mod write;
 
 use std::collections::BTreeMap;
 use std::path::Path;

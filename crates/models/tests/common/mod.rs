@@ -69,3 +69,42 @@ pub fn worst_cosine(a: &[f32], b: &[f32], dim: usize) -> f64 {
             |worst, c| if c.is_nan() { f64::NEG_INFINITY } else { worst.min(c) },
         )
 }
+
+/// A copy of a CLIP fixture with a tokenizer, which the fixtures do without: 46 words, `<start>` and `<end>`.
+pub fn complete(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for entry in std::fs::read_dir(fixture(name)).expect("a fixture") {
+        let path = entry.expect("a file").path();
+        if !path.ends_with("expected.safetensors") {
+            std::fs::copy(&path, dir.path().join(path.file_name().expect("a name"))).expect("copy");
+        }
+    }
+    let words = (0..47).map(|i| (format!("w{i}"), i));
+    let vocabulary: std::collections::BTreeMap<String, u32> = words
+        .chain([("<start>".to_owned(), 47), ("<end>".to_owned(), 48)])
+        .collect();
+    let template = |token: &str| serde_json::json!({"SpecialToken": {"id": token, "type_id": 0}});
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [template("<start>"), {"Sequence": {"id": "A", "type_id": 0}}, template("<end>")],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {
+                "<start>": {"id": "<start>", "ids": [47], "tokens": ["<start>"]},
+                "<end>": {"id": "<end>", "ids": [48], "tokens": ["<end>"]},
+            },
+        },
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"},
+    });
+    let write = |name: &str, value: &serde_json::Value| {
+        std::fs::write(dir.path().join(name), value.to_string()).expect("write");
+    };
+    write("tokenizer.json", &tokenizer);
+    write(
+        "tokenizer_config.json",
+        &serde_json::json!({"bos_token": "<start>", "eos_token": "<end>", "unk_token": "w0"}),
+    );
+    dir
+}

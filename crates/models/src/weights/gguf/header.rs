@@ -187,10 +187,10 @@ fn read_tensor(scan: &mut Scan<'_>, alignment: u64) -> Result<(String, TensorInf
         )
     })?;
     let block = storage.block_len() as u64;
-    if sizes.first().copied().unwrap_or(1) % block != 0 {
+    let row = sizes.first().copied().unwrap_or(1);
+    if row % block != 0 {
         return Err(fault(format!(
-            "its rows of {} elements are no whole blocks of {block}",
-            sizes[0]
+            "its rows of {row} elements are no whole blocks of {block}"
         )));
     }
     if offset % alignment != 0 {

@@ -201,6 +201,8 @@ fn contradictions_in_tensors_are_found() {
         ("no whole blocks", tensor("x", &[33], 8, 0)),
         ("no multiple of 32", tensor("x", &[1], 0, 4)),
         ("axes", tensor("x", &[1; 9], 0, 0)),
+        // a scalar cannot be a block of 32
+        ("no whole blocks", tensor("x", &[], 2, 0)),
         ("IQ4_XS", tensor("x", &[256], 23, 0)),
         ("(99)", tensor("x", &[256], 99, 0)),
     ] {

@@ -137,6 +137,20 @@ proptest! {
     }
 
     #[test]
+    fn a_mutated_index_never_panics(changes in prop::collection::vec((0..68usize, any::<u8>()), 1..4)) {
+        let mut index = br#"{"weight_map": {"first": "a.safetensors", "second": "b.safetensors"}}"#.to_vec();
+        for (at, byte) in changes {
+            index[at] = byte;
+        }
+        let folder = sharded("");
+        std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        if let Ok(source) = crate::weights::open(folder.path()) {
+            // whatever the index says, it is what the files hold
+            prop_assert_eq!(source.names(), ["first", "second"]);
+        }
+    }
+
+    #[test]
     fn a_truncated_file_is_refused(len in 0..SMALL.len()) {
         prop_assert!(exercise(SMALL[..len].to_vec(), SafeTensors::from_bytes).is_err());
     }

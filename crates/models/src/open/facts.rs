@@ -1,0 +1,206 @@
+//! What settings say of a model, without its weights.
+
+use std::path::Path;
+
+use bifocal_data::Preprocess;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::clip::{HuggingFace, OpenClip, hugging_face_preprocess};
+use super::{Layout, OpenError, bert, settings};
+use crate::blocks::Gelu;
+use crate::text::{Attention, ClipTextConfig, Pooling};
+use crate::vision::ClipVitConfig;
+use crate::weights;
+
+/// What is known of a tower; absent where its settings don't say it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TowerFacts {
+    /// What it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Width of its embeddings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// Number of blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<usize>,
+    /// Side of its pictures, in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
+    /// Side of a patch, in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch: Option<usize>,
+    /// The longest text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longest_text_in_tokens: Option<usize>,
+    /// Number of token ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<usize>,
+    /// The activation of its feed-forward parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<String>,
+    /// How token vectors become one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// What a token sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<Attention>,
+}
+
+/// What settings say of a model.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) kind: String,
+    pub(crate) embedding_width: Option<usize>,
+    pub(crate) vision: Option<TowerFacts>,
+    pub(crate) text: Option<TowerFacts>,
+    pub(crate) preprocess: Option<Preprocess>,
+}
+
+/// Reads the settings of a folder; a file of weights has none.
+pub(crate) fn facts(path: &Path) -> Result<Facts, OpenError> {
+    let read_again = |kind: &str| match Layout::of(path)? {
+        Layout::HuggingFace(_, settings) => HuggingFace::new(settings, kind),
+        _ => Err(OpenError::malformed(path, "it changed while it was read")),
+    };
+    match Layout::of(path)? {
+        Layout::HuggingFace(kind, _) if matches!(&*kind, "clip" | "clip_vision_model" | "clip_text_model") => {
+            let mut facts = named(&kind);
+            if kind != "clip_text_model" {
+                let config = read_again(&kind)?.vision()?;
+                facts.preprocess = Some(hugging_face_preprocess(path, config.image_size)?);
+                facts.embedding_width = Some(config.dim);
+                facts.vision = Some(vision(&config));
+            }
+            if kind != "clip_vision_model" {
+                let config = read_again(&kind)?.text()?;
+                facts.embedding_width = Some(config.dim);
+                facts.text = Some(text(&config));
+            }
+            Ok(facts)
+        }
+        Layout::HuggingFace(kind, settings) if kind == "bert" => {
+            let config = bert::config(settings)?;
+            Ok(Facts {
+                embedding_width: Some(config.width),
+                text: Some(TowerFacts {
+                    width: Some(config.width),
+                    layers: Some(config.layers),
+                    longest_text_in_tokens: Some(config.positions),
+                    vocabulary: Some(config.vocabulary),
+                    activation: Some("gelu".to_owned()),
+                    pooling: Some(bert::pooling(path)?),
+                    attention: Some(Attention::Bidirectional),
+                    ..TowerFacts::default()
+                }),
+                ..named(&kind)
+            })
+        }
+        Layout::HuggingFace(kind, _) => other(path, &kind),
+        Layout::OpenClip(settings) => {
+            let mut open_clip = OpenClip::new(settings)?;
+            let (pictures, texts) = (open_clip.vision()?, open_clip.text()?);
+            Ok(Facts {
+                kind: "open_clip".to_owned(),
+                embedding_width: Some(pictures.dim),
+                vision: Some(vision(&pictures)),
+                text: Some(text(&texts)),
+                preprocess: Some(open_clip.preprocess(pictures.image_size)?),
+            })
+        }
+        Layout::Bare => bare(path),
+    }
+}
+
+fn named(model_type: &str) -> Facts {
+    Facts {
+        kind: format!("transformers {model_type}"),
+        ..Facts::default()
+    }
+}
+
+fn activation(gelu: Gelu) -> Option<String> {
+    let name = match gelu {
+        Gelu::Quick => "quick_gelu",
+        Gelu::Erf => "gelu",
+    };
+    Some(name.to_owned())
+}
+
+fn vision(config: &ClipVitConfig) -> TowerFacts {
+    TowerFacts {
+        width: Some(config.dim),
+        layers: Some(config.stack.layers),
+        image_size: Some(config.image_size),
+        patch: Some(config.patch),
+        activation: activation(config.stack.gelu),
+        ..TowerFacts::default()
+    }
+}
+
+fn text(config: &ClipTextConfig) -> TowerFacts {
+    TowerFacts {
+        width: Some(config.dim),
+        layers: Some(config.stack.layers),
+        longest_text_in_tokens: Some(config.positions),
+        vocabulary: Some(config.vocabulary),
+        activation: activation(config.stack.gelu),
+        pooling: Some(Pooling::Eos),
+        attention: Some(Attention::Causal),
+        ..TowerFacts::default()
+    }
+}
+
+/// An architecture whose settings are only looked through: what transformers calls most things.
+fn other(path: &Path, kind: &str) -> Result<Facts, OpenError> {
+    let file = path.join("config.json");
+    let bytes = settings::bytes(&file)?.unwrap_or_default();
+    let config: Value = serde_json::from_slice(&bytes).map_err(|e| OpenError::malformed(&file, e))?;
+    let tower = |config: &Value| {
+        let number = |key: &str| config[key].as_u64().and_then(|n| usize::try_from(n).ok());
+        TowerFacts {
+            width: number("hidden_size"),
+            layers: number("num_hidden_layers"),
+            image_size: number("image_size"),
+            patch: number("patch_size"),
+            longest_text_in_tokens: number("max_position_embeddings"),
+            vocabulary: number("vocab_size"),
+            activation: config["hidden_act"].as_str().map(str::to_owned),
+            ..TowerFacts::default()
+        }
+    };
+    let nested = |key: &str| config[key].is_object().then(|| tower(&config[key]));
+    let mut facts = named(kind);
+    (facts.vision, facts.text) = (nested("vision_config"), nested("text_config"));
+    if facts.vision.is_none() && facts.text.is_none() {
+        let alone = tower(&config);
+        facts.embedding_width = alone.width;
+        if alone.image_size.is_some() {
+            facts.vision = Some(alone);
+        } else {
+            facts.text = Some(alone);
+        }
+    }
+    Ok(facts)
+}
+
+/// Weights without settings: an EfficientNet is known by its names.
+fn bare(path: &Path) -> Result<Facts, OpenError> {
+    let mut facts = Facts {
+        kind: "weights".to_owned(),
+        ..Facts::default()
+    };
+    if weights::open(path)?.shape("_conv_stem.weight").is_some() {
+        let preprocess = Preprocess::efficientnet_lite0();
+        facts.vision = Some(TowerFacts {
+            name: Some("EfficientNet-Lite0".to_owned()),
+            width: Some(1280),
+            image_size: Some(preprocess.size as usize),
+            ..TowerFacts::default()
+        });
+        facts.embedding_width = Some(1280);
+        facts.preprocess = Some(preprocess);
+    }
+    Ok(facts)
+}
