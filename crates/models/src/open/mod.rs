@@ -3,8 +3,8 @@
 mod bert;
 mod clip;
 mod error;
-mod preprocess;
 mod facts;
+mod preprocess;
 mod settings;
 mod text;
 mod vision;
