@@ -207,6 +207,8 @@ fn png_header(width: u32, height: u32) -> Vec<u8> {
 
 #[test]
 fn limits_come_before_allocation() {
+    // an MCU of 16 × 16 with colour at half the resolution
+    const PADDED: u64 = 16 * 16 * 3 / 2;
     let default = Limits::default();
     for (w, h) in [(16_385, 1), (1, 16_385), (16_000, 16_000), (0x7fff_ffff, 0x7fff_ffff)] {
         let e = decode(&png_header(w, h), &default).unwrap_err();
@@ -223,7 +225,7 @@ fn limits_come_before_allocation() {
             ..default
         },
         Limits {
-            alloc: 13 * 9 * 5 - 1,
+            alloc: 13 * 9 * 3 + PADDED - 1,
             ..default
         },
     ] {
@@ -232,7 +234,7 @@ fn limits_come_before_allocation() {
     decode(
         &jpeg,
         &Limits {
-            alloc: 13 * 9 * 5,
+            alloc: 13 * 9 * 3 + PADDED,
             side: 13,
             pixels: 13 * 9,
             bytes: jpeg.len() as u64,
@@ -245,7 +247,7 @@ fn limits_come_before_allocation() {
         decode(
             &progressive,
             &Limits {
-                alloc: 13 * 9 * 8 - 1,
+                alloc: 13 * 9 * 3 + 3 * PADDED - 1,
                 ..default
             }
         )

@@ -10,6 +10,7 @@ mod error;
 mod jpeg;
 mod pixels;
 mod sniff;
+mod tiff;
 
 use std::io::{Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,8 +50,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Checks a size and the memory that decoding takes for a pixel, before anything is allocated.
-    fn check(&self, (width, height): (u32, u32), per_pixel: u64, format: &'static str) -> Result<(), DecodeError> {
+    /// Checks a size and the bytes that decoding needs, before anything is allocated.
+    fn check(&self, (width, height): (u32, u32), needed: u64, format: &'static str) -> Result<(), DecodeError> {
         let over = |what: String| Err(DecodeError::Limit { format, what });
         let count = u64::from(width) * u64::from(height);
         if count == 0 {
@@ -68,7 +69,6 @@ impl Limits {
                 self.pixels
             ));
         }
-        let needed = count.saturating_mul(per_pixel);
         if needed > self.alloc {
             return over(format!(
                 "decoding {width}×{height} needs {needed} bytes, {} are allowed",
@@ -218,9 +218,10 @@ fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
         .exif
         .and_then(Orientation::from_exif_chunk)
         .unwrap_or(Orientation::NoTransforms);
+    let count = u64::from(size.0) * u64::from(size.1);
     // samples before they are brought to full resolution, and for a progressive picture their coefficients of 16 bits
-    let samples = (facts.samples_in_8 * if facts.progressive { 3 } else { 1 }).div_ceil(8);
-    limits.check(size, 3 + samples.max(turned(orientation)), FORMAT)?;
+    let samples = facts.samples * if facts.progressive { 3 } else { 1 };
+    limits.check(size, 3 * count + samples.max(turned(orientation) * count), FORMAT)?;
     if facts.scans > MAX_JPEG_SCANS {
         return Err(DecodeError::Limit {
             format: FORMAT,
@@ -257,6 +258,9 @@ fn decode_other(
         DecodeError::Damaged { .. } if sniff::cut_off(bytes, format) => DecodeError::Truncated { format: name },
         other => other,
     };
+    if format == ImageFormat::Tiff {
+        tiff::check(bytes, limits.alloc)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut inner = image::Limits::default();
     inner.max_alloc = Some(limits.alloc);
@@ -266,7 +270,9 @@ fn decode_other(
     let (width, height) = decoder.dimensions();
     let color = decoder.color_type();
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    limits.check((width, height), bytes_per_pixel(format, color, orientation), name)?;
+    let count = u64::from(width) * u64::from(height);
+    let needed = count.saturating_mul(bytes_per_pixel(format, color, orientation));
+    limits.check((width, height), needed, name)?;
     let total = usize::try_from(decoder.total_bytes()).map_err(|_| DecodeError::Limit {
         format: name,
         what: "it does not fit into memory".into(),

@@ -12,8 +12,8 @@ pub(in crate::decode) struct JpegFacts<'a> {
     pub progressive: bool,
     /// Number of colour components of the frame; 0 when no frame header was found.
     pub components: u8,
-    /// Samples of all components in 8 pixels: 24 at full colour resolution, 12 when it is halved in both directions.
-    pub samples_in_8: u64,
+    /// Samples of all components, padded to whole MCUs.
+    pub samples: u64,
     /// Number of scans.
     pub scans: usize,
     /// The stream goes on to its end-of-image marker.
@@ -59,7 +59,12 @@ pub(in crate::decode) fn facts(bytes: &[u8]) -> JpegFacts<'_> {
                             f.size = Some((side(w1, w0), side(h1, h0)));
                         }
                         f.components = f.components.max(bytes.get(at + 9).copied().unwrap_or(0));
-                        f.samples_in_8 = samples_in_8(bytes.get(at + 10..).unwrap_or(&[]), f.components);
+                        let padded = samples(
+                            f.size.unwrap_or_default(),
+                            bytes.get(at + 10..).unwrap_or(&[]),
+                            f.components,
+                        );
+                        f.samples = f.samples.max(padded);
                     }
                     0xe1 if f.exif.is_none() => {
                         let body = bytes.get(at + 4..at + 2 + len.max(2));
@@ -77,17 +82,15 @@ pub(in crate::decode) fn facts(bytes: &[u8]) -> JpegFacts<'_> {
     }
 }
 
-/// From the list of components in a frame header (id, factors, table), rounded up.
-fn samples_in_8(list: &[u8], components: u8) -> u64 {
+/// From the size and the list of components in a frame header (id, factors, table).
+fn samples((width, height): (u32, u32), list: &[u8], components: u8) -> u64 {
     let factors = || {
-        list.chunks_exact(3)
-            .take(components.into())
-            .map(|c| (u64::from(c[1] >> 4), u64::from(c[1] & 15)))
+        let list = list.chunks_exact(3).take(components.into());
+        list.map(|c| (u64::from(c[1] >> 4), u64::from(c[1] & 15)))
     };
-    let most = factors().map(|(h, _)| h).max().unwrap_or(1) * factors().map(|(_, v)| v).max().unwrap_or(1);
-    (8 * factors().map(|(h, v)| h * v).sum::<u64>())
-        .div_ceil(most.max(1))
-        .max(8 * u64::from(components == 0))
+    let (h_max, v_max) = factors().fold((1, 1), |(h, v), f| (f.0.max(h), f.1.max(v)));
+    let mcus = u64::from(width).div_ceil(8 * h_max) * u64::from(height).div_ceil(8 * v_max);
+    mcus * 64 * factors().map(|(h, v)| h * v).sum::<u64>()
 }
 
 #[cfg(test)]
@@ -123,9 +126,10 @@ mod tests {
         assert_eq!(f.components, 4);
         assert!(!f.whole);
         let halved = [1, 0x22, 0, 2, 0x11, 1, 3, 0x11, 1];
-        assert_eq!(samples_in_8(&halved, 3), 12);
-        assert_eq!(samples_in_8(&halved, 1), 8);
-        assert_eq!(samples_in_8(&[1, 0, 0], 1), 0);
+        assert_eq!(samples((17, 16), &halved, 3), 2 * 6 * 64);
+        assert_eq!(samples((17, 16), &halved, 1), 2 * 4 * 64);
+        assert_eq!(samples((65535, 65535), &[1, 0xff, 0], 1), 547 * 547 * 225 * 64);
+        assert_eq!(samples((9, 9), &[1, 0, 0], 1), 0);
     }
 
     #[test]
