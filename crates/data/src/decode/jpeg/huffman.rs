@@ -56,6 +56,8 @@ pub(super) struct Bits<'a> {
     /// The next bits, from the top.
     buffer: u64,
     count: u32,
+    /// How many of the bits at the end of `buffer` are no data, or were when they were there.
+    invented: u32,
 }
 
 impl<'a> Bits<'a> {
@@ -65,7 +67,15 @@ impl<'a> Bits<'a> {
             at,
             buffer: 0,
             count: 0,
+            invented: 0,
         }
+    }
+
+    /// Whether more was taken than there was before the next marker. libjpeg leaves out what follows up to a restart, and so must everybody
+    /// whose time is worth something: a small file can promise a large picture in many scans.
+    #[inline(always)]
+    pub fn starved(&self) -> bool {
+        self.invented > self.count
     }
 
     /// Makes at least 48 bits available.
@@ -98,7 +108,10 @@ impl<'a> Bits<'a> {
                     self.at += 2;
                     0xff
                 }
-                (Some(0xff), _) | (None, _) => 0,
+                (Some(0xff), _) | (None, _) => {
+                    self.invented = self.invented.saturating_add(8);
+                    0
+                }
                 (Some(&byte), _) => {
                     self.at += 1;
                     byte
@@ -164,10 +177,11 @@ impl<'a> Bits<'a> {
         self.take(1) != 0
     }
 
-    /// Skips to the next restart marker, over whatever is before it; stays at any other marker.
+    /// Skips to the next restart marker, over whatever is before it; stays at any other marker, and then has nothing to give.
     pub fn restart(&mut self) {
         self.buffer = 0;
         self.count = 0;
+        self.invented = 1;
         while let Some(found) = self
             .data
             .get(self.at..)
@@ -177,6 +191,7 @@ impl<'a> Bits<'a> {
             match self.data.get(self.at + 1) {
                 Some(0xd0..=0xd7) => {
                     self.at += 2;
+                    self.invented = 0;
                     return;
                 }
                 Some(0xff) => self.at += 1,
@@ -236,6 +251,9 @@ mod tests {
         for data in [&[0xab][..], &[0xab, 0xff, 0xd9, 0x77], &[0xab, 0xff]] {
             let mut b = Bits::new(data, 0);
             assert_eq!(fresh(&mut b, 8), 0xab);
+            assert!(!b.starved());
+            assert_eq!(fresh(&mut b, 1), 0);
+            assert!(b.starved());
             for _ in 0..20 {
                 assert_eq!(fresh(&mut b, 16), 0);
             }

@@ -158,12 +158,13 @@ impl Scan<'_, '_> {
                     }
                     until_restart -= 1;
                 }
+                let starved = self.bits.starved();
                 for p in 0..self.parts.len() {
                     let c = &self.frame.components[self.parts[p].component];
                     let (h, v) = if alone { (1, 1) } else { (c.h, c.v) };
                     for row in y * v..(y + 1) * v {
                         for column in x * h..(x + 1) * h {
-                            self.block(p, row, column, &mut run);
+                            self.block(p, row, column, &mut run, starved);
                         }
                     }
                 }
@@ -172,13 +173,18 @@ impl Scan<'_, '_> {
     }
 
     #[inline(always)]
-    fn block(&mut self, part: usize, row: usize, column: usize, run: &mut u32) {
+    fn block(&mut self, part: usize, row: usize, column: usize, run: &mut u32, starved: bool) {
         let (bits, band, part) = (&mut self.bits, self.band, &self.parts[part]);
         let c = &mut self.frame.components[part.component];
         if let (Coding::Sequential, Some(dc), Some(ac)) = (self.coding, part.dc, part.ac) {
             let mut block = [0; 64];
-            sequential(bits, dc, ac, &mut c.dc_prediction, &mut block);
+            if !starved {
+                sequential(bits, dc, ac, &mut c.dc_prediction, &mut block);
+            }
             c.put(row, column, &block, &part.quant);
+            return;
+        }
+        if starved {
             return;
         }
         let index = row * c.blocks_wide + column;
