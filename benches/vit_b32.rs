@@ -9,7 +9,7 @@ use bifocal_align::losses::{Positives, infonce};
 use bifocal_kernels::allocator::{self, Allocator};
 use bifocal_kernels::peak;
 use bifocal_models::adapter::normalize;
-use bifocal_models::vision::{ClipVit, ClipVitConfig, ImageBatch};
+use bifocal_models::vision::{ImageBatch, Vit, VitConfig};
 use bifocal_models::weights;
 use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::engine::{scalar, tensor, values};
@@ -40,20 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("give the folder that vit_b32.py wrote")?;
     let folder = Path::new(&folder);
     let source = weights::open(&folder.join("model.safetensors"))?;
-    let stack = StackConfig {
-        width: 768,
-        layers: 12,
-        heads: 12,
-        mlp: 3072,
-        gelu: Gelu::Erf,
-    };
-    let config = ClipVitConfig {
-        image_size: 224,
-        patch: 32,
-        dim: 512,
-        stack,
-    };
-    let mut tower = params::set_trainable(ClipVit::load(config, source.as_ref())?, |_| true);
+    let stack = StackConfig::new(768, 12, 12, 3072, Gelu::Erf);
+    let config = VitConfig::clip(224, 32, 512, stack);
+    let mut tower = params::set_trainable(Vit::load(config, source.as_ref())?, |_| true);
     let pixels = floats(&folder.join("images.f32"))?;
     let texts = floats(&folder.join("texts.f32"))?;
     let n = texts.len() / 512;

@@ -8,7 +8,7 @@ use bifocal_align::methods::{self, Step};
 use bifocal_align::train::plan::Plan;
 use bifocal_models::text::{ClipText, Pooling, TextTower, TokenBatch};
 use bifocal_models::towers::Towers;
-use bifocal_models::vision::{ClipVit, ImageBatch, VisionTower};
+use bifocal_models::vision::{ImageBatch, VisionTower, Vit};
 use bifocal_nn::engine::tensor;
 use bifocal_nn::init::Rng;
 use bifocal_nn::optim::Gradients;
@@ -25,7 +25,7 @@ fn unreached_and_wrongly_reached(method: &str) -> (Vec<String>, Vec<String>) {
     );
     let mut rng = Rng::new(3);
     let source = common::MadeUp::new(5);
-    let vision = VisionTower::ClipVit(ClipVit::load(common::vision_config(), &source).unwrap());
+    let vision = VisionTower::Vit(Vit::load(common::vision_config(), &source).unwrap());
     let text = TextTower::Clip(ClipText::load(common::text_config(), &source).unwrap());
     let image_head = recipe.image_head.config(8).build(vision.dim(), &mut rng).unwrap();
     let text_head = recipe.text_head.config(8).build(text.dim(), &mut rng).unwrap();

@@ -1,15 +1,17 @@
-//! The transformer block that CLIP's towers share: norms before attention and before the feed-forward part.
+//! The transformer block that towers share: norms before attention and before the feed-forward part.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, AttentionShape};
 use bifocal_nn::init::{Init, Rng};
-use bifocal_nn::layers::{LayerNorm, Linear, zeros};
-use bifocal_nn::{Module, Param, Tensor};
+use bifocal_nn::layers::{LayerNorm, Linear, ones, zeros};
+use bifocal_nn::{Module, Param, Tensor, plain};
 use serde::{Deserialize, Serialize};
 
 use crate::load::Loader;
+use crate::names::{Names, Qkv};
 use crate::weights::WeightsError;
 
 /// CLIP's layer norms.
@@ -23,6 +25,8 @@ pub enum Gelu {
     Quick,
     /// x·Φ(x): LAION, DataComp, BERT.
     Erf,
+    /// The tanh approximation of Φ: SigLIP.
+    Tanh,
 }
 
 impl From<Gelu> for Activation {
@@ -30,12 +34,13 @@ impl From<Gelu> for Activation {
         match gelu {
             Gelu::Quick => Self::QuickGelu,
             Gelu::Erf => Self::GeluErf,
+            Gelu::Tanh => Self::GeluTanh,
         }
     }
 }
 
 /// Sizes of a stack of blocks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StackConfig {
     /// Width of the residual stream.
@@ -48,6 +53,22 @@ pub struct StackConfig {
     pub mlp: usize,
     /// Its activation.
     pub gelu: Gelu,
+    /// The constant of its norms. Where this and what follows is missing, it is as in CLIP.
+    #[serde(default = "clip_eps")]
+    pub eps: f32,
+    /// Whether what each half of a block adds is scaled channel by channel (Touvron et al. 2021).
+    #[serde(default)]
+    pub layer_scale: bool,
+    /// Whether the feed-forward part is a SwiGLU (Shazeer 2020), in place of one layer with the activation.
+    #[serde(default)]
+    pub swiglu: bool,
+    /// Whether both halves of a block have a norm before their last layer too (Wang et al. 2022, "Foundation Transformers").
+    #[serde(default)]
+    pub sub_norms: bool,
+}
+
+fn clip_eps() -> f32 {
+    EPS
 }
 
 /// More than any transformer of its kind, and small enough that products of two of them do not overflow.
@@ -80,13 +101,41 @@ pub(crate) fn check_heads(path: &Path, width: usize, heads: usize) -> Result<(),
     })
 }
 
+/// Checks the constant of norms: without one, a row of equal values would not be a number.
+fn check_eps(path: &Path, eps: f32) -> Result<(), WeightsError> {
+    if eps > 0.0 && eps < 1.0 {
+        return Ok(());
+    }
+    Err(WeightsError::Metadata {
+        path: path.to_owned(),
+        key: "eps".to_owned(),
+        problem: format!("is {eps}, not between 0 and 1"),
+    })
+}
+
 impl StackConfig {
     pub(crate) fn check(&self, path: &Path) -> Result<(), WeightsError> {
         check_heads(path, self.width, self.heads)?;
-        check_sizes(path, &[("layers", self.layers), ("mlp", self.mlp)])
+        check_sizes(path, &[("layers", self.layers), ("mlp", self.mlp)])?;
+        check_eps(path, self.eps)
     }
 
-    pub(crate) fn attention(&self, causal: bool) -> AttentionShape {
+    /// Blocks as CLIP's.
+    pub fn new(width: usize, layers: usize, heads: usize, mlp: usize, gelu: Gelu) -> Self {
+        Self {
+            width,
+            layers,
+            heads,
+            mlp,
+            gelu,
+            eps: EPS,
+            layer_scale: false,
+            swiglu: false,
+            sub_norms: false,
+        }
+    }
+
+    fn attention(&self, causal: bool) -> AttentionShape {
         let head_dim = self.width / self.heads;
         AttentionShape {
             heads: self.heads,
@@ -98,21 +147,20 @@ impl StackConfig {
         }
     }
 
+    /// What blocks need to run.
+    pub(crate) fn pass<'a>(&self, offsets: &'a Arc<[usize]>, causal: bool) -> Pass<'a> {
+        Pass {
+            offsets,
+            attention: self.attention(causal),
+            rotation: None,
+            gelu: self.gelu,
+        }
+    }
+
     /// The blocks of a file, below `prefix`.
-    pub(crate) fn load(&self, loader: Loader, prefix: &str, names: Names) -> Result<Vec<Block>, WeightsError> {
+    pub(crate) fn load(&self, loader: Loader, prefix: &str, names: &Names) -> Result<Vec<Block>, WeightsError> {
         (0..self.layers)
-            .map(|i| {
-                let name = |part: &str| match names {
-                    Names::OpenAi => format!("{prefix}.resblocks.{i}.{part}"),
-                    Names::HuggingFace => format!("{prefix}.layers.{i}.{part}"),
-                    Names::Own => format!("{prefix}.{i}.{part}"),
-                };
-                match names {
-                    Names::OpenAi => Block::packed(self, loader, OPEN_AI.map(name)),
-                    Names::Own => Block::packed(self, loader, OWN.map(name)),
-                    Names::HuggingFace => Block::hugging_face(self, loader, name),
-                }
-            })
+            .map(|i| Block::load(self, loader, &format!("{prefix}.{i}"), names))
             .collect()
     }
 
@@ -122,27 +170,21 @@ impl StackConfig {
     }
 }
 
-/// Whose names a checkpoint uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Names {
-    /// OpenAI's and open_clip's.
-    OpenAi,
-    HuggingFace,
-    /// The paths of this crate's parameters.
-    Own,
+/// What a block needs besides its rows.
+pub(crate) struct Pass<'a> {
+    /// Where each sequence begins, then the number of rows.
+    pub offsets: &'a Arc<[usize]>,
+    pub attention: AttentionShape,
+    /// Angles of rotary positions.
+    pub rotation: Option<&'a Rotation>,
+    pub gelu: Gelu,
 }
 
-const OPEN_AI: [&str; 7] = [
-    "ln_1",
-    "attn.in_proj_weight",
-    "attn.in_proj_bias",
-    "attn.out_proj",
-    "ln_2",
-    "mlp.c_fc",
-    "mlp.c_proj",
-];
-
-const OWN: [&str; 7] = ["ln_1", "qkv.weight", "qkv.bias", "out", "ln_2", "fc", "proj"];
+/// Cosines and sines of rotary positions, `[tokens, head_dim / 2]` each, the same for every sequence.
+pub(crate) struct Rotation {
+    pub cos: Tensor<2>,
+    pub sin: Tensor<2>,
+}
 
 /// One block: x ← x + attention(norm(x)); x ← x + mlp(norm(x)).
 #[derive(Module, Debug)]
@@ -151,80 +193,94 @@ pub struct Block {
     ln_1: LayerNorm,
     /// `[3c, c]`: queries, keys, values.
     qkv: Linear,
+    /// Before the output layer.
+    ln_out: Option<LayerNorm>,
     /// `[c, c]`.
     out: Linear,
+    /// `[c]`: factors of what attention adds.
+    scale_1: Option<Param<Tensor<1>>>,
     /// Before the feed-forward part.
     ln_2: LayerNorm,
-    /// `[mlp, c]`.
+    /// `[mlp, c]`; `[2·mlp, c]`, gate first, for a SwiGLU.
     fc: Linear,
+    /// Before the last layer.
+    ln_proj: Option<LayerNorm>,
     /// `[c, mlp]`.
     proj: Linear,
+    /// `[c]`: factors of what the feed-forward part adds.
+    scale_2: Option<Param<Tensor<1>>>,
 }
 
 impl Block {
     fn new(config: &StackConfig, rng: &mut Rng) -> Self {
-        let width = config.width;
+        let (width, mlp, eps) = (config.width, config.mlp, config.eps);
         let std = (width as f32).powf(-0.5);
         let shallow = std * (2.0 * config.layers as f32).powf(-0.5);
         let mut linear = |din: usize, dout: usize, std: f32| {
             let weight = Init::Normal(std).tensor([dout, din], rng);
             Linear::from_params(Param::from_tensor(weight), Some(zeros([dout])))
         };
+        let norm = |width: usize| config.sub_norms.then(|| LayerNorm::new(width, eps));
+        let scale = || config.layer_scale.then(|| ones([width]));
+        let fc = if config.swiglu { 2 * mlp } else { mlp };
         Self {
-            ln_1: LayerNorm::new(width, EPS),
+            ln_1: LayerNorm::new(width, eps),
             qkv: linear(width, 3 * width, std),
+            ln_out: norm(width),
             out: linear(width, width, shallow),
-            ln_2: LayerNorm::new(width, EPS),
-            fc: linear(width, config.mlp, (2.0 * width as f32).powf(-0.5)),
-            proj: linear(config.mlp, width, shallow),
+            scale_1: scale(),
+            ln_2: LayerNorm::new(width, eps),
+            fc: linear(width, fc, (2.0 * width as f32).powf(-0.5)),
+            ln_proj: norm(mlp),
+            proj: linear(mlp, width, shallow),
+            scale_2: scale(),
         }
     }
 
-    /// `names`: the norm before attention, weight and bias of queries, keys and values, the output layer, the second
-    /// norm, the two layers of the feed-forward part.
-    fn packed(c: &StackConfig, loader: Loader, names: [String; 7]) -> Result<Self, WeightsError> {
-        let [ln_1, weight, bias, out, ln_2, fc, proj] = names;
-        let qkv = Linear::from_params(
-            loader.param(&weight, [3 * c.width, c.width])?,
-            Some(loader.param(&bias, [3 * c.width])?),
-        );
+    fn load(c: &StackConfig, loader: Loader, prefix: &str, names: &Names) -> Result<Self, WeightsError> {
+        let name = |part: &str| format!("{prefix}.{part}");
+        let norm = |part: &str, width: usize| loader.layer_norm(&name(part), width, c.eps);
+        let sub_norm = |part: &str, width: usize| c.sub_norms.then(|| norm(part, width)).transpose();
+        let scale = |part: &str| c.layer_scale.then(|| loader.param(&name(part), [c.width])).transpose();
+        let qkv = match &names.qkv {
+            Qkv::Packed { weight, bias } => Linear::from_params(
+                loader.param(&name(weight), [3 * c.width, c.width])?,
+                Some(loader.param(&name(bias), [3 * c.width])?),
+            ),
+            Qkv::Apart(parts) => {
+                let parts = parts.map(name);
+                loader.stacked(&parts.each_ref().map(|part| (&**part, c.width)), c.width, true)?
+            }
+            Qkv::WithoutKeyBias(parts) => without_key_bias(loader, parts.map(name), c.width)?,
+        };
+        let fc = match (c.swiglu, &names.swiglu) {
+            (false, _) => loader.linear(&name(names.fc), c.width, c.mlp, true)?,
+            (true, [packed]) => loader.linear(&name(packed), c.width, 2 * c.mlp, true)?,
+            (true, parts) => {
+                let parts: Vec<String> = parts.iter().map(|part| name(part)).collect();
+                let parts: Vec<(&str, usize)> = parts.iter().map(|part| (&**part, c.mlp)).collect();
+                loader.stacked(&parts, c.width, true)?
+            }
+        };
+        let proj = if c.swiglu { names.swiglu_proj } else { names.proj };
         Ok(Self {
-            ln_1: loader.layer_norm(&ln_1, c.width, EPS)?,
+            ln_1: norm(names.ln_1, c.width)?,
             qkv,
-            out: loader.linear(&out, c.width, c.width, true)?,
-            ln_2: loader.layer_norm(&ln_2, c.width, EPS)?,
-            fc: loader.linear(&fc, c.width, c.mlp, true)?,
-            proj: loader.linear(&proj, c.mlp, c.width, true)?,
-        })
-    }
-
-    fn hugging_face(c: &StackConfig, loader: Loader, name: impl Fn(&str) -> String) -> Result<Self, WeightsError> {
-        let (q, k, v) = (
-            name("self_attn.q_proj"),
-            name("self_attn.k_proj"),
-            name("self_attn.v_proj"),
-        );
-        let parts = [(&*q, c.width), (&*k, c.width), (&*v, c.width)];
-        Ok(Self {
-            ln_1: loader.layer_norm(&name("layer_norm1"), c.width, EPS)?,
-            qkv: loader.stacked(&parts, c.width, true)?,
-            out: loader.linear(&name("self_attn.out_proj"), c.width, c.width, true)?,
-            ln_2: loader.layer_norm(&name("layer_norm2"), c.width, EPS)?,
-            fc: loader.linear(&name("mlp.fc1"), c.width, c.mlp, true)?,
-            proj: loader.linear(&name("mlp.fc2"), c.mlp, c.width, true)?,
+            ln_out: sub_norm(names.ln_out, c.width)?,
+            out: loader.linear(&name(names.out), c.width, c.width, true)?,
+            scale_1: scale(names.scale_1)?,
+            ln_2: norm(names.ln_2, c.width)?,
+            fc,
+            ln_proj: sub_norm(names.ln_proj, c.mlp)?,
+            proj: loader.linear(&name(proj), c.mlp, c.width, true)?,
+            scale_2: scale(names.scale_2)?,
         })
     }
 
     /// `[t, c]` → `[t, c]`.
-    pub(crate) fn forward(
-        &self,
-        x: Tensor<2>,
-        offsets: &Arc<[usize]>,
-        shape: &AttentionShape,
-        gelu: Gelu,
-    ) -> Tensor<2> {
-        let mixed = self.mix(&x, offsets, shape);
-        self.finish(x, mixed, gelu)
+    pub(crate) fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        let mixed = self.mix(&x, pass);
+        self.finish(x, mixed, pass.gelu)
     }
 
     /// As [`Self::forward`], of which only some rows are wanted: the last block of a tower that reads nothing but its class tokens leaves out three
@@ -232,27 +288,57 @@ impl Block {
     ///
     /// # Shapes
     /// `[t, c]`, `r` rows below `t` → `[r, c]`.
-    pub(crate) fn forward_rows(
-        &self,
-        x: Tensor<2>,
-        offsets: &Arc<[usize]>,
-        shape: &AttentionShape,
-        gelu: Gelu,
-        rows: &Arc<[u32]>,
-    ) -> Tensor<2> {
-        let mixed = self.mix(&x, offsets, shape);
-        self.finish(fused::embedding(x, rows), fused::embedding(mixed, rows), gelu)
+    pub(crate) fn forward_rows(&self, x: Tensor<2>, pass: &Pass, rows: &Arc<[u32]>) -> Tensor<2> {
+        let mixed = self.mix(&x, pass);
+        self.finish(fused::embedding(x, rows), fused::embedding(mixed, rows), pass.gelu)
     }
 
     /// Attention over the normed rows, before its output layer.
-    fn mix(&self, x: &Tensor<2>, offsets: &Arc<[usize]>, shape: &AttentionShape) -> Tensor<2> {
-        fused::attention(self.qkv.forward(self.ln_1.forward(x.clone())), offsets, shape)
+    fn mix(&self, x: &Tensor<2>, pass: &Pass) -> Tensor<2> {
+        let mut qkv = self.qkv.forward(self.ln_1.forward(x.clone()));
+        if let Some(Rotation { cos, sin }) = pass.rotation {
+            let heads = pass.attention.heads;
+            qkv = plain::rotate(qkv, cos.clone(), sin.clone(), 2 * heads, 3 * heads);
+        }
+        fused::attention(qkv, pass.offsets, &pass.attention)
     }
 
     /// What follows attention, row by row.
     fn finish(&self, x: Tensor<2>, mixed: Tensor<2>, gelu: Gelu) -> Tensor<2> {
-        let x = self.out.fused(mixed, Activation::Identity, Some(x));
-        let h = self.fc.fused(self.ln_2.forward(x.clone()), gelu.into(), None);
-        self.proj.fused(h, Activation::Identity, Some(x))
+        let x = add(&self.out, self.scale_1.as_ref(), normed(mixed, self.ln_out.as_ref()), x);
+        let h = self.ln_2.forward(x.clone());
+        // twice as wide as what the last layer reads: a gate and what it gates
+        let h = if self.fc.weight.dims()[0] == 2 * self.proj.weight.dims()[1] {
+            fused::gated(self.fc.forward(h), Activation::Silu)
+        } else {
+            self.fc.fused(h, gelu.into(), None)
+        };
+        add(&self.proj, self.scale_2.as_ref(), normed(h, self.ln_proj.as_ref()), x)
     }
+}
+
+fn normed(x: Tensor<2>, norm: Option<&LayerNorm>) -> Tensor<2> {
+    norm.map_or(x.clone(), |norm| norm.forward(x))
+}
+
+/// x + scale · layer(h). The scale goes into the layer's rows, which are far fewer than those of h.
+fn add(layer: &Linear, scale: Option<&Param<Tensor<1>>>, h: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+    let Some(scale) = scale else {
+        return layer.fused(h, Activation::Identity, Some(x));
+    };
+    let scale = scale.val();
+    let bias = layer.bias.as_ref().map(|bias| bias.val() * scale.clone());
+    let weight = layer.weight.val() * scale.unsqueeze_dim::<2>(1);
+    fused::linear(h, weight, bias, Activation::Identity, Some(x))
+}
+
+/// Queries, keys and values of a file in which keys have no bias: it is zero here.
+fn without_key_bias(loader: Loader, parts: [String; 3], width: usize) -> Result<Linear, WeightsError> {
+    let stacked = loader.stacked(&parts.each_ref().map(|part| (&**part, width)), width, false)?;
+    let [query, _, value] = parts.map(|part| format!("{part}.bias"));
+    let mut bias = loader.values(&query, &[width])?;
+    bias.resize(2 * width, 0.0);
+    bias.extend(loader.values(&value, &[width])?);
+    let bias = Param::from_tensor(tensor(bias, [3 * width]));
+    Ok(Linear::from_params(stacked.weight, Some(bias)))
 }

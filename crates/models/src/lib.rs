@@ -14,6 +14,7 @@ pub mod bundle;
 pub mod convert;
 pub mod inspect;
 mod load;
+mod names;
 pub mod open;
 pub mod text;
 pub mod tokenizer;

@@ -23,6 +23,16 @@ impl Loader<'_> {
         Ok(Param::from_tensor(tensor(self.values(name, &shape)?, shape)))
     }
 
+    /// A parameter that is stored with axes of length 1 too many or too few.
+    pub fn reshaped<const D: usize>(
+        self,
+        name: &str,
+        stored: &[usize],
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<D>>, WeightsError> {
+        Ok(Param::from_tensor(tensor(self.values(name, stored)?, shape)))
+    }
+
     /// `{prefix}.weight` `[out, in]` and, when asked for, `{prefix}.bias` `[out]`.
     pub fn linear(self, prefix: &str, din: usize, dout: usize, bias: bool) -> Result<Linear, WeightsError> {
         self.stacked(&[(prefix, dout)], din, bias)

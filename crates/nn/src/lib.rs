@@ -3,6 +3,7 @@
 //! - [`fused`]: the operations; [`composed`]: their twins of ordinary burn operations;
 //! - [`layers`]: modules with parameters, without any model's name in them;
 //! - [`params`]: parameters by name: loading, saving, freezing;
+//! - [`plain`]: operations that no kernel is worth;
 //! - [`optim`]: AdamW in place, gradients by name.
 //!
 //! Activations are packed rows: a batch of sequences is `[t, c]` with `offsets` where each begins; there is no
@@ -15,6 +16,7 @@ pub mod init;
 pub mod layers;
 pub mod optim;
 pub mod params;
+pub mod plain;
 
 mod packed;
 

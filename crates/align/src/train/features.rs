@@ -200,7 +200,7 @@ fn classifier(
 ) -> Result<Vec<Vec<f32>>, TrainError> {
     let found = match &encoder.tower {
         VisionTower::EfficientNetLite(tower) => tower.classifier(),
-        VisionTower::ClipVit(_) => None,
+        _ => None,
     };
     let Some(classifier) = found else {
         return Err(TrainError::Features {

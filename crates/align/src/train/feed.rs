@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use bifocal_data::{Limits, Preprocess, load_images};
+use bifocal_data::{Limits, Preprocess, ResizeMode, load_images};
 use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::vision::ImageBatch;
 use bifocal_nn::Tensor;
@@ -104,6 +104,14 @@ impl Feed {
                 let good: BTreeSet<usize> = loaded.good.iter().copied().collect();
                 let mut at = 0..;
                 drawn.retain(|_| at.next().is_some_and(|i| good.contains(&i)));
+                if let ResizeMode::Patches { .. } = preprocess.resize {
+                    return Err(TrainError::Features {
+                        what: "pictures".to_owned(),
+                        message:
+                            "a tower that reads pictures of any proportions cannot learn yet; freeze it in the recipe"
+                                .to_owned(),
+                    });
+                }
                 let batch = ImageBatch::square(loaded.pixels, drawn.len(), preprocess.size as usize);
                 Images::Pixels(batch.filter(|_| !drawn.is_empty()).ok_or_else(|| {
                     TrainError::NoPictures {

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use bifocal_align::Recipe;
 use bifocal_models::text::{ClipText, ClipTextConfig};
-use bifocal_models::vision::{ClipVit, ClipVitConfig};
+use bifocal_models::vision::{Vit, VitConfig};
 use bifocal_models::weights::{HostTensor, TensorSource, WeightsError};
 use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::init::Rng;
@@ -20,33 +20,17 @@ pub const VOCABULARY: usize = 64;
 
 /// The transformers of both towers.
 pub fn stack() -> StackConfig {
-    StackConfig {
-        width: 16,
-        layers: 2,
-        heads: 2,
-        mlp: 32,
-        gelu: Gelu::Quick,
-    }
+    StackConfig::new(16, 2, 2, 32, Gelu::Quick)
 }
 
 /// The vision tower.
-pub fn vision_config() -> ClipVitConfig {
-    ClipVitConfig {
-        image_size: SIDE,
-        patch: 16,
-        dim: 12,
-        stack: stack(),
-    }
+pub fn vision_config() -> VitConfig {
+    VitConfig::clip(SIDE, 16, 12, stack())
 }
 
 /// The text tower.
 pub fn text_config() -> ClipTextConfig {
-    ClipTextConfig {
-        vocabulary: VOCABULARY,
-        positions: 24,
-        dim: 12,
-        stack: stack(),
-    }
+    ClipTextConfig::clip(VOCABULARY, 24, 12, stack())
 }
 
 /// Makes up whatever tensor is asked for, and remembers it.
@@ -105,7 +89,7 @@ pub fn write_clip(dir: &Path) -> PathBuf {
     let folder = dir.join("tiny-clip");
     std::fs::create_dir_all(&folder).unwrap();
     let source = MadeUp::new(11);
-    ClipVit::load(vision_config(), &source).unwrap();
+    Vit::load(vision_config(), &source).unwrap();
     ClipText::load(text_config(), &source).unwrap();
     let made = source.made.into_inner().unwrap();
     let bytes: Vec<Vec<u8>> = made

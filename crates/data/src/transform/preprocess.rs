@@ -30,6 +30,14 @@ pub enum ResizeMode {
         /// Shorter side before the cut.
         resize_to: u32,
     },
+    /// Proportions are kept but for rounding: both sides become multiples of `patch`, with as many patches as fit into `most` (SigLIP 2
+    /// NaFlex). The picture is not square, so its values begin with its height and width; see [`Preprocess::apply`].
+    Patches {
+        /// Side of a patch.
+        patch: u32,
+        /// The most patches of a picture.
+        most: u32,
+    },
 }
 
 /// Resize, crop and normalisation of one tower.
@@ -61,6 +69,9 @@ pub struct PreprocessError(String);
 
 /// Largest side that a tower may ask for; a hostile configuration must not take the memory.
 const MAX_SIZE: u32 = 4096;
+
+/// Sides up to here are exact in f32.
+const MAX_SIDE: f32 = 16_777_216.0;
 
 /// Statistics of CLIP's training data, with the digits that were published.
 #[allow(clippy::excessive_precision)]
@@ -117,14 +128,14 @@ impl Preprocess {
         }
     }
 
-    /// EfficientNet-Lite0: 256 then 224, bicubic, and `(v − 127) / 128` in place of ImageNet's statistics, as its
-    /// TensorFlow authors trained it.
+    /// EfficientNet-Lite: 32 pixels more than `size`, then `size`, bicubic, and `(v − 127) / 128` in place of ImageNet's statistics, as
+    /// its TensorFlow authors trained it.
     #[must_use]
-    pub fn efficientnet_lite0() -> Self {
+    pub fn efficientnet_lite(size: u32) -> Self {
         Self {
             mean: [127.0 / 255.0; 3],
             std: [128.0 / 255.0; 3],
-            ..Self::imagenet(224, 256, Filter::Bicubic)
+            ..Self::imagenet(size, size.saturating_add(32), Filter::Bicubic)
         }
     }
 
@@ -146,6 +157,14 @@ impl Preprocess {
                 4 * MAX_SIZE
             ));
         }
+        if let ResizeMode::Patches { patch, most } = self.resize {
+            let pixels = u64::from(patch).pow(2).checked_mul(u64::from(most));
+            if patch == 0 || most == 0 || pixels.is_none_or(|pixels| pixels > u64::from(MAX_SIZE).pow(2)) {
+                return bad(format!(
+                    "{most} patches of {patch}×{patch} pixels, they must be at least one and at most {MAX_SIZE}×{MAX_SIZE} pixels"
+                ));
+            }
+        }
         if !self.mean.iter().chain(&self.std).all(|v| v.is_finite()) || self.std.iter().any(|&s| s <= 0.0) {
             return bad(format!(
                 "mean {:?} and std {:?} must be finite and std above 0",
@@ -164,6 +183,7 @@ impl Preprocess {
             ResizeMode::SquashThenCrop { resize_to } => format!("squash({resize_to})"),
             ResizeMode::Longest { fill: [r, g, b] } => format!("longest({r},{g},{b})"),
             ResizeMode::ShortestThenCrop { resize_to } => format!("shortest({resize_to})"),
+            ResizeMode::Patches { patch, most } => format!("patches({patch},{most})"),
         };
         let list = |v: [f32; 3]| v.map(|x| format!("{x}")).join(",");
         let files = if self.conventions.is_default() {
@@ -182,13 +202,31 @@ impl Preprocess {
         .to_lowercase()
     }
 
-    /// Values in one preprocessed picture: `size · size · 3`.
+    /// Values in one preprocessed picture: `size · size · 3`; for [`ResizeMode::Patches`] height, width, and room for `most` patches.
     #[must_use]
     pub fn values(&self) -> usize {
-        self.size as usize * self.size as usize * 3
+        match self.resize {
+            ResizeMode::Patches { patch, most } => 2 + most as usize * patch as usize * patch as usize * 3,
+            _ => self.size as usize * self.size as usize * 3,
+        }
     }
 
-    /// The square before normalisation.
+    /// Height, width and pixels of a picture as [`apply`](Self::apply) gives it; `None` when there are too few values or a height and width
+    /// that cannot be.
+    #[must_use]
+    pub fn picture<'a>(&self, values: &'a [f32]) -> Option<(usize, usize, &'a [f32])> {
+        let ResizeMode::Patches { patch, .. } = self.resize else {
+            let side = self.size as usize;
+            return Some((side, side, values.get(..side * side * 3)?));
+        };
+        let side = |v: f32| ((1.0..=MAX_SIDE).contains(&v) && v.fract() == 0.0).then_some(v as usize);
+        let (height, width) = (side(*values.first()?)?, side(*values.get(1)?)?);
+        let whole = height.is_multiple_of(patch as usize) && width.is_multiple_of(patch as usize);
+        let pixels = values.get(2..)?.get(..height.checked_mul(width)?.checked_mul(3)?)?;
+        whole.then_some((height, width, pixels))
+    }
+
+    /// The square before normalisation; for [`ResizeMode::Patches`] the rectangle.
     ///
     /// # Shapes
     /// `[h, w, 3]` to `[size, size, 3]`.
@@ -200,7 +238,8 @@ impl Preprocess {
         let plan = self.plan(image.width(), image.height());
         let impossible = || PreprocessError(format!("{image:?} cannot become {0}×{0}", self.size));
         let part = resize_region(image, plan.width, plan.height, self.filter, plan.region).ok_or_else(impossible)?;
-        if part.width() == self.size && part.height() == self.size {
+        let whole = matches!(self.resize, ResizeMode::Patches { .. });
+        if whole || (part.width() == self.size && part.height() == self.size) {
             return Ok(part);
         }
         let fill = if let ResizeMode::Longest { fill } = self.resize {
@@ -220,7 +259,8 @@ impl Preprocess {
     /// Resize, crop, `(v / 255 − mean) / std`.
     ///
     /// # Shapes
-    /// `[h, w, 3]` to `[size, size, 3]`, row-major f32.
+    /// `[h, w, 3]` to `[size, size, 3]`, row-major f32. For [`ResizeMode::Patches`] to a row of [`values`](Self::values): height and width,
+    /// then as many pixels as they say, then zeros; [`picture`](Self::picture) reads it.
     ///
     /// # Errors
     /// What [`validate`](Self::validate) finds.
@@ -246,6 +286,16 @@ impl Preprocess {
         // the same f32 operations in the same order as torchvision's, once per possible value
         let table: [[f32; 256]; 3] =
             std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - self.mean[c]) / self.std[c]));
+        let out = match self.resize {
+            ResizeMode::Patches { .. } => {
+                let (sides, pixels) = out.split_at_mut(2);
+                sides.copy_from_slice(&[square.height() as f32, square.width() as f32]);
+                let (used, room) = pixels.split_at_mut(square.data().len());
+                room.fill(0.0);
+                used
+            }
+            _ => out,
+        };
         for (to, from) in out.chunks_exact_mut(3).zip(square.data().chunks_exact(3)) {
             for c in 0..3 {
                 to[c] = table[c][usize::from(from[c])];
@@ -258,6 +308,21 @@ impl Preprocess {
         let size = self.size;
         let (short, long) = (width.min(height), width.max(height));
         let (w, h) = match self.resize {
+            ResizeMode::Patches { patch, most } => {
+                let (width, height) = whole_patches(width, height, patch, most);
+                let region = Rect {
+                    x: 0,
+                    y: 0,
+                    width,
+                    height,
+                };
+                return Plan {
+                    width,
+                    height,
+                    region,
+                    at: (0, 0),
+                };
+            }
             ResizeMode::Squash => (size, size),
             ResizeMode::SquashThenCrop { resize_to } => (resize_to, resize_to),
             ResizeMode::Shortest | ResizeMode::ShortestThenCrop { .. } => {
@@ -293,9 +358,79 @@ impl Preprocess {
     }
 }
 
+/// The largest width and height, multiples of `patch`, at one scale and with no more than `most` patches: by bisection, as its authors do
+/// it, since rounding up makes the number of patches jump.
+fn whole_patches(width: u32, height: u32, patch: u32, most: u32) -> (u32, u32) {
+    const EPS: f64 = 1e-5;
+    let patches = |side: u32, scale: f64| (f64::from(side) * scale / f64::from(patch)).ceil().max(1.0);
+    let (mut low, mut high) = (EPS / 10.0, 100.0);
+    while high - low >= EPS {
+        let scale = (low + high) / 2.0;
+        if patches(width, scale) * patches(height, scale) <= f64::from(most) {
+            low = scale;
+        } else {
+            high = scale;
+        }
+    }
+    // a side of more patches than there may be cannot come out, but for a picture a million times longer than wide
+    let side = |side: u32| (patches(side, low) as u32).min(most) * patch;
+    let (width, height) = (side(width), side(height));
+    if width / patch * (height / patch) <= most {
+        (width, height)
+    } else {
+        (patch, patch)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Sizes that transformers' `get_image_size_for_max_num_patches` gives.
+    #[test]
+    fn patches_keep_proportions() {
+        for ((w, h), expected) in [
+            ((224, 224), (256, 256)),
+            ((640, 480), (288, 224)),
+            ((480, 640), (224, 288)),
+            ((1920, 1080), (336, 192)),
+            ((1000, 100), (800, 80)),
+            ((1, 1), (112, 112)),
+        ] {
+            assert_eq!(whole_patches(w, h, 16, 256), expected, "{w}×{h}");
+        }
+        for (w, h) in [(16_384, 1), (1, 16_384), (16_384, 16_384)] {
+            let (w, h) = whole_patches(w, h, 16, 256);
+            assert!(w / 16 * (h / 16) <= 256 && w % 16 == 0 && h % 16 == 0);
+        }
+        let flexible = Preprocess {
+            resize: ResizeMode::Patches { patch: 4, most: 12 },
+            ..Preprocess::siglip(12)
+        };
+        let wide = RgbImage::new(30, 10, vec![255; 900]).unwrap();
+        let values = flexible.apply(&wide).unwrap();
+        assert_eq!(values.len(), 2 + 12 * 48);
+        let (height, width, pixels) = flexible.picture(&values).unwrap();
+        assert_eq!((height, width), (8, 24));
+        assert!(pixels.len() == 8 * 24 * 3 && pixels.iter().all(|&v| v == 1.0));
+        assert!(flexible.picture(&values[..9]).is_none());
+        for damaged in [f32::NAN, -8.0, 7.0, 8.5, 1e30] {
+            let mut values = values.clone();
+            values[0] = damaged;
+            assert!(flexible.picture(&values).is_none(), "{damaged}");
+        }
+        for (patch, most) in [(0, 1), (1, 0), (u32::MAX, u32::MAX), (16, u32::MAX)] {
+            let resize = ResizeMode::Patches { patch, most };
+            assert!(
+                Preprocess {
+                    resize,
+                    ..flexible.clone()
+                }
+                .validate()
+                .is_err()
+            );
+        }
+    }
 
     #[test]
     fn sizes_as_torchvision_computes_them() {
@@ -308,7 +443,7 @@ mod tests {
         assert_eq!(plan(&clip, 480, 640), (224, 298, 0, 37));
         assert_eq!(plan(&clip, 500, 375), (298, 224, 37, 0));
         assert_eq!(plan(&clip, 227, 224), (227, 224, 2, 0));
-        assert_eq!(plan(&Preprocess::efficientnet_lite0(), 256, 300), (256, 300, 16, 38));
+        assert_eq!(plan(&Preprocess::efficientnet_lite(224), 256, 300), (256, 300, 16, 38));
         assert_eq!(plan(&Preprocess::siglip(384), 640, 480), (384, 384, 0, 0));
         let longest = Preprocess {
             resize: ResizeMode::Longest { fill: [1, 2, 3] },
@@ -336,7 +471,7 @@ mod tests {
     fn serde_is_exact_and_strict() {
         for p in [
             Preprocess::clip(336),
-            Preprocess::efficientnet_lite0(),
+            Preprocess::efficientnet_lite(224),
             Preprocess {
                 resize: ResizeMode::Longest { fill: [0, 127, 255] },
                 ..Preprocess::siglip(64)
@@ -349,7 +484,7 @@ mod tests {
             let json = serde_json::to_string(&p).unwrap();
             assert_eq!(serde_json::from_str::<Preprocess>(&json).unwrap(), p, "{json}");
         }
-        let good = serde_json::to_value(Preprocess::efficientnet_lite0()).unwrap();
+        let good = serde_json::to_value(Preprocess::efficientnet_lite(224)).unwrap();
         let mut unknown = good.clone();
         unknown["colour"] = true.into();
         assert!(serde_json::from_value::<Preprocess>(unknown).is_err());

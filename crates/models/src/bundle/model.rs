@@ -518,8 +518,9 @@ fn load_vision(dir: &Path, manifest: &Manifest) -> Result<(VisionEncoder, Option
     match &manifest.vision {
         VisionPart::Pretrained(reference) => {
             let path = find(dir, "vision", reference)?;
-            let mut encoder = open_vision(&path)?;
+            let encoder = open_vision(&path)?;
             same("vision", &path, &encoder.fingerprint, reference)?;
+            let mut encoder = encoder.with_image_size(manifest.preprocess.size)?;
             encoder.preprocess = manifest.preprocess.clone();
             Ok((encoder, Some(path)))
         }

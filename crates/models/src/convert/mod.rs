@@ -16,9 +16,9 @@ use crate::adapter::HeadConfig;
 use crate::bundle::save::{beside, remove, sync_dir, write_file};
 use crate::bundle::{self, BundleError, MANIFEST, Model, Parts, SaveTower};
 use crate::open::{TextEncoder, TextOptions, VisionEncoder};
-use crate::text::TextTower;
+use crate::text::{TextFamily, TextTower};
 use crate::towers::Towers;
-use crate::vision::VisionTower;
+use crate::vision::{VisionTower, VitFamily};
 use crate::weights::elements::Element;
 use crate::weights::{self, HostTensor, WeightsError, write};
 use names::{CLIP_TEXT, CLIP_VIT, Unmatched, Whose, renamed};
@@ -190,11 +190,13 @@ fn to_folder(
     if let Some(what) = model.beside_towers() {
         return Err(no_place(model, layout, what));
     }
-    let VisionTower::ClipVit(vit) = &vision.tower else {
-        return Err(no_place(model, layout, "this kind of vision tower"));
+    let vit = match &vision.tower {
+        VisionTower::Vit(vit) if vit.config().family == VitFamily::Clip => vit,
+        _ => return Err(no_place(model, layout, "this kind of vision tower")),
     };
-    let TextTower::Clip(clip) = &text.tower else {
-        return Err(no_place(model, layout, "this kind of text tower"));
+    let clip = match &text.tower {
+        TextTower::Clip(clip) if clip.config().family == TextFamily::Clip => clip,
+        _ => return Err(no_place(model, layout, "this kind of text tower")),
     };
     let whose = match layout {
         Layout::OpenClip => Whose::OpenClip,

@@ -3,21 +3,17 @@
 use bifocal_data::{Filter, Preprocess, ResizeMode};
 use serde_json::{Value, json};
 
-use crate::blocks::Gelu;
+use crate::blocks::{EPS, Gelu};
 use crate::text::ClipTextConfig;
 use crate::tokenizer::SpecialTokens;
-use crate::vision::ClipVitConfig;
+use crate::vision::VitConfig;
 
 /// `config.json` of transformers.
-pub(super) fn hugging_face(
-    vision: &ClipVitConfig,
-    text: &ClipTextConfig,
-    special: SpecialTokens,
-    dtype: &str,
-) -> Value {
+pub(super) fn hugging_face(vision: &VitConfig, text: &ClipTextConfig, special: SpecialTokens, dtype: &str) -> Value {
     let act = |gelu: Gelu| match gelu {
         Gelu::Quick => "quick_gelu",
         Gelu::Erf => "gelu",
+        Gelu::Tanh => "gelu_pytorch_tanh",
     };
     let mut text_config = json!({
         "model_type": "clip_text_model",
@@ -28,7 +24,7 @@ pub(super) fn hugging_face(
         "num_hidden_layers": text.stack.layers,
         "num_attention_heads": text.stack.heads,
         "hidden_act": act(text.stack.gelu),
-        "layer_norm_eps": 1e-5,
+        "layer_norm_eps": decimal(text.stack.eps),
         "projection_dim": text.dim,
     });
     // transformers looks for the end-of-text token by its id; 2 makes it take the largest id, as CLIP did
@@ -55,7 +51,7 @@ pub(super) fn hugging_face(
             "num_hidden_layers": vision.stack.layers,
             "num_attention_heads": vision.stack.heads,
             "hidden_act": act(vision.stack.gelu),
-            "layer_norm_eps": 1e-5,
+            "layer_norm_eps": decimal(vision.stack.eps),
             "projection_dim": vision.dim,
         },
     })
@@ -90,13 +86,14 @@ pub(super) fn processor(preprocess: &Preprocess) -> Result<Value, String> {
 }
 
 /// `open_clip_config.json`; otherwise what it has no word for.
-pub(super) fn open_clip(
-    vision: &ClipVitConfig,
-    text: &ClipTextConfig,
-    preprocess: &Preprocess,
-) -> Result<Value, String> {
+pub(super) fn open_clip(vision: &VitConfig, text: &ClipTextConfig, preprocess: &Preprocess) -> Result<Value, String> {
     if vision.stack.gelu != text.stack.gelu {
         return Err("two towers with different activations".into());
+    }
+    for stack in [&vision.stack, &text.stack] {
+        if stack.gelu == Gelu::Tanh || stack.eps != EPS {
+            return Err(format!("blocks with {:?} and an epsilon of {}", stack.gelu, stack.eps).to_lowercase());
+        }
     }
     let ratio = |mlp: usize, width: usize| mlp as f64 / width as f64;
     for (mlp, width) in [

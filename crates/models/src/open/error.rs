@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::text::TokensError;
 use crate::tokenizer::TokenizerError;
+use crate::vision::ImageSizeError;
 use crate::weights::WeightsError;
 
 /// An error of an encoder. Each message says what is wrong, where, and what to do next.
@@ -27,6 +28,21 @@ pub enum OpenError {
     /// Tokens that the tower cannot read.
     #[error(transparent)]
     Tokens(#[from] TokensError),
+    /// An image size that the tower cannot read.
+    #[error(transparent)]
+    ImageSize(#[from] ImageSizeError),
+    /// A layer that the tower does not have.
+    #[error(
+        "{name} has no layer {layer} to read from: its blocks are numbered 1 to {layers}, 0 is what the first one reads"
+    )]
+    Layer {
+        /// The encoder.
+        name: String,
+        /// The layer that was asked for.
+        layer: usize,
+        /// Number of blocks; 0 for a convolutional tower.
+        layers: usize,
+    },
     /// There is no encoder of this kind.
     #[error("{} holds no {side} encoder that Bifocal knows: {found}; give {advice}", path.display())]
     NoEncoder {

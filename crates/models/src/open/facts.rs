@@ -6,11 +6,13 @@ use bifocal_data::Preprocess;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::clip::{HuggingFace, OpenClip, hugging_face_preprocess};
-use super::{Layout, OpenError, bert, settings};
+use super::clip::{HuggingFace, OpenClip};
+use super::settings::Settings;
+use super::vision::of_transformers;
+use super::{Layout, OpenError, bert, settings, siglip};
 use crate::blocks::Gelu;
-use crate::text::{Attention, ClipTextConfig, Pooling};
-use crate::vision::ClipVitConfig;
+use crate::text::{Attention, ClipTextConfig, Pooling, TextFamily};
+use crate::vision::{LiteSize, VisionConfig};
 use crate::weights;
 
 /// What is known of a tower; absent where its settings don't say it.
@@ -60,26 +62,7 @@ pub(crate) struct Facts {
 
 /// Reads the settings of a folder; a file of weights has none.
 pub(crate) fn facts(path: &Path) -> Result<Facts, OpenError> {
-    let read_again = |kind: &str| match Layout::of(path)? {
-        Layout::HuggingFace(_, settings) => HuggingFace::new(settings, kind),
-        _ => Err(OpenError::malformed(path, "it changed while it was read")),
-    };
     match Layout::of(path)? {
-        Layout::HuggingFace(kind, _) if matches!(&*kind, "clip" | "clip_vision_model" | "clip_text_model") => {
-            let mut facts = named(&kind);
-            if kind != "clip_text_model" {
-                let config = read_again(&kind)?.vision()?;
-                facts.preprocess = Some(hugging_face_preprocess(path, config.image_size)?);
-                facts.embedding_width = Some(config.dim);
-                facts.vision = Some(vision(&config));
-            }
-            if kind != "clip_vision_model" {
-                let config = read_again(&kind)?.text()?;
-                facts.embedding_width = Some(config.dim);
-                facts.text = Some(text(&config));
-            }
-            Ok(facts)
-        }
         Layout::HuggingFace(kind, settings) if kind == "bert" => {
             let config = bert::config(settings)?;
             Ok(Facts {
@@ -97,20 +80,54 @@ pub(crate) fn facts(path: &Path) -> Result<Facts, OpenError> {
                 ..named(&kind)
             })
         }
-        Layout::HuggingFace(kind, _) => other(path, &kind),
+        Layout::HuggingFace(kind, settings) => {
+            let Some(mut facts) = pair(path, &kind, settings)? else {
+                return other(path, &kind);
+            };
+            facts.kind = named(&kind).kind;
+            Ok(facts)
+        }
         Layout::OpenClip(settings) => {
             let mut open_clip = OpenClip::new(settings)?;
-            let (pictures, texts) = (open_clip.vision()?, open_clip.text()?);
+            let pictures = vision(&open_clip.vision()?);
+            let texts = open_clip.text()?;
             Ok(Facts {
                 kind: "open_clip".to_owned(),
-                embedding_width: Some(pictures.dim),
-                vision: Some(vision(&pictures)),
+                embedding_width: Some(texts.dim),
                 text: Some(text(&texts)),
-                preprocess: Some(open_clip.preprocess(pictures.image_size)?),
+                preprocess: match pictures.image_size {
+                    Some(side) => Some(open_clip.preprocess(side)?),
+                    None => None,
+                },
+                vision: Some(pictures),
             })
         }
         Layout::Bare => bare(path),
     }
+}
+
+/// The towers of CLIP, SigLIP or DINOv2 in transformers; `None` for another architecture.
+fn pair(path: &Path, kind: &str, settings: Settings) -> Result<Option<Facts>, OpenError> {
+    let again = match Layout::of(path)? {
+        Layout::HuggingFace(_, settings) => settings,
+        _ => return Err(OpenError::malformed(path, "it changed while it was read")),
+    };
+    let mut facts = Facts::default();
+    if let Some((config, preprocess)) = of_transformers(path, settings, kind)? {
+        facts.embedding_width = Some(config.dim);
+        facts.vision = Some(vision(&VisionConfig::Vit(config)));
+        facts.preprocess = Some(preprocess);
+    }
+    let config = match kind {
+        "clip" | "clip_text_model" => Some(HuggingFace::new(again, kind)?.text()?),
+        _ if siglip::is_text(kind) => Some(siglip::text(again, kind)?.0),
+        _ => None,
+    };
+    if let Some(config) = config {
+        facts.embedding_width = Some(config.dim);
+        facts.text = Some(text(&config));
+    }
+    Ok((facts.vision.is_some() || facts.text.is_some()).then_some(facts))
 }
 
 fn named(model_type: &str) -> Facts {
@@ -124,18 +141,32 @@ fn activation(gelu: Gelu) -> Option<String> {
     let name = match gelu {
         Gelu::Quick => "quick_gelu",
         Gelu::Erf => "gelu",
+        Gelu::Tanh => "gelu_pytorch_tanh",
     };
     Some(name.to_owned())
 }
 
-fn vision(config: &ClipVitConfig) -> TowerFacts {
-    TowerFacts {
-        width: Some(config.dim),
-        layers: Some(config.stack.layers),
-        image_size: Some(config.image_size),
-        patch: Some(config.patch),
-        activation: activation(config.stack.gelu),
-        ..TowerFacts::default()
+fn vision(config: &VisionConfig) -> TowerFacts {
+    match config {
+        VisionConfig::Vit(config) => TowerFacts {
+            width: Some(config.dim),
+            layers: Some(config.stack.layers),
+            image_size: Some(config.image_size),
+            patch: Some(config.patch),
+            activation: activation(config.stack.gelu),
+            ..TowerFacts::default()
+        },
+        VisionConfig::ResNet(config) => TowerFacts {
+            width: Some(config.dim),
+            image_size: Some(config.image_size),
+            ..TowerFacts::default()
+        },
+        VisionConfig::EfficientNetLite { size, .. } => TowerFacts {
+            name: Some(format!("EfficientNet-{size:?}")),
+            width: Some(1280),
+            image_size: Some(size.image_size()),
+            ..TowerFacts::default()
+        },
     }
 }
 
@@ -146,8 +177,14 @@ fn text(config: &ClipTextConfig) -> TowerFacts {
         longest_text_in_tokens: Some(config.positions),
         vocabulary: Some(config.vocabulary),
         activation: activation(config.stack.gelu),
-        pooling: Some(Pooling::Eos),
-        attention: Some(Attention::Causal),
+        pooling: Some(match config.family {
+            TextFamily::Clip => Pooling::Eos,
+            TextFamily::SigLip => Pooling::Last,
+        }),
+        attention: Some(match config.family {
+            TextFamily::Clip => Attention::Causal,
+            TextFamily::SigLip => Attention::Bidirectional,
+        }),
         ..TowerFacts::default()
     }
 }
@@ -191,16 +228,14 @@ fn bare(path: &Path) -> Result<Facts, OpenError> {
         kind: "weights".to_owned(),
         ..Facts::default()
     };
-    if weights::open(path)?.shape("_conv_stem.weight").is_some() {
-        let preprocess = Preprocess::efficientnet_lite0();
-        facts.vision = Some(TowerFacts {
-            name: Some("EfficientNet-Lite0".to_owned()),
-            width: Some(1280),
-            image_size: Some(preprocess.size as usize),
-            ..TowerFacts::default()
-        });
-        facts.embedding_width = Some(1280);
-        facts.preprocess = Some(preprocess);
+    let source = weights::open(path)?;
+    if source.shape("_conv_stem.weight").is_some() {
+        let size = LiteSize::of(&*source);
+        let tower = vision(&VisionConfig::EfficientNetLite { size, classes: 0 });
+        facts.embedding_width = tower.width;
+        // the five sizes are all far below 2³²
+        facts.preprocess = Some(Preprocess::efficientnet_lite(size.image_size() as u32));
+        facts.vision = Some(tower);
     }
     Ok(facts)
 }

@@ -2,11 +2,14 @@
 
 mod bert;
 mod clip;
+mod dinov2;
 mod error;
 mod facts;
 mod preprocess;
 mod settings;
+mod siglip;
 mod text;
+mod timm;
 mod vision;
 
 pub use error::OpenError;

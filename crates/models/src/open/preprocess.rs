@@ -132,18 +132,9 @@ fn from_settings(mut s: Settings, base: Preprocess, crops: bool) -> Result<Prepr
     let class = Class::of(&mut s, &base, crops)?;
     s.only("do_resize", true)?;
     let (size, resize) = geometry(&mut s, &class, base.size)?;
-    let filter = match s.take::<u64>("resample")? {
-        Some(0) => Filter::Nearest,
-        Some(1) => Filter::Lanczos,
-        Some(2) => Filter::Bilinear,
-        Some(3) => Filter::Bicubic,
-        Some(4) => Filter::Box,
-        Some(5) => Filter::Hamming,
-        Some(other) => return Err(unknown(&s, "resample", &other.to_string())),
-        None => match class.filter {
-            Some(filter) => filter,
-            None => s.require("resample")?,
-        },
+    let filter = match (filter(&mut s)?, class.filter) {
+        (Some(filter), _) | (None, Some(filter)) => filter,
+        (None, None) => s.require("resample")?,
     };
     let (mean, std) = statistics(&mut s, &class)?;
     let preprocess = Preprocess {
@@ -178,6 +169,42 @@ fn settings(folder: &Path) -> Result<Settings, OpenError> {
         Some(mut whole) => whole.object("image_processor"),
         None => Ok(Settings::empty(&path)),
     }
+}
+
+/// What a folder says about pictures of any proportions; `patch` is the tower's, `size` the side of a square picture.
+pub(super) fn naflex(folder: &Path, patch: u32, size: u32) -> Result<Preprocess, OpenError> {
+    let mut s = settings(folder)?;
+    s.only("patch_size", patch)?;
+    for step in ["do_resize", "do_rescale", "do_normalize"] {
+        s.only(step, true)?;
+    }
+    s.only("rescale_factor", 1.0 / 255.0)?;
+    let base = Preprocess::siglip(size);
+    let preprocess = Preprocess {
+        resize: ResizeMode::Patches {
+            patch,
+            most: s.take("max_num_patches")?.unwrap_or(256),
+        },
+        filter: filter(&mut s)?.unwrap_or(Filter::Bilinear),
+        mean: s.take("image_mean")?.unwrap_or(base.mean),
+        std: s.take("image_std")?.unwrap_or(base.std),
+        ..base
+    };
+    checked(preprocess, s.path())
+}
+
+/// Pillow's numbers of filters.
+fn filter(s: &mut Settings) -> Result<Option<Filter>, OpenError> {
+    Ok(Some(match s.take::<u64>("resample")? {
+        None => return Ok(None),
+        Some(0) => Filter::Nearest,
+        Some(1) => Filter::Lanczos,
+        Some(2) => Filter::Bilinear,
+        Some(3) => Filter::Bicubic,
+        Some(4) => Filter::Box,
+        Some(5) => Filter::Hamming,
+        Some(other) => return Err(unknown(s, "resample", &other.to_string())),
+    }))
 }
 
 /// A size as files give it.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use bifocal_nn::engine::values;
 
 use super::clip::{HuggingFace, OpenClip};
-use super::{BERT_PARTS, Layout, OpenError, VISION_PARTS, bert, identity, load, name_of};
-use crate::text::{Attention, Bert, ClipText, Llm, Pooling, TextTower, TokenBatch};
+use super::{BERT_PARTS, Layout, OpenError, VISION_PARTS, bert, identity, load, name_of, siglip};
+use crate::text::{Attention, Bert, ClipText, Llm, Pooling, TextFamily, TextTower, TokenBatch};
 use crate::tokenizer::{Encoding, Tokenizer};
 use crate::weights::gguf::Gguf;
 
@@ -107,7 +107,7 @@ impl TextEncoder {
     }
 }
 
-/// Opens a text encoder: a language model as a `.gguf` (or a folder with one), BERT or CLIP as a folder in the layout of
+/// Opens a text encoder: a language model as a `.gguf` (or a folder with one), BERT, CLIP or SigLIP as a folder in the layout of
 /// transformers, sentence-transformers or open_clip.
 ///
 /// # Errors
@@ -117,7 +117,7 @@ pub fn open_text(path: &Path, options: &TextOptions) -> Result<TextEncoder, Open
         path: path.to_owned(),
         side: "text",
         found,
-        advice: "a language model (.gguf), or the folder of a BERT or CLIP with its config.json or open_clip_config.json",
+        advice: "a language model (.gguf), or the folder of a BERT, CLIP or SigLIP with its config.json or open_clip_config.json",
     };
     match Layout::of(path)? {
         Layout::HuggingFace(kind, settings) if kind == "bert" => {
@@ -147,11 +147,26 @@ pub fn open_text(path: &Path, options: &TextOptions) -> Result<TextEncoder, Open
                 &files,
             )
         }
+        Layout::HuggingFace(kind, settings) if siglip::is_text(&kind) => {
+            let (config, pad) = siglip::text(settings, &kind)?;
+            let positions = config.positions;
+            let tower = TextTower::Clip(load(path, &VISION_PARTS, |source| ClipText::load(config, source))?);
+            let files = ["config.json", "tokenizer.json", "tokenizer_config.json"];
+            let encoder = finish(path, tower, Pooling::Last, Attention::Bidirectional, options, &files)?;
+            siglip::padded(encoder, positions, pad, Tokenizer::lowercased)
+        }
         Layout::HuggingFace(kind, _) => Err(none(format!("its config.json describes a \"{kind}\""))),
         Layout::OpenClip(settings) => {
             let config = OpenClip::new(settings)?.text()?;
+            let (family, positions) = (config.family, config.positions);
             let tower = load(path, &VISION_PARTS, |source| ClipText::load(config, source))?;
             let files = ["open_clip_config.json", "tokenizer.json"];
+            if family == TextFamily::SigLip {
+                let tower = TextTower::Clip(tower);
+                let files = [&files[..], &["tokenizer_config.json"]].concat();
+                let encoder = finish(path, tower, Pooling::Last, Attention::Bidirectional, options, &files)?;
+                return siglip::padded(encoder, positions, None, Tokenizer::canonicalized);
+            }
             finish(
                 path,
                 TextTower::Clip(tower),

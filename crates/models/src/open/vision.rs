@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use bifocal_data::Preprocess;
+use bifocal_data::{Preprocess, ResizeMode};
 use bifocal_nn::engine::values;
 
-use super::clip::{HuggingFace, OpenClip, hugging_face_preprocess};
-use super::preprocess::FILES;
-use super::{Layout, OpenError, TEXT_PARTS, identity, load, name_of};
-use crate::vision::{ClipVit, EfficientNetLite, ImageBatch, VisionTower};
+use super::clip::{self, OpenClip};
+use super::settings::Settings;
+use super::{Layout, OpenError, TEXT_PARTS, dinov2, identity, load, name_of, preprocess, siglip};
+use crate::vision::{EfficientNetLite, ImageBatch, VisionConfig, VisionTower, VitConfig};
 use crate::weights;
 
 /// Images that pass through a tower at once: more would not be faster, but need more memory.
@@ -36,6 +36,74 @@ impl VisionEncoder {
     /// # Errors
     /// [`OpenError::Pixels`] when the number of values is another.
     pub fn embed(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>, OpenError> {
+        let mut out = Vec::with_capacity(n.saturating_mul(self.tower.dim()));
+        self.batches(pixels, n, |batch| {
+            out.extend(values(self.tower.embed_all(batch)));
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// The vectors of all tokens of preprocessed pictures after some of the blocks; see [`VisionTower::hidden`].
+    ///
+    /// # Shapes
+    /// `pixels` `[n, size, size, 3]` → `[n·tokens, width]`, row-major.
+    ///
+    /// # Errors
+    /// [`OpenError::Pixels`] when the number of values is another, [`OpenError::Layer`] when there is no such layer.
+    pub fn hidden(&self, pixels: &[f32], n: usize, layer: usize) -> Result<Vec<f32>, OpenError> {
+        let mut out = Vec::new();
+        self.batches(pixels, n, |batch| {
+            for images in batch {
+                let rows = self.tower.hidden(images, layer).ok_or_else(|| OpenError::Layer {
+                    name: self.name.clone(),
+                    layer,
+                    layers: self.tower.layers(),
+                })?;
+                out.extend(values(rows));
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// The same encoder for pictures of another size; what is cut off at the margin keeps its share. See
+    /// [`VisionTower::with_image_size`].
+    ///
+    /// # Errors
+    /// [`OpenError::ImageSize`] for a side that the tower cannot read.
+    pub fn with_image_size(self, side: u32) -> Result<Self, OpenError> {
+        let resize = match self.preprocess.resize {
+            ResizeMode::ShortestThenCrop { resize_to } => {
+                let scaled = f64::from(resize_to) * f64::from(side) / f64::from(self.preprocess.size.max(1));
+                ResizeMode::ShortestThenCrop {
+                    resize_to: (scaled.round() as u32).max(side),
+                }
+            }
+            ResizeMode::Patches { patch, .. } => ResizeMode::Patches {
+                patch,
+                most: (side / patch.max(1)).saturating_pow(2).max(1),
+            },
+            other => other,
+        };
+        Ok(Self {
+            tower: self.tower.with_image_size(side as usize)?,
+            preprocess: Preprocess {
+                size: side,
+                resize,
+                ..self.preprocess
+            },
+            ..self
+        })
+    }
+
+    /// Calls `each` with a few pictures at a time: one batch of them, or for a tower that reads any size one batch a picture.
+    fn batches(
+        &self,
+        pixels: &[f32],
+        n: usize,
+        mut each: impl FnMut(&[ImageBatch]) -> Result<(), OpenError>,
+    ) -> Result<(), OpenError> {
         let side = self.preprocess.size as usize;
         let wrong = || OpenError::Pixels {
             found: pixels.len(),
@@ -46,26 +114,34 @@ impl VisionEncoder {
         if n.checked_mul(per_image) != Some(pixels.len()) || side != self.expected_side() {
             return Err(wrong());
         }
-        let mut out = Vec::with_capacity(n * self.tower.dim());
+        let any_size = matches!(self.preprocess.resize, ResizeMode::Patches { .. });
         for chunk in pixels.chunks(IMAGES * per_image.max(1)) {
-            let images = chunk.len() / per_image;
-            let batch = ImageBatch::square(chunk.to_vec(), images, side).ok_or_else(wrong)?;
-            out.extend(values(self.tower.embed(&batch)));
+            let batch: Option<Vec<ImageBatch>> = if any_size {
+                let pictures = chunk
+                    .chunks_exact(per_image)
+                    .map(|values| self.preprocess.picture(values));
+                pictures
+                    .map(|picture| picture.and_then(|(h, w, pixels)| ImageBatch::new(pixels.to_vec(), 1, h, w)))
+                    .collect()
+            } else {
+                ImageBatch::square(chunk.to_vec(), chunk.len() / per_image, side).map(|batch| vec![batch])
+            };
+            each(&batch.ok_or_else(wrong)?)?;
         }
-        Ok(out)
+        Ok(())
     }
 
-    /// A vision transformer has as many positions as it was trained with; a convolutional tower reads any size.
+    /// A tower with a table of positions reads the size that the table is for; a convolutional tower reads any size.
     fn expected_side(&self) -> usize {
         match &self.tower {
             VisionTower::EfficientNetLite(_) => self.preprocess.size as usize,
-            VisionTower::ClipVit(tower) => tower.image_size(),
+            tower => tower.image_size(),
         }
     }
 }
 
-/// Opens a vision encoder: an EfficientNet-Lite0 as a file of weights (or a folder with one), CLIP as a folder in the layout of
-/// transformers or of open_clip.
+/// Opens a vision encoder: an EfficientNet-Lite as a file of weights (or a folder with one); CLIP and SigLIP as a folder in
+/// the layout of transformers or of open_clip, DINOv2 in that of transformers, EVA02-CLIP and CLIP's residual networks in that of open_clip.
 ///
 /// # Errors
 /// [`OpenError`] with what is missing, damaged or not supported.
@@ -74,35 +150,25 @@ pub fn open_vision(path: &Path) -> Result<VisionEncoder, OpenError> {
         path: path.to_owned(),
         side: "vision",
         found,
-        advice: "an EfficientNet-Lite0 (.pth), or the folder of a CLIP model with its config.json or open_clip_config.json",
+        advice: "an EfficientNet-Lite (.pth), or the folder of a CLIP, SigLIP or DINOv2 with its config.json or open_clip_config.json",
     };
-    let name = name_of(path);
     match Layout::of(path)? {
-        Layout::HuggingFace(kind, settings) if kind == "clip" || kind == "clip_vision_model" => {
-            let config = HuggingFace::new(settings, &kind)?.vision()?;
-            let preprocess = hugging_face_preprocess(path, config.image_size)?;
-            let tower = load(path, &TEXT_PARTS, |source| ClipVit::load(config, source))?;
-            let fingerprint = identity(path, &["config.json", FILES[0], FILES[1]])?;
-            Ok(VisionEncoder {
-                tower: VisionTower::ClipVit(tower),
-                preprocess,
-                fingerprint,
-                name,
-            })
+        Layout::HuggingFace(kind, settings) => {
+            let Some((config, preprocess)) = of_transformers(path, settings, &kind)? else {
+                return Err(none(format!("its config.json describes a \"{kind}\"")));
+            };
+            let [first, second] = preprocess::FILES;
+            let tower = load(path, &TEXT_PARTS, |source| {
+                VisionTower::load(VisionConfig::Vit(config), source)
+            })?;
+            finish(path, tower, preprocess, &["config.json", first, second])
         }
-        Layout::HuggingFace(kind, _) => Err(none(format!("its config.json describes a \"{kind}\""))),
         Layout::OpenClip(settings) => {
             let mut open_clip = OpenClip::new(settings)?;
             let config = open_clip.vision()?;
-            let preprocess = open_clip.preprocess(config.image_size)?;
-            let tower = load(path, &TEXT_PARTS, |source| ClipVit::load(config, source))?;
-            let fingerprint = identity(path, &["open_clip_config.json"])?;
-            Ok(VisionEncoder {
-                tower: VisionTower::ClipVit(tower),
-                preprocess,
-                fingerprint,
-                name,
-            })
+            let tower = load(path, &TEXT_PARTS, |source| VisionTower::load(config, source))?;
+            let side = tower.image_size();
+            finish(path, tower, open_clip.preprocess(side)?, &["open_clip_config.json"])
         }
         Layout::Bare => {
             let source = weights::open(path)?;
@@ -110,12 +176,43 @@ pub fn open_vision(path: &Path) -> Result<VisionEncoder, OpenError> {
                 let first = source.names().into_iter().next().unwrap_or_default();
                 return Err(none(format!("weights without settings, the first of them \"{first}\"")));
             }
+            let tower = weights::strict(&*source, &[], EfficientNetLite::load)?;
             Ok(VisionEncoder {
-                tower: VisionTower::EfficientNetLite(weights::strict(&*source, &[], EfficientNetLite::load)?),
-                preprocess: Preprocess::efficientnet_lite0(),
+                // the five sizes are all far below 2³²
+                preprocess: Preprocess::efficientnet_lite(tower.size().image_size() as u32),
+                tower: VisionTower::EfficientNetLite(tower),
                 fingerprint: identity(path, &[])?,
-                name,
+                name: name_of(path),
             })
         }
     }
+}
+
+/// The vision tower that a `config.json` of transformers describes, and what it reads; `None` when it describes no tower that we know.
+pub(super) fn of_transformers(
+    path: &Path,
+    settings: Settings,
+    kind: &str,
+) -> Result<Option<(VitConfig, Preprocess)>, OpenError> {
+    Ok(Some(match kind {
+        "clip" | "clip_vision_model" => clip::vision(path, settings, kind)?,
+        siglip::BOTH | siglip::VISION => siglip::vision(path, settings, kind)?,
+        siglip::NAFLEX | siglip::NAFLEX_VISION => siglip::naflex(path, settings, kind)?,
+        dinov2::PLAIN | dinov2::REGISTERS => dinov2::vision(path, settings, kind)?,
+        _ => return Ok(None),
+    }))
+}
+
+fn finish(
+    path: &Path,
+    tower: VisionTower,
+    preprocess: Preprocess,
+    settings: &[&str],
+) -> Result<VisionEncoder, OpenError> {
+    Ok(VisionEncoder {
+        tower: tower.with_image_size(preprocess.size as usize)?,
+        preprocess,
+        fingerprint: identity(path, settings)?,
+        name: name_of(path),
+    })
 }

@@ -5,7 +5,7 @@ mod clip;
 mod llm;
 
 pub use bert::{Bert, BertConfig};
-pub use clip::{ClipText, ClipTextConfig};
+pub use clip::{ClipText, ClipTextConfig, TextFamily};
 pub use llm::{Family, Llm, LlmConfig};
 
 use std::collections::BTreeMap;
@@ -151,7 +151,7 @@ impl FromStr for Attention {
 pub enum TextConfig {
     /// BERT.
     Bert(BertConfig),
-    /// CLIP's text transformer.
+    /// The text transformer of CLIP or SigLIP.
     Clip(ClipTextConfig),
 }
 
@@ -161,7 +161,7 @@ pub enum TextConfig {
 pub enum TextTower {
     /// BERT and its sentence-embedding descendants (Devlin et al. 2019).
     Bert(Bert),
-    /// CLIP's text transformer (Radford et al. 2021).
+    /// The text transformer of CLIP (Radford et al. 2021) or SigLIP (Zhai et al. 2023).
     Clip(ClipText),
     /// A decoder-only language model.
     Llm(Llm),
@@ -225,7 +225,15 @@ impl TextTower {
         }
     }
 
-    /// Whether every id is known and no text too long.
+    /// The one length that texts must have, for a tower that sees its padding.
+    pub fn full_length(&self) -> Option<usize> {
+        match self {
+            Self::Clip(tower) if tower.config().family == TextFamily::SigLip => Some(tower.config().positions),
+            _ => None,
+        }
+    }
+
+    /// Whether every id is known and no text too long, or too short for a tower that sees its padding.
     ///
     /// # Errors
     /// [`TokensError`] for the first text that the tower cannot read.
@@ -236,6 +244,12 @@ impl TextTower {
                 tokens: tokens.longest(),
                 limit,
             });
+        }
+        if let Some(length) = self.full_length()
+            && let Some(bounds) = tokens.offsets.windows(2).find(|b| b[1] - b[0] != length)
+        {
+            let tokens = bounds[1] - bounds[0];
+            return Err(TokensError::NotPadded { tokens, length });
         }
         match tokens.ids.iter().find(|&&id| id as usize >= vocabulary) {
             Some(&id) => Err(TokensError::UnknownId { id, vocabulary }),
@@ -287,6 +301,14 @@ pub enum TokensError {
         id: u32,
         /// Number of ids that the tower knows.
         vocabulary: usize,
+    },
+    /// A text that is not filled up, for a tower that was trained on texts that are.
+    #[error("a text has {tokens} tokens, the tower reads exactly {length}; pad it, as the model's own tokenizer does")]
+    NotPadded {
+        /// Its tokens.
+        tokens: usize,
+        /// The tower's positions.
+        length: usize,
     },
     /// More tokens than the tower has positions.
     #[error("a text has {tokens} tokens, the tower reads at most {limit}; truncate it")]

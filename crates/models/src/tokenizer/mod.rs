@@ -11,6 +11,7 @@ mod folder;
 mod gguf;
 mod merges;
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -51,6 +52,10 @@ pub struct Tokenizer {
     suffix: Vec<u32>,
     special: SpecialTokens,
     max_length: Option<usize>,
+    /// The length that every text is filled up to, and what fills it.
+    padding: Option<(usize, u32)>,
+    /// What is done to a text before anything else.
+    clean: Option<fn(&str) -> String>,
     vocab_size: usize,
 }
 
@@ -66,6 +71,8 @@ impl Tokenizer {
             suffix,
             special,
             max_length,
+            padding: None,
+            clean: None,
             vocab_size,
         }
     }
@@ -115,6 +122,8 @@ impl Tokenizer {
         add_special: bool,
         max_length: Option<usize>,
     ) -> Result<Encoding, TokenizerError> {
+        let clean = self.clean.map(|clean| clean(text));
+        let text = clean.as_deref().unwrap_or(text);
         let body = guard(|| self.inner.encode_fast(text, false)).map_err(|detail| self.failed(detail))?;
         self.finish(body.get_ids(), add_special, max_length)
     }
@@ -124,8 +133,11 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`], for the first text that fails.
     pub fn encode_batch(&self, texts: &[&str], add_special: bool) -> Result<Vec<Encoding>, TokenizerError> {
-        let bodies =
-            guard(|| self.inner.encode_batch_fast(texts.to_vec(), false)).map_err(|detail| self.failed(detail))?;
+        let texts: Vec<Cow<str>> = match self.clean {
+            Some(clean) => texts.iter().map(|text| clean(text).into()).collect(),
+            None => texts.iter().map(|&text| text.into()).collect(),
+        };
+        let bodies = guard(|| self.inner.encode_batch_fast(texts, false)).map_err(|detail| self.failed(detail))?;
         bodies
             .iter()
             .map(|body| self.finish(body.get_ids(), add_special, self.max_length))
@@ -140,8 +152,12 @@ impl Tokenizer {
         };
         let room = room(max_length, prefix.len() + suffix.len())?;
         let kept = &body[..body.len().min(room)];
+        let mut ids = [prefix, kept, suffix].concat();
+        if let Some((length, pad)) = self.padding {
+            ids.resize(ids.len().max(length), pad);
+        }
         Ok(Encoding {
-            ids: [prefix, kept, suffix].concat(),
+            ids,
             cut: body.len() - kept.len(),
         })
     }
@@ -182,6 +198,43 @@ impl Tokenizer {
         room(max_length, self.prefix.len() + self.suffix.len())?;
         self.max_length = max_length;
         Ok(self)
+    }
+
+    /// Makes every text exactly so long: longer ones are cut, shorter ones filled up at their end. For towers that were trained on texts of
+    /// one length and see what fills them.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::with_max_length`].
+    pub fn padded(self, length: usize, pad: u32) -> Result<Self, TokenizerError> {
+        let mut padded = self.with_max_length(Some(length))?;
+        padded.padding = Some((length, pad));
+        Ok(padded)
+    }
+
+    /// Writes texts in lower case before anything else is done to them.
+    pub fn lowercased(mut self) -> Self {
+        self.clean = Some(str::to_lowercase);
+        self
+    }
+
+    /// Cleans texts as open_clip does for SigLIP, before anything else is done to them: underscores are spaces, ASCII punctuation goes,
+    /// everything in lower case, one space between words.
+    pub fn canonicalized(mut self) -> Self {
+        self.clean = Some(|text| {
+            let kept: String = text
+                .chars()
+                .map(|c| if c == '_' { ' ' } else { c })
+                .filter(|c| !c.is_ascii_punctuation())
+                .collect();
+            let words = kept.to_lowercase();
+            words.split_whitespace().collect::<Vec<_>>().join(" ")
+        });
+        self
+    }
+
+    /// Where it came from.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// One more than the largest token id; the table of embeddings must have at least so many rows.

@@ -1,29 +1,26 @@
-//! EfficientNet-Lite0 (Tan & Le 2019; the Lite variant has no squeeze-and-excitation and ReLU6 for swish).
-//!
-//! Batch normalisation runs on frozen statistics: it is an affine map per channel, folded into the convolution before it in each
-//! forward pass. The fold is differentiable, so that convolution, scale and shift can still be fine-tuned.
+//! EfficientNet-Lite (Tan & Le 2019; the Lite variant has no squeeze-and-excitation and ReLU6 for swish).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, ConvShape};
-use bifocal_nn::{Module, Param, Tensor};
+use bifocal_nn::{Module, Tensor};
+use serde::{Deserialize, Serialize};
 
-use super::{ImageBatch, channels_last};
+use super::ImageBatch;
+use super::conv_norm::{ConvNorm, Source};
 use crate::blocks::check_sizes;
-use crate::load::{Loader, host_tensors, transpose};
+use crate::load::{Loader, host_tensors};
 use crate::weights::{HostTensor, TensorSource, WeightsError};
 
 /// The constant of batch normalisation, as in TensorFlow's original.
 const EPS: f32 = 1e-3;
-/// Side of the square that it was trained on.
-const IMAGE_SIZE: usize = 224;
 /// Width of the first convolution.
 const STEM: usize = 32;
 /// Width of an embedding.
 const DIM: usize = 1280;
-/// Stages: repeats, kernel, stride of the first block, expansion, output channels.
+/// Stages of Lite0: repeats, kernel, stride of the first block, expansion, output channels.
 const STAGES: [(usize, usize, usize, usize, usize); 7] = [
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -34,6 +31,84 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
     (1, 3, 1, 6, 320),
 ];
 
+/// Which of the five sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)] // the names are the authors'
+pub enum LiteSize {
+    #[default]
+    Lite0,
+    Lite1,
+    Lite2,
+    Lite3,
+    Lite4,
+}
+
+impl LiteSize {
+    const ALL: [Self; 5] = [Self::Lite0, Self::Lite1, Self::Lite2, Self::Lite3, Self::Lite4];
+
+    /// Tenths by which Lite0's channels and repeats are multiplied, and the side of an image in pixels.
+    fn scaling(self) -> (usize, usize, usize) {
+        match self {
+            Self::Lite0 => (10, 10, 224),
+            Self::Lite1 => (10, 11, 240),
+            Self::Lite2 => (11, 12, 260),
+            Self::Lite3 => (12, 14, 280),
+            Self::Lite4 => (14, 18, 300),
+        }
+    }
+
+    /// Side of the square that it was trained on, in pixels.
+    pub fn image_size(self) -> usize {
+        self.scaling().2
+    }
+
+    /// The size of a checkpoint of the PyTorch port: the one whose last block it has, as wide as it should be.
+    pub(crate) fn of(source: &dyn TensorSource) -> Self {
+        let fits = |size: &Self| {
+            let shapes = size.blocks();
+            let name = |i: usize| format!("_blocks.{i}._project_conv.weight");
+            let last = source.shape(&name(shapes.len() - 1));
+            let width = last.and_then(|shape| shape.first().copied());
+            width == shapes.last().map(|shape| shape.output) && source.shape(&name(shapes.len())).is_none()
+        };
+        Self::ALL.into_iter().find(fits).unwrap_or_default()
+    }
+
+    fn blocks(self) -> Vec<BlockShape> {
+        let (wider, deeper, _) = self.scaling();
+        let mut shapes = Vec::new();
+        let mut input = STEM;
+        for (i, (repeats, kernel, stride, expansion, output)) in STAGES.into_iter().enumerate() {
+            // the first and the last stage stay as deep as they are; so do the width of stem and head
+            let inner = i > 0 && i + 1 < STAGES.len();
+            let repeats = if inner {
+                (repeats * deeper).div_ceil(10)
+            } else {
+                repeats
+            };
+            let output = eighths(output * wider);
+            for repeat in 0..repeats {
+                shapes.push(BlockShape {
+                    input,
+                    expanded: input * expansion,
+                    output,
+                    kernel,
+                    stride: if repeat == 0 { stride } else { 1 },
+                });
+                input = output;
+            }
+        }
+        shapes
+    }
+}
+
+/// Tenths of channels to the nearest multiple of 8, but not less than nine tenths of them.
+fn eighths(tenths: usize) -> usize {
+    let near = (tenths + 40) / 80 * 8;
+    if near * 100 < tenths * 9 { near + 8 } else { near }
+}
+
 /// Sizes of one inverted bottleneck.
 #[derive(Clone, Copy, Debug)]
 struct BlockShape {
@@ -42,90 +117,6 @@ struct BlockShape {
     output: usize,
     kernel: usize,
     stride: usize,
-}
-
-fn block_shapes() -> Vec<BlockShape> {
-    let mut shapes = Vec::new();
-    let mut input = STEM;
-    for (repeats, kernel, stride, expansion, output) in STAGES {
-        for repeat in 0..repeats {
-            shapes.push(BlockShape {
-                input,
-                expanded: input * expansion,
-                output,
-                kernel,
-                stride: if repeat == 0 { stride } else { 1 },
-            });
-            input = output;
-        }
-    }
-    shapes
-}
-
-/// A convolution without bias and the batch normalisation after it.
-#[derive(Module, Debug)]
-pub struct ConvNorm {
-    /// Dense `[out, k·k·in]`; depthwise `[k·k, channels]`.
-    weight: Param<Tensor<2>>,
-    /// `[out]`: scale of the batch normalisation.
-    gamma: Param<Tensor<1>>,
-    /// `[out]`: its shift.
-    beta: Param<Tensor<1>>,
-    #[module(skip)]
-    statistics: Arc<Statistics>,
-}
-
-/// Frozen statistics of a batch normalisation.
-#[derive(Debug)]
-struct Statistics {
-    mean: Vec<f32>,
-    var: Vec<f32>,
-}
-
-/// Where a [`ConvNorm`] is found in a file.
-struct Source<'a> {
-    loader: Loader<'a>,
-    /// Names of the convolution's weight and of the batch normalisation's four tensors.
-    names: [String; 5],
-    /// Whether the weight is stored as PyTorch stores convolutions, channels before rows.
-    channels_first: bool,
-}
-
-impl Source<'_> {
-    fn dense(&self, input: usize, output: usize, kernel: usize) -> Result<ConvNorm, WeightsError> {
-        let name = &self.names[0];
-        let weight = if self.channels_first {
-            let stored = self.loader.values(name, &[output, input, kernel, kernel])?;
-            Param::from_tensor(channels_last(&stored, output, input, kernel))
-        } else {
-            self.loader.param(name, [output, kernel * kernel * input])?
-        };
-        self.norm(weight, output)
-    }
-
-    fn depthwise(&self, channels: usize, kernel: usize) -> Result<ConvNorm, WeightsError> {
-        let (name, area) = (&self.names[0], kernel * kernel);
-        let weight = if self.channels_first {
-            let stored = self.loader.values(name, &[channels, 1, kernel, kernel])?;
-            Param::from_tensor(tensor(transpose(&stored, channels, area), [area, channels]))
-        } else {
-            self.loader.param(name, [area, channels])?
-        };
-        self.norm(weight, channels)
-    }
-
-    fn norm(&self, weight: Param<Tensor<2>>, channels: usize) -> Result<ConvNorm, WeightsError> {
-        let [_, gamma, beta, mean, var] = &self.names;
-        Ok(ConvNorm {
-            weight,
-            gamma: self.loader.param(gamma, [channels])?,
-            beta: self.loader.param(beta, [channels])?,
-            statistics: Arc::new(Statistics {
-                mean: self.loader.values(mean, &[channels])?,
-                var: self.loader.values(var, &[channels])?,
-            }),
-        })
-    }
 }
 
 /// One padded convolution: as TensorFlow's "same", the output is ⌈side / stride⌉ and an odd row or column of
@@ -145,47 +136,6 @@ fn same(n: usize, [h, w]: [usize; 2], c: usize, kernel: usize, stride: usize) ->
         kw: kernel,
         stride,
         pad: [top, bottom, left, right],
-    }
-}
-
-impl ConvNorm {
-    /// Scale and shift per channel.
-    fn affine(&self) -> (Tensor<1>, Tensor<1>) {
-        let Statistics { mean, var } = &*self.statistics;
-        let channels = mean.len();
-        let inverse = var.iter().map(|v| 1.0 / (v + EPS).sqrt()).collect();
-        let scale = self.gamma.val() * tensor(inverse, [channels]);
-        let shift = self.beta.val() - scale.clone() * tensor(mean.clone(), [channels]);
-        (scale, shift)
-    }
-
-    fn dense(&self, x: Tensor<2>, act: Activation, shape: &ConvShape) -> Tensor<2> {
-        let (scale, shift) = self.affine();
-        let weight = self.weight.val() * scale.unsqueeze_dim::<2>(1);
-        fused::conv2d(x, weight, Some(shift), act, shape)
-    }
-
-    fn pointwise(&self, x: Tensor<2>, act: Activation, residual: Option<Tensor<2>>) -> Tensor<2> {
-        let (scale, shift) = self.affine();
-        let weight = self.weight.val() * scale.unsqueeze_dim::<2>(1);
-        fused::linear(x, weight, Some(shift), act, residual)
-    }
-
-    fn depthwise(&self, x: Tensor<2>, act: Activation, shape: &ConvShape) -> Tensor<2> {
-        let (scale, shift) = self.affine();
-        let weight = self.weight.val() * scale.unsqueeze_dim::<2>(0);
-        fused::depthwise_conv2d(x, weight, Some(shift), act, shape)
-    }
-
-    fn statistics(&self, name: &str, into: &mut BTreeMap<String, HostTensor>) {
-        let Statistics { mean, var } = &*self.statistics;
-        for (part, values) in [("mean", mean), ("var", var)] {
-            let tensor = HostTensor {
-                shape: vec![values.len()],
-                data: values.clone(),
-            };
-            into.insert(format!("{name}.{part}"), tensor);
-        }
     }
 }
 
@@ -235,7 +185,7 @@ enum Part {
     Project,
 }
 
-/// EfficientNet-Lite0. An embedding is the mean over positions of the last feature map, what its classifier reads.
+/// EfficientNet-Lite. An embedding is the mean over positions of the last feature map, what its classifier reads.
 #[derive(Module, Debug)]
 pub struct EfficientNetLite {
     stem: ConvNorm,
@@ -243,6 +193,8 @@ pub struct EfficientNetLite {
     head: ConvNorm,
     #[module(skip)]
     classifier: Option<Arc<Classifier>>,
+    #[module(skip)]
+    size: LiteSize,
 }
 
 /// The classifier that came with the weights. It is not a parameter of the tower: an embedding does not depend on it.
@@ -263,66 +215,59 @@ impl EfficientNetLite {
     /// # Errors
     /// [`WeightsError`] when a tensor is missing or has another shape.
     pub fn load(source: &dyn TensorSource) -> Result<Self, WeightsError> {
-        let at = |conv: String, norm: String| Source {
-            loader: Loader(source),
-            names: [
-                format!("{conv}.weight"),
-                format!("{norm}.weight"),
-                format!("{norm}.bias"),
-                format!("{norm}.running_mean"),
-                format!("{norm}.running_var"),
-            ],
-            channels_first: true,
-        };
+        let at = |conv: &str, norm: &str| Source::torch(source, conv, norm, EPS);
         let block = |i: usize, part: Part| {
             let (conv, norm) = match part {
                 Part::Expand => ("_expand_conv", "_bn0"),
                 Part::Filter => ("_depthwise_conv", "_bn1"),
                 Part::Project => ("_project_conv", "_bn2"),
             };
-            at(format!("_blocks.{i}.{conv}"), format!("_blocks.{i}.{norm}"))
+            at(&format!("_blocks.{i}.{conv}"), &format!("_blocks.{i}.{norm}"))
         };
         let classes = source
             .shape("_fc.bias")
             .and_then(|shape| shape.first().copied())
             .unwrap_or(0);
         Self::build(
-            &at("_conv_stem".into(), "_bn0".into()),
+            LiteSize::of(source),
+            &at("_conv_stem", "_bn0"),
             block,
-            &at("_conv_head".into(), "_bn1".into()),
+            &at("_conv_head", "_bn1"),
             Classifier::load(classes, source, "_fc")?,
         )
     }
 
-    pub(crate) fn from_tensors(classes: usize, source: &dyn TensorSource) -> Result<Self, WeightsError> {
-        let at = |name: String| Source {
-            loader: Loader(source),
-            names: ["weight", "gamma", "beta", "mean", "var"].map(|part| format!("{name}.{part}")),
-            channels_first: false,
-        };
+    pub(crate) fn from_tensors(
+        size: LiteSize,
+        classes: usize,
+        source: &dyn TensorSource,
+    ) -> Result<Self, WeightsError> {
+        let at = |name: &str| Source::own(source, name, EPS);
         let block = |i: usize, part: Part| {
             let part = match part {
                 Part::Expand => "expand",
                 Part::Filter => "filter",
                 Part::Project => "project",
             };
-            at(format!("blocks.{i}.{part}"))
+            at(&format!("blocks.{i}.{part}"))
         };
         Self::build(
-            &at("stem".into()),
+            size,
+            &at("stem"),
             block,
-            &at("head".into()),
+            &at("head"),
             Classifier::load(classes, source, "classifier")?,
         )
     }
 
     fn build<'a>(
+        size: LiteSize,
         stem: &Source,
         block: impl Fn(usize, Part) -> Source<'a>,
         head: &Source,
         classifier: Option<Classifier>,
     ) -> Result<Self, WeightsError> {
-        let shapes = block_shapes();
+        let shapes = size.blocks();
         let last = shapes.last().map_or(STEM, |shape| shape.output);
         Ok(Self {
             stem: stem.dense(3, STEM, 3)?,
@@ -332,10 +277,11 @@ impl EfficientNetLite {
                 .collect::<Result<_, _>>()?,
             head: head.dense(last, DIM, 1)?,
             classifier: classifier.map(Arc::new),
+            size,
         })
     }
 
-    /// See [`super::VisionTower::embed`]; any image size will do, 224 is what it was trained on.
+    /// See [`super::VisionTower::embed`]; any image size will do, [`LiteSize::image_size`] is what it was trained on.
     pub fn embed(&self, images: &ImageBatch) -> Tensor<2> {
         let ImageBatch { n, height, width, .. } = *images;
         let shape = same(n, [height, width], 3, 3, 2);
@@ -407,9 +353,9 @@ impl EfficientNetLite {
         DIM
     }
 
-    /// Side of the square that it was trained on, in pixels.
-    pub fn image_size(&self) -> usize {
-        IMAGE_SIZE
+    /// Which of the five it is.
+    pub fn size(&self) -> LiteSize {
+        self.size
     }
 }
 

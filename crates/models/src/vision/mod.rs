@@ -1,14 +1,20 @@
 //! Vision towers: from preprocessed pixels to one vector per image.
 
-mod clip_vit;
+mod conv_norm;
 mod efficientnet_lite;
+mod resnet;
+mod vit;
 
-pub use clip_vit::{ClipVit, ClipVitConfig};
-pub use efficientnet_lite::EfficientNetLite;
+pub use efficientnet_lite::{EfficientNetLite, LiteSize};
+pub use resnet::{ResNet, ResNetConfig};
+pub use vit::{AttentionPool, ImageSizeError, Vit, VitConfig, VitFamily};
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bifocal_nn::engine::tensor;
+use bifocal_nn::fused::{self, Activation};
+use bifocal_nn::layers::Linear;
 use bifocal_nn::{Module, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +35,20 @@ pub struct ImageBatch {
 }
 
 impl ImageBatch {
+    /// Wraps images of one size; `None` when the number of values is not `n·height·width·3`, or there are no pixels.
+    ///
+    /// # Shapes
+    /// `pixels` `[n, height, width, 3]`, row-major.
+    pub fn new(pixels: Vec<f32>, n: usize, height: usize, width: usize) -> Option<Self> {
+        let rows = n.checked_mul(height)?.checked_mul(width)?;
+        (rows > 0 && pixels.len() == rows.checked_mul(3)?).then(|| Self {
+            n,
+            height,
+            width,
+            pixels: tensor(pixels, [rows, 3]),
+        })
+    }
+
     /// Wraps square images; `None` when the number of values is not `n·side·side·3`.
     ///
     /// # Shapes
@@ -48,13 +68,20 @@ impl ImageBatch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum VisionConfig {
-    /// EfficientNet-Lite0; its sizes are fixed.
-    EfficientNetLite0 {
+    /// EfficientNet-Lite; its sizes are fixed.
+    #[serde(alias = "efficient-net-lite0")] // as bundles called it when there was no other
+    EfficientNetLite {
+        /// Which of the five.
+        #[serde(default)]
+        size: LiteSize,
         /// Number of classes of its classifier; 0 when it has none.
         classes: usize,
     },
-    /// CLIP's vision transformer.
-    ClipVit(ClipVitConfig),
+    /// A vision transformer.
+    #[serde(alias = "clip-vit")] // as bundles called it when there was no other
+    Vit(VitConfig),
+    /// CLIP's residual network.
+    ResNet(ResNetConfig),
 }
 
 /// A vision tower.
@@ -63,8 +90,10 @@ pub enum VisionConfig {
 pub enum VisionTower {
     /// EfficientNet-Lite (Tan & Le 2019; the Lite variant without squeeze-and-excitation and with ReLU6).
     EfficientNetLite(EfficientNetLite),
-    /// CLIP's vision transformer (Radford et al. 2021).
-    ClipVit(ClipVit),
+    /// A vision transformer (Dosovitskiy et al. 2021).
+    Vit(Vit),
+    /// CLIP's residual network (Radford et al. 2021).
+    ResNet(ResNet),
 }
 
 impl VisionTower {
@@ -78,33 +107,94 @@ impl VisionTower {
     pub fn embed(&self, images: &ImageBatch) -> Tensor<2> {
         match self {
             Self::EfficientNetLite(tower) => tower.embed(images),
-            Self::ClipVit(tower) => tower.embed(images),
+            Self::Vit(tower) => tower.embed(images),
+            Self::ResNet(tower) => tower.embed(images),
         }
+    }
+
+    /// As [`VisionTower::embed`], for images of several sizes, in their order. A tower that reads any size takes them all at once, without
+    /// padding.
+    ///
+    /// # Shapes
+    /// → `[n of all, dim]`; at least one batch.
+    ///
+    /// # Panics
+    /// As [`VisionTower::embed`], and without images.
+    pub fn embed_all(&self, batches: &[ImageBatch]) -> Tensor<2> {
+        match self {
+            Self::Vit(tower) => tower.embed_all(batches),
+            _ => Tensor::cat(batches.iter().map(|images| self.embed(images)).collect(), 0),
+        }
+    }
+
+    /// The vectors of all tokens after some of the blocks, for those who read an image before it is pooled: numbered as transformers'
+    /// `hidden_states`, 0 is what the first block reads, k what block k gives; no final norm. `None` for a tower without blocks of
+    /// tokens, and beyond [`VisionTower::layers`].
+    ///
+    /// # Shapes
+    /// → `[n·tokens, width]`: class token and registers first, where there are any, then patches row by row.
+    ///
+    /// # Panics
+    /// As [`VisionTower::embed`].
+    pub fn hidden(&self, images: &ImageBatch, layer: usize) -> Option<Tensor<2>> {
+        match self {
+            Self::EfficientNetLite(_) | Self::ResNet(_) => None,
+            Self::Vit(tower) => tower.hidden(images, layer),
+        }
+    }
+
+    /// Number of transformer blocks; 0 for a convolutional tower.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::EfficientNetLite(_) | Self::ResNet(_) => 0,
+            Self::Vit(tower) => tower.config().stack.layers,
+        }
+    }
+
+    /// The same tower for squares of another size; see [`Vit::with_image_size`]. A convolutional tower reads any size as it is.
+    ///
+    /// # Errors
+    /// [`ImageSizeError`] for a side that it cannot read.
+    pub fn with_image_size(self, side: usize) -> Result<Self, ImageSizeError> {
+        Ok(match self {
+            Self::EfficientNetLite(tower) => Self::EfficientNetLite(tower),
+            Self::Vit(tower) => Self::Vit(tower.with_image_size(side)?),
+            Self::ResNet(tower) if tower.config().image_size == side => Self::ResNet(tower),
+            Self::ResNet(_) => {
+                let problem =
+                    "the positions of its attention pool are for one size; take a checkpoint of the size you need";
+                return Err(ImageSizeError { side, problem });
+            }
+        })
     }
 
     /// Width of an embedding.
     pub fn dim(&self) -> usize {
         match self {
             Self::EfficientNetLite(tower) => tower.dim(),
-            Self::ClipVit(tower) => tower.dim(),
+            Self::Vit(tower) => tower.config().dim,
+            Self::ResNet(tower) => tower.config().dim,
         }
     }
 
     /// Side of the square that the tower reads, in pixels.
     pub fn image_size(&self) -> usize {
         match self {
-            Self::EfficientNetLite(tower) => tower.image_size(),
-            Self::ClipVit(tower) => tower.image_size(),
+            Self::EfficientNetLite(tower) => tower.size().image_size(),
+            Self::Vit(tower) => tower.config().image_size,
+            Self::ResNet(tower) => tower.config().image_size,
         }
     }
 
     /// What the tower is, apart from its weights.
     pub fn config(&self) -> VisionConfig {
         match self {
-            Self::EfficientNetLite(tower) => VisionConfig::EfficientNetLite0 {
+            Self::EfficientNetLite(tower) => VisionConfig::EfficientNetLite {
+                size: tower.size(),
                 classes: tower.classes(),
             },
-            Self::ClipVit(tower) => VisionConfig::ClipVit(tower.config().clone()),
+            Self::Vit(tower) => VisionConfig::Vit(tower.config().clone()),
+            Self::ResNet(tower) => VisionConfig::ResNet(tower.config().clone()),
         }
     }
 
@@ -113,8 +203,22 @@ impl VisionTower {
     pub fn tensors(&self) -> BTreeMap<String, HostTensor> {
         match self {
             Self::EfficientNetLite(tower) => tower.tensors(),
-            Self::ClipVit(tower) => host_tensors(tower),
+            Self::Vit(tower) => host_tensors(tower),
+            Self::ResNet(tower) => tower.tensors(),
         }
+    }
+
+    /// Loads a tower from a published checkpoint, by the names of those who published it; see [`Vit::load`], [`ResNet::load`],
+    /// [`EfficientNetLite::load`].
+    ///
+    /// # Errors
+    /// [`WeightsError`] when the sizes cannot be, a tensor is missing or has another shape.
+    pub fn load(config: VisionConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
+        Ok(match config {
+            VisionConfig::EfficientNetLite { .. } => Self::EfficientNetLite(EfficientNetLite::load(source)?),
+            VisionConfig::Vit(config) => Self::Vit(Vit::load(config, source)?),
+            VisionConfig::ResNet(config) => Self::ResNet(ResNet::load(config, source)?),
+        })
     }
 
     /// Builds a tower from what [`VisionTower::config`] and [`VisionTower::tensors`] gave.
@@ -123,12 +227,21 @@ impl VisionTower {
     /// [`WeightsError`] when a tensor is missing or has another shape.
     pub fn from_tensors(config: &VisionConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
         Ok(match config {
-            VisionConfig::EfficientNetLite0 { classes } => {
-                Self::EfficientNetLite(EfficientNetLite::from_tensors(*classes, source)?)
+            VisionConfig::EfficientNetLite { size, classes } => {
+                Self::EfficientNetLite(EfficientNetLite::from_tensors(*size, *classes, source)?)
             }
-            VisionConfig::ClipVit(config) => Self::ClipVit(ClipVit::from_tensors(config.clone(), source)?),
+            VisionConfig::ResNet(config) => Self::ResNet(ResNet::from_tensors(config.clone(), source)?),
+            VisionConfig::Vit(config) => Self::Vit(Vit::from_tensors(config.clone(), source)?),
         })
     }
+}
+
+/// Some rows of a layer that holds several below each other.
+pub(crate) fn part_of(layer: &Linear, x: Tensor<2>, rows: Range<usize>) -> Tensor<2> {
+    let [_, c] = x.dims();
+    let bias = layer.bias.as_ref().map(|bias| bias.val().slice([rows.clone()]));
+    let weight = layer.weight.val().slice([rows, 0..c]);
+    fused::linear(x, weight, bias, Activation::Identity, None)
 }
 
 /// A convolution's weight as PyTorch stores it, `[out, in, k, k]`, with the input channels last.

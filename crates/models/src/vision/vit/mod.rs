@@ -1,0 +1,196 @@
+//! Vision transformers (Dosovitskiy et al. 2021) of several families: CLIP, SigLIP, DINOv2, EVA02.
+
+mod config;
+mod load;
+mod pool;
+mod positions;
+
+pub use config::{VitConfig, VitFamily};
+pub use pool::AttentionPool;
+pub use positions::ImageSizeError;
+
+use std::sync::Arc;
+
+use bifocal_nn::fused::{self, Activation, ConvShape};
+use bifocal_nn::init::{Init, Rng};
+use bifocal_nn::layers::{LayerNorm, Linear, zeros};
+use bifocal_nn::{Module, Param, Tensor};
+
+use super::ImageBatch;
+use crate::blocks::{Block, Pass};
+
+/// A vision transformer: patches and special tokens, pre-norm blocks, and the class token, or what attention pools, as the image's vector.
+#[derive(Module, Debug)]
+pub struct Vit {
+    /// `[c, patch·patch·3]`, columns ordered row, column, channel.
+    patches: Linear,
+    /// `[c]`.
+    class: Option<Param<Tensor<1>>>,
+    /// `[registers, c]`: tokens without a position, between the class token and the patches.
+    registers: Option<Param<Tensor<2>>>,
+    /// `[positions, c]`, the class token's first.
+    positions: Param<Tensor<2>>,
+    ln_pre: Option<LayerNorm>,
+    blocks: Vec<Block>,
+    ln_post: LayerNorm,
+    pool: Option<AttentionPool>,
+    /// `[dim, c]`.
+    proj: Option<Linear>,
+    #[module(skip)]
+    config: Arc<VitConfig>,
+}
+
+impl Vit {
+    /// Initial values as OpenAI chose them; the patch embedding as PyTorch does.
+    pub fn new(config: VitConfig, rng: &mut Rng) -> Self {
+        let (width, patch, eps) = (config.stack.width, config.patch, config.stack.eps);
+        let family = config.family;
+        let scale = Init::Normal((width as f32).powf(-0.5));
+        Self {
+            patches: Linear::new(patch * patch * 3, width, family.patch_bias(), rng),
+            class: family
+                .has_class()
+                .then(|| Param::from_tensor(scale.tensor([width], rng))),
+            registers: (config.registers > 0).then(|| Param::from_tensor(scale.tensor([config.registers, width], rng))),
+            positions: Param::from_tensor(scale.tensor([config.positions(), width], rng)),
+            ln_pre: family.norm_before().then(|| LayerNorm::new(width, eps)),
+            blocks: config.stack.init(rng),
+            ln_post: LayerNorm::new(width, eps),
+            pool: family.attention_pool().then(|| AttentionPool::new(&config.stack, rng)),
+            proj: family.projection().map(|bias| {
+                let weight = Param::from_tensor(scale.tensor([config.dim, width], rng));
+                Linear::from_params(weight, bias.then(|| zeros([config.dim])))
+            }),
+            config: Arc::new(config),
+        }
+    }
+
+    /// See [`super::VisionTower::embed`].
+    pub fn embed(&self, images: &ImageBatch) -> Tensor<2> {
+        self.embed_all(std::slice::from_ref(images))
+    }
+
+    /// See [`super::VisionTower::embed_all`].
+    pub fn embed_all(&self, batches: &[ImageBatch]) -> Tensor<2> {
+        let (mut x, offsets) = self.tokens(batches);
+        let n = offsets.len() - 1;
+        let rotation = self.config.rotation();
+        let pass = Pass {
+            rotation: rotation.as_ref(),
+            ..self.config.stack.pass(&offsets, false)
+        };
+        let pooled = if let Some(pool) = &self.pool {
+            for block in &self.blocks {
+                x = block.forward(x, &pass);
+            }
+            pool.forward(self.ln_post.forward(x), &pass)
+        } else {
+            // far fewer than 2³² rows fit into memory
+            let classes: Arc<[u32]> = offsets[..n].iter().map(|&row| row as u32).collect();
+            if let Some((last, rest)) = self.blocks.split_last() {
+                for block in rest {
+                    x = block.forward(x, &pass);
+                }
+                x = last.forward_rows(x, &pass, &classes);
+            } else {
+                x = fused::embedding(x, &classes);
+            }
+            self.ln_post.forward(x)
+        };
+        match &self.proj {
+            Some(proj) => proj.forward(pooled),
+            None => pooled,
+        }
+    }
+
+    /// See [`super::VisionTower::hidden`].
+    pub fn hidden(&self, images: &ImageBatch, layer: usize) -> Option<Tensor<2>> {
+        let blocks = self.blocks.get(..layer)?;
+        let (x, offsets) = self.tokens(std::slice::from_ref(images));
+        let rotation = self.config.rotation();
+        let pass = Pass {
+            rotation: rotation.as_ref(),
+            ..self.config.stack.pass(&offsets, false)
+        };
+        Some(blocks.iter().fold(x, |x, block| block.forward(x, &pass)))
+    }
+
+    /// What the first block reads, and where each image begins: `[tokens, c]`, `[n + 1]`.
+    fn tokens(&self, batches: &[ImageBatch]) -> (Tensor<2>, Arc<[usize]>) {
+        let mut offsets = vec![0];
+        let mut rows = Vec::with_capacity(batches.len());
+        let mut at = 0;
+        for images in batches {
+            let (x, tokens) = self.rows(images);
+            rows.push(x);
+            for _ in 0..images.n {
+                at += tokens;
+                offsets.push(at);
+            }
+        }
+        (Tensor::cat(rows, 0), offsets.into())
+    }
+
+    /// Rows of images of one size, and how many an image has.
+    fn rows(&self, images: &ImageBatch) -> (Tensor<2>, usize) {
+        let c = &*self.config;
+        let ImageBatch { n, height, width, .. } = *images;
+        if c.family == VitFamily::NaFlex {
+            assert!(
+                height >= c.patch && width >= c.patch,
+                "vision transformer: less than a patch"
+            );
+        } else {
+            let side = c.image_size;
+            assert_eq!(
+                [height, width],
+                [side; 2],
+                "vision transformer: the tower reads squares of {side} pixels"
+            );
+        }
+        let shape = ConvShape {
+            n,
+            h: height,
+            w: width,
+            c: 3,
+            kh: c.patch,
+            kw: c.patch,
+            stride: c.patch,
+            pad: [0; 4],
+        };
+        let (grid, d) = ([height / c.patch, width / c.patch], c.stack.width);
+        let area = grid[0] * grid[1];
+        let patches = fused::conv2d(
+            images.pixels.clone(),
+            self.patches.weight.val(),
+            self.patches.bias.as_ref().map(Param::val),
+            Activation::Identity,
+            &shape,
+        );
+        let mut x = patches.reshape([n, area, d]);
+        if let Some(class) = &self.class {
+            let class = class.val().reshape([1, 1, d]).expand([n, 1, d]);
+            x = Tensor::cat(vec![class, x], 1);
+        }
+        let mut x = x + self.positions(grid).unsqueeze::<3>();
+        if let Some(registers) = &self.registers {
+            let special = c.registers;
+            let registers = registers.val().reshape([1, special, d]).expand([n, special, d]);
+            let class = x.clone().slice([0..n, 0..1]);
+            let patches = x.slice([0..n, 1..1 + area]);
+            x = Tensor::cat(vec![class, registers, patches], 1);
+        }
+        let tokens = c.tokens(area);
+        let x = x.reshape([n * tokens, d]);
+        let x = match &self.ln_pre {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        (x, tokens)
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+}
