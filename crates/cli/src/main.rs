@@ -3,6 +3,8 @@
 mod commands;
 mod failure;
 mod holdout;
+#[cfg(feature = "hub")]
+mod hub;
 mod model;
 mod output;
 mod pictures;
@@ -36,6 +38,7 @@ enum Command {
     Eval(commands::eval::Args),
     Convert(commands::convert::Args),
     Info(commands::info::Args),
+    Doctor(commands::doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Info(args) => commands::info::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

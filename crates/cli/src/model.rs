@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use bifocal_models::bundle::Model;
+use bifocal_models::bundle::{MANIFEST, Manifest, Model, VisionPart};
+use bifocal_models::hub::SCHEME;
 use bifocal_models::open::TextOptions;
 
 /// Opens whatever `path` holds; `options` are for bare language models.
@@ -11,15 +12,62 @@ pub fn open(path: &Path, options: &TextOptions) -> Result<Model> {
     Ok(Model::open(&find(path)?, options)?)
 }
 
-/// Where a model is that was named on the command line.
+/// Where a model is that was named on the command line; `hf:org/name` is fetched, and so is what a bundle refers to by such a name.
 pub fn find(path: &Path) -> Result<PathBuf> {
+    if let Some(name) = path.to_str().filter(|name| name.starts_with(SCHEME)) {
+        let found = fetch(name)?;
+        fetch_referred(&found)?;
+        return Ok(found);
+    }
     if !path.exists() {
         anyhow::bail!(
             "there is no model at {}: give a bundle that `bifocal train` wrote, or fetch an encoder with scripts/fetch-encoders.py",
             path.display()
         );
     }
+    fetch_referred(path)?;
     Ok(path.to_owned())
+}
+
+/// The towers that a bundle, if this is one, refers to by names of the hub.
+fn fetch_referred(path: &Path) -> Result<()> {
+    if path.join(MANIFEST).is_file() {
+        let manifest = Manifest::read(path)?;
+        let vision = match &manifest.vision {
+            VisionPart::Pretrained(reference) => Some(reference),
+            VisionPart::Trained(_) => None,
+        };
+        for reference in vision.into_iter().chain([&manifest.text.pretrained]) {
+            fetch_named(&reference.path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches a model if it is named by a hub's name; a path is left alone.
+pub fn fetch_named(name: &str) -> Result<()> {
+    if name.starts_with(SCHEME) {
+        fetch(name)?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "hub")]
+fn fetch(name: &str) -> Result<PathBuf> {
+    crate::hub::fetch(&name.parse()?)
+}
+
+/// Without the network only what was fetched before can be found.
+#[cfg(not(feature = "hub"))]
+fn fetch(name: &str) -> Result<PathBuf> {
+    use bifocal_models::bundle::{Located, locate};
+    name.parse::<bifocal_models::hub::HubName>()?;
+    match locate(name, None) {
+        Located::At(path) => Ok(path),
+        Located::Nowhere(_) => {
+            anyhow::bail!("{name} was not fetched before, and this program was built without its client (feature hub)")
+        }
+    }
 }
 
 /// Opens a model that understands pictures and texts.

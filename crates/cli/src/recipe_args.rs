@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use bifocal_align::Recipe;
-use bifocal_align::recipe::RecipeError;
+
+use crate::model;
 
 /// Which recipe, and what is changed of it.
 #[derive(clap::Args)]
@@ -20,8 +22,12 @@ pub struct RecipeArgs {
 }
 
 impl RecipeArgs {
-    /// Reads the recipe.
-    pub fn load(&self) -> Result<Recipe, RecipeError> {
-        Recipe::load(&self.recipe, self.profile.as_deref(), &self.set)
+    /// Reads the recipe; towers that it names by a hub's name are fetched.
+    pub fn load(&self) -> Result<Recipe> {
+        let recipe = Recipe::load(&self.recipe, self.profile.as_deref(), &self.set)?;
+        for name in [&recipe.vision.model, &recipe.text.model] {
+            model::fetch_named(name)?;
+        }
+        Ok(recipe)
     }
 }

@@ -7,7 +7,7 @@ use bifocal_data::Preprocess;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::bundle::{BundleError, Located, MANIFEST, Manifest, VisionPart, locate};
+use crate::bundle::{BundleError, Located, MANIFEST, Manifest, REFERENCE, VisionPart, locate};
 use crate::open::{TowerFacts, facts};
 use crate::weights::gguf::{Gguf, GgufValue};
 use crate::weights::{self, TensorSource, WeightsError};
@@ -151,7 +151,7 @@ fn bundle(dir: &Path, hashing: Hashing) -> Result<Inspection, BundleError> {
     let known = |w: &Weights| found.weights.iter().any(|k| k.files == w.files);
     let new: Vec<Weights> = inside.weights.into_iter().filter(|w| !known(w)).collect();
     found.weights.extend(new);
-    for file in manifest.files.keys() {
+    for file in manifest.files.keys().filter(|file| *file != REFERENCE) {
         let path = dir.join(file);
         if !found.weights.iter().any(|w| w.files.contains(&path)) {
             found.weights.push(weights_of(&path, hashing)?);

@@ -4,6 +4,8 @@
 //! - [`tokenizer`]: from texts to token ids;
 //! - [`vision`], [`text`]: towers; [`adapter`]: heads into the joint space; [`towers`]: all of them together;
 //! - [`open`](mod@open): pretrained encoders from files and folders; [`inspect`](mod@inspect): what they are, without loading them;
+//! - [`doctor`]: what is wrong with a model;
+//! - [`hub`]: models by their name on a hub, in the cache of its client;
 //! - [`bundle`]: what training leaves; [`convert`](mod@convert): from one layout to another.
 //!
 //! Everything a tower computes is differentiable and packed: images and texts are rows one after the other, without padding.
@@ -12,6 +14,8 @@ pub mod adapter;
 mod blocks;
 pub mod bundle;
 pub mod convert;
+pub mod doctor;
+pub mod hub;
 pub mod inspect;
 mod load;
 mod names;

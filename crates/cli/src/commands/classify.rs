@@ -15,7 +15,7 @@ use crate::pictures;
 /// beside it the softmax over the labels at the model's temperature.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A bundle made by `bifocal train`, or the folder of a CLIP in Hugging Face or open_clip layout
+    /// A bundle made by `bifocal train`, the folder of a CLIP in Hugging Face or open_clip layout, or hf:org/name[@revision]
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// Labels, separated by commas

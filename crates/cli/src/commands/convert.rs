@@ -13,7 +13,7 @@ use crate::model;
 /// Every tensor is accounted for: what is missing, unknown or of another shape is listed, and nothing is written.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The model
+    /// A bundle or folder, or hf:org/name[@revision]
     #[arg(value_name = "FROM")]
     from: PathBuf,
     /// A folder that does not exist yet

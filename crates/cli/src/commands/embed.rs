@@ -22,7 +22,7 @@ use crate::pictures;
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub struct Args {
-    /// A bundle, a folder in Hugging Face or sentence-transformers layout, a .gguf or a .pth file
+    /// A bundle, a folder in Hugging Face, open_clip or sentence-transformers layout, a .gguf or .pth file, or hf:org/name[@revision]
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// Pictures or folders of pictures

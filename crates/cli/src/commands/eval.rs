@@ -22,7 +22,7 @@ use crate::pictures::{self, Embedded};
 pub struct Args {
     /// retrieval, zero-shot or list
     suite: String,
-    /// A bundle made by `bifocal train`, or the folder of a CLIP in Hugging Face or open_clip layout
+    /// A bundle made by `bifocal train`, the folder of a CLIP in Hugging Face or open_clip layout, or hf:org/name[@revision]
     #[arg(long, value_name = "M", default_value = "")]
     model: PathBuf,
     /// The folder to evaluate on

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use bifocal_data::source::{Dataset, Sample};
 use bifocal_data::{Limits, load_images};
 use bifocal_models::bundle::Model;
+use bifocal_models::hub::HubName;
 use bifocal_search::incremental::{Listed, Plan, apply_reuse, plan};
 use bifocal_search::{ContentHash, Entry, FileFacts, Item, LocalStore, Metadata, ModelId, Store, StoreError};
 
@@ -26,7 +27,7 @@ const BATCH: usize = pictures::BATCH;
 /// run that was killed is continued by the same call.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A bundle made by `bifocal train`, or the folder of a CLIP in Hugging Face or open_clip layout
+    /// A bundle made by `bifocal train`, the folder of a CLIP in Hugging Face or open_clip layout, or hf:org/name[@revision]
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// The folder that keeps the store
@@ -89,9 +90,13 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What `search` needs to open the model again.
 pub fn model_id(model: &Model, path: &Path) -> Result<ModelId> {
-    let path = path
-        .canonicalize()
-        .with_context(|| format!("finding {}", path.display()))?;
+    // a name of the hub is where the model is found again, wherever its cache is
+    let path = if HubName::is_meant(path) {
+        path.to_owned()
+    } else {
+        path.canonicalize()
+            .with_context(|| format!("finding {}", path.display()))?
+    };
     Ok(ModelId {
         fingerprint: model.fingerprint().to_owned(),
         dim: model.dim(),

@@ -14,7 +14,7 @@ use crate::model;
 /// are not hashed unless asked for.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A bundle, a folder in Hugging Face, sentence-transformers or open_clip layout, or a file of weights
+    /// A bundle, a folder in Hugging Face, sentence-transformers or open_clip layout, a file of weights, or hf:org/name[@revision]
     #[arg(value_name = "M")]
     model: PathBuf,
     /// Hash the weights however large they are

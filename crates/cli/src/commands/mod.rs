@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod classify;
 pub mod convert;
+pub mod doctor;
 pub mod embed;
 pub mod eval;
 pub mod index;

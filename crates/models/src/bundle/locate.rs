@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::hub::{self, HubCache, HubName};
+
 /// The variable that names a folder of pretrained towers.
 const VARIABLE: &str = "BIFOCAL_MODELS";
 
@@ -16,9 +18,24 @@ pub enum Located {
 
 /// Looks for a tower: relative to `base` (a bundle's folder), as the path stands, and in `$BIFOCAL_MODELS` under the path without a
 /// leading `models/` and under its last part.
+///
+/// A name of the hub (`hf:org/name`) is looked for in the cache of the hub's client.
 pub fn locate(name: &str, base: Option<&Path>) -> Located {
+    if name.starts_with(hub::SCHEME) {
+        return in_cache(name);
+    }
     let variable = std::env::var_os(VARIABLE).map(PathBuf::from);
     locate_in(name, base, variable.as_deref())
+}
+
+fn in_cache(name: &str) -> Located {
+    let (Ok(hub), Some(cache)) = (name.parse::<HubName>(), HubCache::of_environment()) else {
+        return Located::Nowhere(vec![PathBuf::from(name)]);
+    };
+    match cache.snapshot(&hub) {
+        Some(snapshot) => Located::At(snapshot),
+        None => Located::Nowhere(vec![cache.folder(&hub)]),
+    }
 }
 
 fn locate_in(name: &str, base: Option<&Path>, models: Option<&Path>) -> Located {

@@ -6,7 +6,7 @@ use std::path::Path;
 use bifocal_data::Preprocess;
 use serde::{Deserialize, Serialize};
 
-use super::BundleError;
+use super::{BundleError, REFERENCE};
 use crate::adapter::HeadConfig;
 use crate::text::{Attention, Pooling};
 use crate::vision::VisionConfig;
@@ -178,6 +178,8 @@ impl Manifest {
         let mut content = self.clone();
         content.fingerprint.clear();
         content.licence = None;
+        // processors round differently, and that does not make it another model
+        content.files.remove(REFERENCE);
         content.text.pretrained.path.clear();
         if let VisionPart::Pretrained(reference) = &mut content.vision {
             reference.path.clear();

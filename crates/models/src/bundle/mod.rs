@@ -4,6 +4,7 @@
 //! my-model/
 //!   bifocal.json              what belongs together, with sizes and hashes
 //!   heads.safetensors         both heads, and the statistics that features are standardised with
+//!   reference.safetensors     what it computes for built-in pictures and texts
 //!   vision.safetensors        the vision tower, if it was trained
 //!   text.safetensors          what was trained of the text tower, if anything was
 //!   vision/ text/ (towers/)   copies of pretrained towers, if they are inside; one copy where both came from one folder
@@ -17,10 +18,12 @@ mod error;
 mod locate;
 mod manifest;
 mod model;
+pub(crate) mod reference;
 pub(crate) mod save;
 
 pub use error::BundleError;
 pub use locate::{Located, locate};
 pub use manifest::{FileEntry, MANIFEST, Manifest, OwnTower, Reference, TextPart, VisionPart};
 pub use model::{Model, Standardize};
+pub use reference::REFERENCE;
 pub use save::{Parts, SaveTower, save};

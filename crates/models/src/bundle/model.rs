@@ -468,7 +468,7 @@ fn bare(width: usize) -> Side {
 }
 
 /// Reads a file of a bundle after checking it against the description.
-fn open_file(dir: &Path, manifest: &Manifest, name: &str) -> Result<SafeTensors, BundleError> {
+pub(super) fn open_file(dir: &Path, manifest: &Manifest, name: &str) -> Result<SafeTensors, BundleError> {
     let path = dir.join(name);
     let damaged = |message: String| BundleError::Damaged {
         path: path.clone(),

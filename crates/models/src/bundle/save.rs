@@ -9,7 +9,10 @@ use bifocal_data::Preprocess;
 use bifocal_nn::engine::scalar;
 
 use super::manifest::FORMAT;
-use super::{BundleError, FileEntry, MANIFEST, Manifest, OwnTower, Reference, Standardize, TextPart, VisionPart};
+use super::{
+    BundleError, FileEntry, MANIFEST, Manifest, Model, OwnTower, REFERENCE, Reference, Standardize, TextPart,
+    VisionPart, reference,
+};
 use crate::adapter::HeadConfig;
 use crate::load::host_tensors;
 use crate::text::{Attention, Pooling};
@@ -81,7 +84,8 @@ pub fn save(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
     let unfinished = beside(dir, "unfinished");
     remove(&unfinished)?;
     fs::create_dir(&unfinished).map_err(BundleError::io(&unfinished))?;
-    let manifest = write_all(&unfinished, parts)?;
+    let mut manifest = write_all(&unfinished, parts)?;
+    add_reference(&unfinished, &mut manifest)?;
     sync_dir(&unfinished)?;
     let old = beside(dir, "old");
     remove(&old)?;
@@ -115,18 +119,42 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), BundleError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(BundleError::io(dir))
 }
 
+/// What the bundle computes, as it will be read. A bundle whose towers cannot be opened from here is written without.
+fn add_reference(dir: &Path, manifest: &mut Manifest) -> Result<(), BundleError> {
+    let Ok(embeddings) = Model::load(dir).and_then(|model| reference::embeddings(&model)) else {
+        return Ok(());
+    };
+    let entry = write_tensors(dir, REFERENCE, &embeddings)?;
+    manifest.files.insert(REFERENCE.to_owned(), entry);
+    write_manifest(dir, manifest)
+}
+
+fn write_tensors(dir: &Path, name: &str, tensors: &BTreeMap<String, HostTensor>) -> Result<FileEntry, BundleError> {
+    let bytes = write::bytes(tensors, Element::F32, None).map_err(|e| BundleError::Manifest {
+        path: dir.to_owned(),
+        message: format!("the weights cannot be written: {e}"),
+    })?;
+    write_file(&dir.join(name), &bytes)?;
+    Ok(FileEntry {
+        bytes: bytes.len() as u64,
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+    })
+}
+
+fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), BundleError> {
+    let path = dir.join(MANIFEST);
+    let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| BundleError::Manifest {
+        path: path.clone(),
+        message: e.to_string(),
+    })?;
+    text.push(b'\n');
+    write_file(&path, &text)
+}
+
 fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
     let mut files = BTreeMap::new();
     let mut write = |name: &str, tensors: &BTreeMap<String, HostTensor>| {
-        let bytes = write::bytes(tensors, Element::F32, None).map_err(|e| BundleError::Manifest {
-            path: dir.to_owned(),
-            message: format!("the weights cannot be written: {e}"),
-        })?;
-        write_file(&dir.join(name), &bytes)?;
-        let entry = FileEntry {
-            bytes: bytes.len() as u64,
-            blake3: blake3::hash(&bytes).to_hex().to_string(),
-        };
+        let entry = write_tensors(dir, name, tensors)?;
         files.insert(name.to_owned(), entry);
         Ok::<_, BundleError>(name.to_owned())
     };
@@ -146,14 +174,14 @@ fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
             config: tower.config(),
             file: write("vision.safetensors", &tower.tensors())?,
         }),
-        _ => VisionPart::Pretrained(reference(dir, folders[0], &parts.vision, parts.copy_towers)?),
+        _ => VisionPart::Pretrained(refer(dir, folders[0], &parts.vision, parts.copy_towers)?),
     };
     let trained = match &parts.towers.text {
         Some(tower) if parts.text.trained => Some(write("text.safetensors", &host_tensors(tower))?),
         _ => None,
     };
     let text = TextPart {
-        pretrained: reference(dir, folders[1], &parts.text, parts.copy_towers)?,
+        pretrained: refer(dir, folders[1], &parts.text, parts.copy_towers)?,
         trained,
         pooling: parts.pooling,
         attention: parts.attention,
@@ -177,13 +205,7 @@ fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
         fingerprint: String::new(),
     };
     manifest.fingerprint = manifest.identity();
-    let path = dir.join(MANIFEST);
-    let mut text = serde_json::to_vec_pretty(&manifest).map_err(|e| BundleError::Manifest {
-        path: path.clone(),
-        message: e.to_string(),
-    })?;
-    text.push(b'\n');
-    write_file(&path, &text)?;
+    write_manifest(dir, &manifest)?;
     Ok(manifest)
 }
 
@@ -202,7 +224,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
 }
 
 /// Refers to a tower, or copies it to `dir/side` and refers to that.
-fn reference(dir: &Path, side: &str, tower: &SaveTower, copy: bool) -> Result<Reference, BundleError> {
+fn refer(dir: &Path, side: &str, tower: &SaveTower, copy: bool) -> Result<Reference, BundleError> {
     let path = if copy {
         let target = dir.join(side);
         if !target.exists() {

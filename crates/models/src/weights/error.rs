@@ -1,5 +1,6 @@
 //! What can go wrong while weights are read.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// An error from reading a file of weights. Each message says what is wrong, where, and what to do next.
@@ -90,18 +91,12 @@ pub enum WeightsError {
         expected: Vec<usize>,
     },
     /// Weights and architecture do not fit.
-    #[error("{}: weights and architecture do not fit:{}; check that weights and configuration belong together", path.display(), mismatch(missing, hint, misshapen, unexpected))]
+    #[error("{}: weights and architecture do not fit: {misfit}; check that weights and configuration belong together", path.display())]
     Mismatch {
         /// The file.
         path: PathBuf,
-        /// Tensors that the architecture needs and the file does not have.
-        missing: Vec<String>,
-        /// Names in the file that look like the first missing one, as a phrase, or nothing.
-        hint: String,
-        /// Tensors of another shape, each with both.
-        misshapen: Vec<String>,
-        /// Tensors that the architecture does not know; without them the numbers would not be the model's.
-        unexpected: Vec<String>,
+        /// All that does not fit.
+        misfit: Box<Misfit>,
     },
     /// A row index lies outside of a tensor.
     #[error("{}: row {row} of tensor \"{name}\" was asked for, it has {rows}; check that tokenizer and weights belong together", path.display())]
@@ -150,21 +145,44 @@ impl WeightsError {
     }
 }
 
-/// What does not fit, as phrases.
-fn mismatch(missing: &[String], hint: &str, misshapen: &[String], unexpected: &[String]) -> String {
-    const SHOWN: usize = 12;
-    let list = |what: &str, names: &[String], quote: &str, hint: &str| {
-        let shown: Vec<String> = names.iter().take(SHOWN).map(|n| format!("{quote}{n}{quote}")).collect();
-        match names.len() {
-            0 => String::new(),
-            n if n > SHOWN => format!(" {n} {what}: {}, and {} more{hint};", shown.join(", "), n - SHOWN),
-            n => format!(" {n} {what}: {}{hint};", shown.join(", ")),
+/// What of a file's tensors an architecture does not fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Misfit {
+    /// Tensors that the architecture needs and the file does not have.
+    pub missing: Vec<String>,
+    /// Names in the file that look like the first missing one, as a phrase, or nothing.
+    pub hint: String,
+    /// Tensors of another shape, each with both.
+    pub misshapen: Vec<String>,
+    /// Tensors that the architecture does not know; without them the numbers would not be the model's.
+    pub unexpected: Vec<String>,
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 12;
+        let quoted = |names: &[String]| names.iter().take(SHOWN).map(|n| format!("\"{n}\"")).collect();
+        let shown: [(&str, usize, Vec<String>, &str); 3] = [
+            ("missing", self.missing.len(), quoted(&self.missing), &self.hint),
+            (
+                "of another shape",
+                self.misshapen.len(),
+                self.misshapen.iter().take(SHOWN).cloned().collect(),
+                "",
+            ),
+            ("not known", self.unexpected.len(), quoted(&self.unexpected), ""),
+        ];
+        let mut between = "";
+        for (what, count, names, hint) in shown.into_iter().filter(|(_, count, ..)| *count > 0) {
+            write!(f, "{between}{count} {what}: {}", names.join(", "))?;
+            if count > SHOWN {
+                write!(f, ", and {} more", count - SHOWN)?;
+            }
+            f.write_str(hint)?;
+            between = "; ";
         }
-    };
-    let text = list("missing", missing, "\"", hint)
-        + &list("of another shape", misshapen, "", "")
-        + &list("not known", unexpected, "\"", "");
-    text.trim_end_matches(';').to_owned()
+        Ok(())
+    }
 }
 
 /// Up to three known names that share their last two components with `name`: what a person looks for when a

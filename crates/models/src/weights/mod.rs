@@ -20,7 +20,7 @@ pub(crate) mod write;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use error::WeightsError;
+pub use error::{Misfit, WeightsError};
 pub use open::{files, fingerprint, open};
 pub use sharded::Sharded;
 pub use strict::strict;

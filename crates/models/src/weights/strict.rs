@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::{HostTensor, TensorSource, WeightsError};
+use super::{HostTensor, Misfit, TensorSource, WeightsError};
 
 /// What no tower needs: counters, masks and index tables that are computed anyway, and what belongs to the pair of towers.
 const HARMLESS: [&str; 9] = [
@@ -68,10 +68,12 @@ pub fn strict<T, E: From<WeightsError>>(
     });
     Err(WeightsError::Mismatch {
         path: source.path().to_owned(),
-        missing: seen.missing,
-        hint: hint.unwrap_or_default(),
-        misshapen: seen.misshapen,
-        unexpected,
+        misfit: Box::new(Misfit {
+            missing: seen.missing,
+            hint: hint.unwrap_or_default(),
+            misshapen: seen.misshapen,
+            unexpected,
+        }),
     }
     .into())
 }
@@ -187,18 +189,12 @@ mod tests {
     fn all_that_does_not_fit_is_told_at_once() {
         assert_eq!(load(&[("a.weight", 2), ("b.weight", 2)], &["pooler."]).unwrap(), 4);
         let error = load(&[("c.weight", 2), ("d.weight", 7), ("a.weight", 3)], &[]).unwrap_err();
-        let WeightsError::Mismatch {
-            missing,
-            misshapen,
-            unexpected,
-            ..
-        } = &error
-        else {
+        let WeightsError::Mismatch { misfit, .. } = &error else {
             panic!("{error}");
         };
-        assert_eq!(missing, &["c.weight", "d.weight"]);
-        assert_eq!(misshapen, &["\"a.weight\" has [2] for [3]"]);
-        assert_eq!(unexpected, &["b.weight", "pooler.weight"]);
+        assert_eq!(misfit.missing, ["c.weight", "d.weight"]);
+        assert_eq!(misfit.misshapen, ["\"a.weight\" has [2] for [3]"]);
+        assert_eq!(misfit.unexpected, ["b.weight", "pooler.weight"]);
         let text = error.to_string();
         for part in [
             "\"c.weight\", \"d.weight\"",
@@ -212,12 +208,12 @@ mod tests {
     #[test]
     fn what_stands_in_stays_small() {
         let error = load(&[("c", 1 << 40), ("d", 2)], &[]).unwrap_err();
-        let WeightsError::Mismatch { missing, .. } = &error else {
+        let WeightsError::Mismatch { misfit, .. } = &error else {
             panic!("{error}");
         };
         assert_eq!(
-            missing,
-            &["c"],
+            misfit.missing,
+            ["c"],
             "the loader stopped where a stand-in would have been too large"
         );
     }
