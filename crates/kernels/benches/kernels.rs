@@ -232,14 +232,14 @@ fn heads(bench: &Bench) {
             attention_backward(&gy, &qkv, &y, &lse, &offsets, &shape)
         });
         let positions: Vec<u32> = (0..sequences * n).map(|i| (i % n) as u32).collect();
+        let turns = frequencies(1e4, head_dim);
         bench.bytes(&name("rope"), 2 * qkv.len(), || {
             rope(
                 &qkv,
                 &positions,
                 heads + kv_heads,
                 heads + 2 * kv_heads,
-                head_dim,
-                1e4,
+                &turns,
                 RopeStyle::Half,
                 false,
             )

@@ -13,23 +13,35 @@ pub enum RopeStyle {
     Interleaved,
 }
 
-/// Rotates pair i of each head by `position · theta^(-2i/d)`; `inverse` turns back, which is also the gradient.
-///
-/// The frequencies and the angle are rounded to `f32` as the reference implementations do, sine and cosine are exact to `f32`.
+/// The usual frequencies, `theta^(-2i/d)`, rounded to `f32` as the reference implementations do.
 ///
 /// # Shapes
-/// `qkv` and the result: `[T, heads_total·head_dim]`, of which the first `heads_rotated` heads (queries and keys) are rotated; `positions`: `[T]`; `head_dim` is even.
+/// → `[head_dim / 2]`.
+pub fn frequencies(theta: f32, head_dim: usize) -> Vec<f32> {
+    (0..head_dim / 2)
+        .map(|i| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32)
+        .collect()
+}
+
+/// Rotates pair i of each head by `position · frequencies[i]`; `inverse` turns back, which is also the gradient.
+///
+/// The angle is rounded to `f32` as the reference implementations do, sine and cosine are exact to `f32`.
+///
+/// # Shapes
+/// `qkv` and the result: `[T, heads_total·head_dim]`, of which the first `heads_rotated` heads (queries and keys) are rotated; `positions`: `[T]`; `frequencies`:
+/// `[head_dim / 2]`.
 pub fn rope(
     qkv: &[f32],
     positions: &[u32],
     heads_rotated: usize,
     heads_total: usize,
-    head_dim: usize,
-    theta: f32,
+    frequencies: &[f32],
     style: RopeStyle,
     inverse: bool,
 ) -> Vec<f32> {
-    let (t, width, half) = (positions.len(), heads_total * head_dim, head_dim / 2);
+    let (t, half) = (positions.len(), frequencies.len());
+    let head_dim = 2 * half;
+    let width = heads_total * head_dim;
     assert_eq!(
         qkv.len(),
         t * width,
@@ -39,10 +51,6 @@ pub fn rope(
         heads_rotated <= heads_total,
         "rope: {heads_rotated} heads to rotate, but a row has {heads_total}"
     );
-    assert!(head_dim.is_multiple_of(2), "rope: head_dim {head_dim} is odd");
-    let frequencies: Vec<f32> = (0..half)
-        .map(|i| f64::from(theta).powf(-2.0 * i as f64 / head_dim as f64) as f32)
-        .collect();
     // One line of cosines and sines per position; short sequences start at 0 again and again, so a table pays unless positions are far beyond the number of tokens.
     let line = |position: u32, line: &mut [f32]| {
         for (i, f) in frequencies.iter().enumerate() {
@@ -330,7 +338,8 @@ mod tests {
                 for positions in [vec![], vec![0], vec![900], vec![0, 1, 2, 0, 1, 2, 3], vec![5, 100, 7]] {
                     for style in [RopeStyle::Half, RopeStyle::Interleaved] {
                         let x = numbers(positions.len() * 5 * d, 1);
-                        let y = rope(&x, &positions, 4, 5, d, 10_000.0, style, false);
+                        let turns = frequencies(10_000.0, d);
+                        let y = rope(&x, &positions, 4, 5, &turns, style, false);
                         // 900 rounds to 6e-5 in an f32 angle.
                         assert_close(
                             &y,
@@ -339,7 +348,7 @@ mod tests {
                             isa,
                         );
                         assert_close(
-                            &rope(&y, &positions, 4, 5, d, 10_000.0, style, true),
+                            &rope(&y, &positions, 4, 5, &turns, style, true),
                             &wide(&x),
                             1e-6,
                             "back",
@@ -357,7 +366,7 @@ mod tests {
         for style in [RopeStyle::Half, RopeStyle::Interleaved] {
             let truth = numeric_gradient(&x, &gy, |x| naive_rope(x, &positions, 2, 3, d, 100.0, style));
             assert_close(
-                &rope(&gy, &positions, 2, 3, d, 100.0, style, true),
+                &rope(&gy, &positions, 2, 3, &frequencies(100.0, d), style, true),
                 &truth,
                 1e-5,
                 "gradient",

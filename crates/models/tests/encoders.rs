@@ -92,7 +92,7 @@ fn an_empty_text_has_an_embedding_and_order_is_kept() {
     ] {
         let options = TextOptions {
             pooling: Some(pooling),
-            attention: None,
+            ..TextOptions::default()
         };
         let encoder = open_text(&models.join(name), &options).unwrap();
         let texts = ["one", "", "a rather longer text than the first", "", "two"];
@@ -120,7 +120,7 @@ fn end_of_text_pooling_keeps_the_end_of_a_cut_text() {
     };
     let options = TextOptions {
         pooling: Some(Pooling::Eos),
-        attention: None,
+        ..TextOptions::default()
     };
     let mut encoder = open_text(&models.join("smollm2"), &options).unwrap();
     let eos = encoder.tokenizer.special().eos.expect("it has one");
@@ -150,7 +150,7 @@ fn what_is_no_text_encoder_is_refused_with_advice() {
     };
     let causal = TextOptions {
         attention: Some(Attention::Causal),
-        ..options
+        ..options.clone()
     };
     assert!(refused(&models.join("minilm"), &causal).contains("causal"));
     assert!(refused(&models.join("efficientnet-lite0"), &options).contains("no text encoder"));

@@ -2,6 +2,7 @@
 
 mod common;
 
+use bifocal_models::open::{TextOptions, open_text};
 use bifocal_models::text::{Attention, Family, Llm, Pooling, TextTower, TokenBatch};
 use bifocal_models::weights::gguf::Gguf;
 use bifocal_nn::engine::{tensor, values};
@@ -22,15 +23,18 @@ fn gguf(name: &str) -> Gguf {
 #[test]
 fn hidden_states_equal_those_of_transformers() {
     let expected = Numbers::open("tiny-llm.safetensors");
-    for name in ["llama", "gemma3"] {
-        let mut model = Llm::load(&gguf(name), Attention::Causal).unwrap();
-        assert_eq!(model.config().family.name(), name);
+    for name in ["llama", "gemma3", "llama3", "qwen2", "qwen3"] {
+        let mut model = Llm::from_gguf(&gguf(name), Attention::Causal).unwrap();
+        assert_eq!(
+            model.config().family.name(),
+            if name == "llama3" { "llama" } else { name }
+        );
         let found = values(model.hidden(&texts()));
         assert_close(&found, &expected.get(&format!("{name}.causal")), 5e-5, name);
         model.set_attention(Attention::Bidirectional);
         let found = values(model.hidden(&texts()));
         assert_close(&found, &expected.get(&format!("{name}.bidirectional")), 5e-5, name);
-        let loaded = Llm::load(&gguf(name), Attention::Bidirectional).unwrap();
+        let loaded = Llm::from_gguf(&gguf(name), Attention::Bidirectional).unwrap();
         assert_eq!(
             values(loaded.hidden(&texts())),
             found,
@@ -39,18 +43,30 @@ fn hidden_states_equal_those_of_transformers() {
     }
 }
 
+/// As Qwen3-Embedding's files say it.
+#[test]
+fn a_file_says_what_is_pooled() {
+    let encoder = open_text(&fixture("tiny-qwen3.gguf"), &TextOptions::default()).unwrap();
+    assert_eq!((encoder.pooling, encoder.attention), (Pooling::Last, Attention::Causal));
+    let ids = encoder.tokenizer.encode("abc 12", true).unwrap().ids;
+    assert_eq!((ids[0], ids.len(), ids.last()), (0, 6, Some(&39)));
+    let hidden = values(encoder.tower.hidden(&TokenBatch::pack(&[ids])));
+    let (row, dim) = encoder.embed(&["abc 12"]).unwrap();
+    assert_eq!(row, hidden[5 * dim..]);
+}
+
 #[test]
 fn constants_are_those_of_the_family() {
-    let llama = Llm::load(&gguf("llama"), Attention::Causal).unwrap();
+    let llama = Llm::from_gguf(&gguf("llama"), Attention::Causal).unwrap();
     let c = llama.config();
     assert_eq!((c.family, c.heads, c.kv_heads, c.head_dim), (Family::Llama, 6, 2, 4));
     assert_eq!((c.theta, c.embedding_scale, c.query_scale), (500.0, 1.0, 0.5));
     assert!((0..c.layers).all(|layer| !c.is_local(layer)));
-    let gemma = Llm::load(&gguf("gemma3"), Attention::Causal).unwrap();
+    let gemma = Llm::from_gguf(&gguf("gemma3"), Attention::Causal).unwrap();
     let c = gemma.config();
     assert_eq!(
         (c.theta, c.local_theta, c.embedding_scale, c.window),
-        (1e6, 1e4, 4.0, Some(6))
+        (1e6, Some(1e4), 4.0, Some(6))
     );
     let global: Vec<usize> = (0..c.layers).filter(|&layer| !c.is_local(layer)).collect();
     assert_eq!(global, [5]);
@@ -58,8 +74,8 @@ fn constants_are_those_of_the_family() {
 
 #[test]
 fn every_parameter_gets_a_gradient() {
-    for name in ["llama", "gemma3"] {
-        let tower = TextTower::Llm(Llm::load(&gguf(name), Attention::Causal).unwrap());
+    for name in ["llama", "gemma3", "qwen2", "qwen3"] {
+        let tower = TextTower::Llm(Llm::from_gguf(&gguf(name), Attention::Causal).unwrap());
         let tower = params::set_trainable(tower, |_| true);
         let y = tower.embed(&texts(), Pooling::Mean);
         let [n, c] = y.dims();
@@ -90,7 +106,7 @@ fn patched(name: &str, key: &str, value: &[u8]) -> Result<Llm, bifocal_models::w
         .expect("the key is there");
     let at = at + key.len() + 4; // the value's type
     bytes[at..at + value.len()].copy_from_slice(value);
-    Llm::load(&Gguf::from_bytes(&path, bytes)?, Attention::Causal)
+    Llm::from_gguf(&Gguf::from_bytes(&path, bytes)?, Attention::Causal)
 }
 
 #[test]
@@ -102,6 +118,7 @@ fn numbers_that_cannot_be_are_refused() {
         ("llama.attention.head_count_kv", count(4)),
         ("llama.embedding_length", count(0)),
         ("llama.embedding_length", count(48)),
+        ("llama.block_count", count(1)),
         ("llama.block_count", count(3)),
         ("llama.block_count", count(u32::MAX)),
         ("llama.feed_forward_length", count(41)),
@@ -125,6 +142,6 @@ fn another_architecture_is_refused_by_name() {
     let key = b"general.architecture";
     let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len() + 4 + 8;
     bytes[at..at + 5].copy_from_slice(b"mamba");
-    let error = Llm::load(&Gguf::from_bytes(&path, bytes).unwrap(), Attention::Causal).unwrap_err();
+    let error = Llm::from_gguf(&Gguf::from_bytes(&path, bytes).unwrap(), Attention::Causal).unwrap_err();
     assert!(error.to_string().contains("mamba"), "{error}");
 }

@@ -12,19 +12,10 @@ use serde_json::{Value, json};
 
 /// A copy of a fixture's folder with one setting replaced; `pointer` as in RFC 6901.
 fn edited(folder: &str, file: &str, pointer: &str, value: Value) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(fixture(folder)).unwrap() {
-        let path = entry.unwrap().path();
-        if !path.ends_with("expected.safetensors") {
-            fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
-        }
-    }
-    let path = dir.path().join(file);
-    let mut settings: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let (parent, key) = pointer.rsplit_once('/').unwrap();
-    settings.pointer_mut(parent).unwrap()[key] = value;
-    fs::write(&path, settings.to_string()).unwrap();
-    dir
+    common::edited(folder, file, |settings| {
+        settings.pointer_mut(parent).unwrap()[key] = value
+    })
 }
 
 fn vision(folder: &str, file: &str, pointer: &str, value: Value) -> Result<VisionEncoder, OpenError> {
@@ -200,11 +191,7 @@ fn towers_of_timm_that_are_not_known_are_refused_by_name() {
             "eva02_enormous",
         ),
         ("timm_drop", json!(0.5), "timm_drop"),
-        (
-            "timm_model_name",
-            json!("vit_base_patch16_siglip_224"),
-            "visual.trunk.patch_embed.proj.weight",
-        ),
+        ("timm_model_name", json!("vit_base_patch16_siglip_224"), "the width 768"),
     ] {
         let pointer = format!("/model_cfg/vision_cfg/{pointer}");
         let error = vision("siglip-open-clip", "open_clip_config.json", &pointer, value).unwrap_err();
@@ -310,17 +297,17 @@ fn sentence_encoders_with_more_than_pooling_are_refused() {
             .unwrap_err()
             .to_string()
     };
-    let dense =
-        json!([{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Dense"}]);
-    assert!(refused(&|dir| fs::write(dir.join("modules.json"), dense.to_string()).unwrap()).contains("Dense"));
+    let recurrent =
+        json!([{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.LSTM"}]);
+    assert!(refused(&|dir| fs::write(dir.join("modules.json"), recurrent.to_string()).unwrap()).contains("LSTM"));
     let pooling = |dir: &Path, settings: Value| {
         fs::create_dir(dir.join("1_Pooling")).unwrap();
         fs::write(dir.join("1_Pooling/config.json"), settings.to_string()).unwrap();
     };
     let both = json!({"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": true});
     assert!(refused(&|dir| pooling(dir, both.clone())).contains("more than one pooling"));
-    let max = json!({"pooling_mode_max_tokens": true});
-    assert!(refused(&|dir| pooling(dir, max.clone())).contains("pooling_mode_max_tokens"));
+    let weighted = json!({"pooling_mode_weightedmean_tokens": true});
+    assert!(refused(&|dir| pooling(dir, weighted.clone())).contains("pooling_mode_weightedmean_tokens"));
     // nothing is wrong but that the fixture has no tokenizer
     assert!(refused(&|_| ()).contains("tokenizer.json"));
 }

@@ -129,13 +129,13 @@ pub fn attention(qkv: Tensor<2>, offsets: &Arc<[usize]>, s: &AttentionShape) -> 
 }
 
 /// See [`crate::fused::rope`].
-pub fn rope(qkv: Tensor<2>, positions: &Arc<[u32]>, r: Rope) -> Tensor<2> {
-    let (t, d) = (positions.len(), r.head_dim);
+pub fn rope(qkv: Tensor<2>, positions: &Arc<[u32]>, r: &Rope) -> Tensor<2> {
+    let (t, d) = (positions.len(), r.head_dim());
     let half = d / 2;
     let device = qkv.device();
     let angles: Vec<f64> = positions
         .iter()
-        .flat_map(|&p| (0..half).map(move |i| f64::from(p) / f64::from(r.theta).powf(2.0 * i as f64 / d as f64)))
+        .flat_map(|&p| r.frequencies.iter().map(move |&f| f64::from(p) * f64::from(f)))
         .collect();
     let table = |f: fn(f64) -> f64| {
         let data: Vec<f32> = angles.iter().map(|&a| f(a) as f32).collect();

@@ -200,17 +200,16 @@ fn rotary_positions() {
     let positions: Arc<[u32]> = vec![0, 1, 2, 0, 1, 300].into();
     for style in [RopeStyle::Half, RopeStyle::Interleaved] {
         let rope = Rope {
-            theta: 10_000.0,
+            frequencies: fused::frequencies(10_000.0, 8).into(),
             style,
             rotated_heads: 3,
             heads: 4,
-            head_dim: 8,
         };
         check(
             &format!("rope {style:?}"),
             &[6 * 32],
-            &|l| fused::rope(two(&l[0], 6, 32), &positions, rope),
-            &|l| composed::rope(two(&l[0], 6, 32), &positions, rope),
+            &|l| fused::rope(two(&l[0], 6, 32), &positions, &rope),
+            &|l| composed::rope(two(&l[0], 6, 32), &positions, &rope),
         );
     }
 }

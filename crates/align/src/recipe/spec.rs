@@ -26,6 +26,12 @@ pub struct TextSpec {
     /// `causal` or `bidirectional`, for language models. Without it, what the model was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<Attention>,
+    /// The layer of a language model or BERT that is pooled, as transformers numbers `hidden_states`; later ones are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// The name of a prompt that comes with the tower (`config_sentence_transformers.json`), put before every text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_name: Option<String>,
     /// A sentence with `{}` in which every text is put, in training and afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,

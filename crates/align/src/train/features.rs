@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use bifocal_data::cache::{Computed, Dtype, FeatureSpec, FeatureStore, FillError, FillOptions, ItemKey, fill};
 use bifocal_data::{Limits, load_images};
 use bifocal_models::open::{TextEncoder, VisionEncoder};
+use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::VisionTower;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::fused::{Activation, linear};
@@ -169,14 +170,10 @@ impl<'a> Features<'a> {
     }
 
     /// Tokens of each text, for a tower that learns.
-    pub fn tokens(&self, encoder: &TextEncoder, texts: &[String]) -> Result<Vec<Vec<u32>>, TrainError> {
+    pub fn tokens(&self, encoder: &TextEncoder, texts: &[String]) -> Result<Vec<Encoding>, TrainError> {
         let texts = self.prompted(texts);
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        Ok(encoder
-            .tokenize(&texts)?
-            .into_iter()
-            .map(|encoding| encoding.ids)
-            .collect())
+        Ok(encoder.tokenize(&texts)?)
     }
 }
 

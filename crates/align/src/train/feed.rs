@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bifocal_data::{Limits, Preprocess, ResizeMode, load_images};
 use bifocal_models::text::{Pooling, TokenBatch};
+use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::ImageBatch;
 use bifocal_nn::Tensor;
 use bifocal_nn::engine::tensor;
@@ -50,7 +51,7 @@ pub(crate) enum TextFeed {
     /// A row of features for each text of the corpus.
     Features(Table),
     /// Tokens of each text of the corpus.
-    Tokens(Vec<Vec<u32>>, Pooling),
+    Tokens(Vec<Encoding>, Pooling),
 }
 
 /// What a stage learns from.
@@ -134,8 +135,7 @@ impl Feed {
         let texts = match &self.texts {
             TextFeed::Features(table) => Texts::Features(table.gather(numbers.into_iter())),
             TextFeed::Tokens(tokens, pooling) => {
-                let tokens: Vec<Vec<u32>> = numbers.into_iter().map(|t| tokens[t].clone()).collect();
-                Texts::Tokens(TokenBatch::pack(&tokens), *pooling)
+                Texts::Tokens(TokenBatch::of(numbers.iter().map(|&t| &tokens[t])), *pooling)
             }
         };
         let Some(positives) = Positives::new(drawn.len(), owners) else {

@@ -53,6 +53,8 @@ impl Setup {
         let options = TextOptions {
             pooling: recipe.text.pooling,
             attention: recipe.text.attention,
+            layer: recipe.text.layer,
+            prompt: recipe.text.prompt_name.clone(),
         };
         let text = open_text(&text_origin.path, &options)?;
         let method = (methods::find(&recipe.method)?.build)(recipe);
@@ -243,6 +245,8 @@ impl Setup {
             text: tower(&self.text_origin, &self.text.fingerprint, towers.text.is_some()),
             pooling: self.text.pooling,
             attention: self.text.attention,
+            layer: recipe.text.layer,
+            prompt_name: recipe.text.prompt_name.clone(),
             prompt: recipe.text.prompt.clone(),
             preprocess: self.vision.preprocess.clone(),
             image_head: recipe.image_head.config(recipe.embed_dim),

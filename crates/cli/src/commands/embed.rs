@@ -40,7 +40,7 @@ pub struct Args {
     /// Keep the rows' lengths as the model gives them
     #[arg(long)]
     no_normalize: bool,
-    /// For bare language models: mean, last, cls or eos
+    /// For bare language models: mean, caption, last, cls, eos or max
     #[arg(long)]
     pooling: Option<Pooling>,
     /// For bare language models: causal or bidirectional
@@ -53,6 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = TextOptions {
         pooling: args.pooling,
         attention: args.attention,
+        ..TextOptions::default()
     };
     let model = model::open(&args.model, &options)?;
     if model.manifest().is_some() && (args.pooling.is_some() || args.attention.is_some()) {

@@ -61,6 +61,12 @@ pub struct TextPart {
     pub pooling: Pooling,
     /// What a token of a language model sees.
     pub attention: Attention,
+    /// The layer that is pooled; the last when it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// The name of the pretrained tower's own prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_name: Option<String>,
     /// A sentence with `{}` in which each text is put.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,

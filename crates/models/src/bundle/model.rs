@@ -543,6 +543,8 @@ fn load_text(dir: &Path, manifest: &Manifest) -> Result<(TextEncoder, PathBuf), 
     let options = TextOptions {
         pooling: Some(part.pooling),
         attention: Some(part.attention),
+        layer: part.layer,
+        prompt: part.prompt_name.clone(),
     };
     let mut encoder = open_text(&path, &options)?;
     same("text", &path, &encoder.fingerprint, &part.pretrained)?;

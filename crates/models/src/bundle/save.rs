@@ -50,6 +50,10 @@ pub struct Parts<'a> {
     pub pooling: Pooling,
     /// What a token of a language model sees.
     pub attention: Attention,
+    /// The layer that is pooled; the last when `None`.
+    pub layer: Option<usize>,
+    /// The name of the pretrained tower's own prompt.
+    pub prompt_name: Option<String>,
     /// A sentence with `{}` in which each text is put.
     pub prompt: Option<String>,
     /// From files to pixels.
@@ -185,6 +189,8 @@ fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
         trained,
         pooling: parts.pooling,
         attention: parts.attention,
+        layer: parts.layer,
+        prompt_name: parts.prompt_name.clone(),
         prompt: parts.prompt.clone(),
     };
     let mut manifest = Manifest {

@@ -165,6 +165,8 @@ fn to_bundle(
         pooling: text.pooling,
         attention: text.attention,
         prompt: None,
+        prompt_name: None,
+        layer: None,
         preprocess: vision.preprocess.clone(),
         image_head: identity.clone(),
         text_head: identity.clone(),

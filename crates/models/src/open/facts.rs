@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::clip::{HuggingFace, OpenClip};
+use super::sentence::Sentence;
 use super::settings::Settings;
 use super::vision::of_transformers;
 use super::{Layout, OpenError, bert, settings, siglip};
@@ -63,8 +64,8 @@ pub(crate) struct Facts {
 /// Reads the settings of a folder; a file of weights has none.
 pub(crate) fn facts(path: &Path) -> Result<Facts, OpenError> {
     match Layout::of(path)? {
-        Layout::HuggingFace(kind, settings) if kind == "bert" => {
-            let config = bert::config(settings)?;
+        Layout::HuggingFace(kind, settings) if bert::knows(&kind) => {
+            let (config, _) = bert::config(settings, &kind)?;
             Ok(Facts {
                 embedding_width: Some(config.width),
                 text: Some(TowerFacts {
@@ -73,7 +74,7 @@ pub(crate) fn facts(path: &Path) -> Result<Facts, OpenError> {
                     longest_text_in_tokens: Some(config.positions),
                     vocabulary: Some(config.vocabulary),
                     activation: Some("gelu".to_owned()),
-                    pooling: Some(bert::pooling(path)?),
+                    pooling: Some(Sentence::read(path)?.pooling.unwrap_or(Pooling::Mean)),
                     attention: Some(Attention::Bidirectional),
                     ..TowerFacts::default()
                 }),

@@ -5,9 +5,12 @@ mod clip;
 mod dinov2;
 mod error;
 mod facts;
+mod llm;
 mod preprocess;
+mod sentence;
 mod settings;
 mod siglip;
+mod template;
 mod text;
 mod timm;
 mod vision;
@@ -15,6 +18,7 @@ mod vision;
 pub use error::OpenError;
 pub use facts::TowerFacts;
 pub(crate) use facts::facts;
+pub use template::Template;
 pub use text::{TextEncoder, TextOptions, open_text};
 pub use vision::{VisionEncoder, open_vision};
 
@@ -65,6 +69,16 @@ const TEXT_PARTS: [&str; 8] = [
 ];
 /// Parts of BERT that sentence encoders don't use.
 const BERT_PARTS: [&str; 4] = ["pooler.", "bert.pooler.", "cls.", "classifier."];
+
+/// Parts of language models that vectors of tokens don't need; of those with pictures, what reads these.
+const LLM_PARTS: [&str; 6] = [
+    "lm_head.",
+    "score.",
+    ".rotary_emb.inv_freq",
+    "vision_tower.",
+    "model.vision_tower.",
+    "multi_modal_projector.",
+];
 
 /// Whether a tensor of a pair of towers is the vision tower's.
 pub(crate) fn belongs_to_vision(name: &str) -> bool {

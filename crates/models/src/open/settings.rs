@@ -47,6 +47,16 @@ impl Settings {
         &self.path
     }
 
+    /// Whether a setting is there.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// Whether no setting is left.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
     /// An object inside; empty when it is missing.
     pub fn object(&mut self, key: &str) -> Result<Self, OpenError> {
         Ok(Self {

@@ -5,21 +5,31 @@ use std::path::{Path, PathBuf};
 use bifocal_nn::engine::values;
 
 use super::clip::{HuggingFace, OpenClip};
-use super::{BERT_PARTS, Layout, OpenError, VISION_PARTS, bert, identity, load, name_of, siglip};
-use crate::text::{Attention, Bert, ClipText, Llm, Pooling, TextFamily, TextTower, TokenBatch};
+use super::sentence::Sentence;
+use super::settings::Settings;
+use super::template::Template;
+use super::{BERT_PARTS, LLM_PARTS, Layout, OpenError, VISION_PARTS, bert, identity, llm, load, name_of, siglip};
+use crate::text::{
+    Attention, Bert, ClipText, LatentAttention, Llm, LlmNames, Pooling, TextFamily, TextTower, TokenBatch,
+};
 use crate::tokenizer::{Encoding, Tokenizer};
 use crate::weights::gguf::Gguf;
 
 /// Tokens that pass through a tower at once. Matrix products are at full speed long before, and activations still small.
 const TOKENS: usize = 4096;
 
-/// Choices for language models; other encoders were trained with theirs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Choices where an encoder leaves some.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextOptions {
-    /// How token vectors become one; what the encoder was trained with when `None`, the mean for language models.
+    /// How token vectors become one; what the encoder was trained with when `None`, the mean for language models that do not say it.
     pub pooling: Option<Pooling>,
-    /// What a token sees; what the encoder was trained with when `None`, causal for language models.
+    /// What a token sees; what the encoder was trained with when `None`, causal for language models that do not say it.
     pub attention: Option<Attention>,
+    /// The layer that is pooled, as [`TextTower::hidden_at`] counts them; later ones are left out. The last when `None`.
+    pub layer: Option<usize>,
+    /// The name of one of the prompts that come with the encoder (`config_sentence_transformers.json`), put before each text; the default
+    /// one when `None`, if there is one.
+    pub prompt: Option<String>,
 }
 
 /// A text tower with its tokenizer.
@@ -29,6 +39,8 @@ pub struct TextEncoder {
     pub tower: TextTower,
     /// From texts to tokens.
     pub tokenizer: Tokenizer,
+    /// What is put around each text.
+    pub template: Template,
     /// How token vectors become one.
     pub pooling: Pooling,
     /// What a token sees.
@@ -52,7 +64,7 @@ impl TextEncoder {
     /// [`OpenError`] when the tokenizer fails, or does not belong to the tower.
     pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Encoding>, OpenError> {
         let special = self.tokenizer.special();
-        let mut all = self.tokenizer.encode_batch(texts, true)?;
+        let mut all = self.template.encode(&self.tokenizer, texts)?;
         for encoding in &mut all {
             if self.pooling == Pooling::Eos
                 && let Some(eos) = special.eos
@@ -66,6 +78,8 @@ impl TextEncoder {
             if encoding.ids.is_empty() {
                 encoding.ids.push(special.bos.or(special.eos).unwrap_or(0));
             }
+            // a text of nothing but what is left out: its last token stands for it
+            encoding.skip = encoding.skip.min(encoding.ids.len() - 1);
         }
         Ok(all)
     }
@@ -82,21 +96,20 @@ impl TextEncoder {
     /// As [`TextEncoder::tokenize`].
     pub fn embed(&self, texts: &[&str]) -> Result<(Vec<f32>, usize), OpenError> {
         let dim = self.tower.dim();
-        let mut tokens: Vec<_> = self.tokenize(texts)?.into_iter().map(|e| e.ids).enumerate().collect();
+        let mut tokens: Vec<_> = self.tokenize(texts)?.into_iter().enumerate().collect();
         // longest first, so that a lack of memory shows at once
-        tokens.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
+        tokens.sort_by_key(|(_, text)| std::cmp::Reverse(text.ids.len()));
         let mut out = vec![0.0; texts.len() * dim];
-        let mut rest = &mut tokens[..];
+        let mut rest = &tokens[..];
         while !rest.is_empty() {
             let mut total = 0;
-            let fitting = rest.iter().take_while(|(_, ids)| {
-                total += ids.len();
+            let fitting = rest.iter().take_while(|(_, text)| {
+                total += text.ids.len();
                 total <= TOKENS
             });
-            let (batch, left) = rest.split_at_mut(fitting.count().max(1));
+            let (batch, left) = rest.split_at(fitting.count().max(1));
             rest = left;
-            let ids: Vec<Vec<u32>> = batch.iter_mut().map(|(_, ids)| std::mem::take(ids)).collect();
-            let packed = TokenBatch::pack(&ids);
+            let packed = TokenBatch::of(batch.iter().map(|(_, text)| text));
             self.tower.check(&packed)?;
             let rows = values(self.tower.embed(&packed, self.pooling));
             for ((at, _), row) in batch.iter().zip(rows.chunks_exact(dim.max(1))) {
@@ -107,118 +120,231 @@ impl TextEncoder {
     }
 }
 
-/// Opens a text encoder: a language model as a `.gguf` (or a folder with one), BERT, CLIP or SigLIP as a folder in the layout of
-/// transformers, sentence-transformers or open_clip.
+/// Opens a text encoder: a language model, BERT, CLIP or SigLIP as a folder in the layout of transformers, sentence-transformers or open_clip;
+/// a language model also as a `.gguf` (or a folder with one).
 ///
 /// # Errors
 /// [`OpenError`] with what is missing, damaged or not supported.
 pub fn open_text(path: &Path, options: &TextOptions) -> Result<TextEncoder, OpenError> {
-    let none = |found: String| OpenError::NoEncoder {
-        path: path.to_owned(),
-        side: "text",
-        found,
-        advice: "a language model (.gguf), or the folder of a BERT, CLIP or SigLIP with its config.json or open_clip_config.json",
-    };
     match Layout::of(path)? {
-        Layout::HuggingFace(kind, settings) if kind == "bert" => {
-            let config = bert::config(settings)?;
-            let tower = load(path, &BERT_PARTS, |source| Bert::load(config, source))?;
-            let default = bert::pooling(path)?;
-            let files = ["config.json", "tokenizer.json", "1_Pooling/config.json"];
-            finish(
-                path,
-                TextTower::Bert(tower),
-                default,
-                Attention::Bidirectional,
-                options,
-                &files,
-            )
-        }
         Layout::HuggingFace(kind, settings) if kind == "clip" || kind == "clip_text_model" => {
             let config = HuggingFace::new(settings, &kind)?.text()?;
             let tower = load(path, &VISION_PARTS, |source| ClipText::load(config, source))?;
-            let files = ["config.json", "tokenizer.json"];
-            finish(
-                path,
-                TextTower::Clip(tower),
-                Pooling::Eos,
-                Attention::Causal,
-                options,
-                &files,
-            )
+            let tower = Opened::fixed(TextTower::Clip(tower), Pooling::Eos, Attention::Causal);
+            tower.finish(path, options, &["config.json", "tokenizer.json"])
         }
         Layout::HuggingFace(kind, settings) if siglip::is_text(&kind) => {
             let (config, pad) = siglip::text(settings, &kind)?;
             let positions = config.positions;
-            let tower = TextTower::Clip(load(path, &VISION_PARTS, |source| ClipText::load(config, source))?);
+            let tower = load(path, &VISION_PARTS, |source| ClipText::load(config, source))?;
+            let tower = Opened::fixed(TextTower::Clip(tower), Pooling::Last, Attention::Bidirectional);
             let files = ["config.json", "tokenizer.json", "tokenizer_config.json"];
-            let encoder = finish(path, tower, Pooling::Last, Attention::Bidirectional, options, &files)?;
-            siglip::padded(encoder, positions, pad, Tokenizer::lowercased)
+            siglip::padded(
+                tower.finish(path, options, &files)?,
+                positions,
+                pad,
+                Tokenizer::lowercased,
+            )
         }
-        Layout::HuggingFace(kind, _) => Err(none(format!("its config.json describes a \"{kind}\""))),
+        Layout::HuggingFace(kind, settings) => sentence(path, Sentence::read(path)?, &kind, settings, options),
         Layout::OpenClip(settings) => {
             let config = OpenClip::new(settings)?.text()?;
             let (family, positions) = (config.family, config.positions);
-            let tower = load(path, &VISION_PARTS, |source| ClipText::load(config, source))?;
-            let files = ["open_clip_config.json", "tokenizer.json"];
+            let tower = TextTower::Clip(load(path, &VISION_PARTS, |source| ClipText::load(config, source))?);
             if family == TextFamily::SigLip {
-                let tower = TextTower::Clip(tower);
-                let files = [&files[..], &["tokenizer_config.json"]].concat();
-                let encoder = finish(path, tower, Pooling::Last, Attention::Bidirectional, options, &files)?;
-                return siglip::padded(encoder, positions, None, Tokenizer::canonicalized);
+                let tower = Opened::fixed(tower, Pooling::Last, Attention::Bidirectional);
+                let files = ["open_clip_config.json", "tokenizer.json", "tokenizer_config.json"];
+                return siglip::padded(
+                    tower.finish(path, options, &files)?,
+                    positions,
+                    None,
+                    Tokenizer::canonicalized,
+                );
             }
-            finish(
-                path,
-                TextTower::Clip(tower),
-                Pooling::Eos,
-                Attention::Causal,
-                options,
-                &files,
-            )
+            let tower = Opened::fixed(tower, Pooling::Eos, Attention::Causal);
+            tower.finish(path, options, &["open_clip_config.json", "tokenizer.json"])
         }
         Layout::Bare => {
-            let Some(file) = only_gguf(path)? else {
-                return Err(none("there is neither one .gguf nor a config.json".to_owned()));
-            };
-            let gguf = Gguf::open(&file)?;
-            let attention = options.attention.unwrap_or(Attention::Causal);
-            let tower = TextTower::Llm(Llm::load(&gguf, attention)?);
-            finish(&file, tower, Pooling::Mean, attention, options, &[])
+            if let Some(file) = only_gguf(path)? {
+                let gguf = Gguf::open(&file)?;
+                let attention = options.attention.unwrap_or(Attention::Causal);
+                let tower = TextTower::Llm(Llm::from_gguf(&gguf, attention)?);
+                let tower = Opened {
+                    free: true,
+                    ..Opened::fixed(tower, llm::gguf_pooling(&gguf)?, attention)
+                };
+                return tower.finish(&file, options, &[]);
+            }
+            // the transformer of old sentence encoders is in a folder of its own
+            if path.join("modules.json").is_file() {
+                let around = Sentence::read(path)?;
+                if let Layout::HuggingFace(kind, settings) = Layout::of(&around.root)? {
+                    return sentence(path, around, &kind, settings, options);
+                }
+            }
+            Err(none(path, "there is neither one .gguf nor a config.json".to_owned()))
         }
     }
 }
 
-fn finish(
+fn none(path: &Path, found: String) -> OpenError {
+    OpenError::NoEncoder {
+        path: path.to_owned(),
+        side: "text",
+        found,
+        advice: "a language model (.gguf), or the folder of a language model, a BERT, CLIP or SigLIP with its config.json or open_clip_config.json",
+    }
+}
+
+/// An encoder with what sentence-transformers may have put around it.
+fn sentence(
     path: &Path,
+    around: Sentence,
+    kind: &str,
+    mut settings: Settings,
+    options: &TextOptions,
+) -> Result<TextEncoder, OpenError> {
+    let root = around.root.clone();
+    let mut opened = if bert::knows(kind) {
+        let (config, first) = bert::config(settings, kind)?;
+        let tower = load(&root, &BERT_PARTS, |source| Bert::load_after(first, config, source))?;
+        Opened::fixed(TextTower::Bert(tower), Pooling::Mean, Attention::Bidirectional)
+    } else if llm::family(kind).is_some() {
+        let latent = match kind {
+            "nvembed" => Some(llm::latent(&mut settings)?),
+            _ => None,
+        };
+        let (config, attention) = llm::config(settings, kind, options.attention)?;
+        let attention = options.attention.unwrap_or(attention);
+        let ends = latent.is_some();
+        let width = config.width;
+        if let Some(latent) = latent.as_ref().filter(|latent| latent.width != width) {
+            let problem = format!("latents of width {} for tokens of {width}", latent.width);
+            return Err(OpenError::malformed(path, problem));
+        }
+        let llm = load(&root, &LLM_PARTS, |source| {
+            let llm = Llm::load(config, source, LlmNames::hugging_face(source)?, attention)?;
+            Ok(match &latent {
+                Some(latent) => llm.with_latent(LatentAttention::load(latent, source, "latent_attention_model.")?),
+                None => llm,
+            })
+        })?;
+        Opened {
+            free: true,
+            ends,
+            ..Opened::fixed(TextTower::Llm(llm), Pooling::Mean, attention)
+        }
+    } else {
+        return Err(none(path, format!("its config.json describes a \"{kind}\"")));
+    };
+    opened.around = around;
+    if root == path {
+        let pooling = opened.around.pooling_file.clone();
+        return opened.finish(path, options, &["config.json", "tokenizer.json", &pooling]);
+    }
+    let pooling = identity_of(&path.join(&opened.around.pooling_file))?;
+    opened.around.hashes.extend(pooling);
+    let encoder = opened.finish(&root, options, &["config.json", "tokenizer.json"])?;
+    Ok(TextEncoder {
+        name: name_of(path),
+        ..encoder
+    })
+}
+
+/// The hash of a settings file, if there is one.
+fn identity_of(path: &Path) -> Result<Option<String>, OpenError> {
+    Ok(super::settings::bytes(path)?.map(|bytes| blake3::hash(&bytes).to_hex().to_string()))
+}
+
+/// A tower, and what it was trained with.
+struct Opened {
     tower: TextTower,
     pooling: Pooling,
     attention: Attention,
-    options: &TextOptions,
-    settings: &[&str],
-) -> Result<TextEncoder, OpenError> {
-    if options.attention.is_some_and(|wanted| wanted != attention) {
-        let what = format!(
-            "{:?} attention for this encoder",
-            options.attention.unwrap_or(attention)
-        );
-        return Err(OpenError::unsupported(
-            path,
-            what.to_lowercase(),
-            "leave the choice of attention to language models",
-        ));
+    /// Whether what a token sees may be chosen.
+    free: bool,
+    /// Whether texts and prompts are treated as NV-Embed does it.
+    ends: bool,
+    around: Sentence,
+}
+
+impl Opened {
+    fn fixed(tower: TextTower, pooling: Pooling, attention: Attention) -> Self {
+        Self {
+            tower,
+            pooling,
+            attention,
+            free: false,
+            ends: false,
+            around: Sentence::default(),
+        }
     }
-    let limit = tower.max_tokens();
-    let tokenizer = Tokenizer::open(path)?;
-    let max_tokens = tokenizer.max_length().map_or(limit, |length| length.min(limit));
-    Ok(TextEncoder {
-        tower,
-        tokenizer: tokenizer.with_max_length(Some(max_tokens))?,
-        pooling: options.pooling.unwrap_or(pooling),
-        attention,
-        max_tokens,
-        fingerprint: identity(path, settings)?,
-        name: name_of(path),
-    })
+
+    /// The encoder of a folder or file `path`; `settings` are the files there that belong to what it is.
+    fn finish(self, path: &Path, options: &TextOptions, settings: &[&str]) -> Result<TextEncoder, OpenError> {
+        let Self {
+            mut tower,
+            attention,
+            mut around,
+            ..
+        } = self;
+        if let Some(wanted) = options.attention.filter(|&wanted| !self.free && wanted != attention) {
+            return Err(OpenError::unsupported(
+                path,
+                format!("{wanted:?} attention for this encoder").to_lowercase(),
+                "leave the choice of attention to language models",
+            ));
+        }
+        let pooling = options.pooling.or(around.pooling).unwrap_or(self.pooling);
+        let limit = tower.max_tokens();
+        let tokenizer = Tokenizer::open(path)?;
+        let max_tokens = tokenizer.max_length().map_or(limit, |length| length.min(limit));
+        let tokenizer = tokenizer.with_max_length(Some(max_tokens))?;
+        let prompt = match &options.prompt {
+            Some(name) => Some(around.prompt(path, name)?),
+            None => around.default_prompt.clone(),
+        };
+        let prompt = prompt.unwrap_or_default();
+        let template = match pooling {
+            Pooling::Caption => Template::caption(&prompt, &tower, &tokenizer),
+            _ if self.ends => Template::nv_embed(&prompt, &tokenizer)?,
+            _ => Template::prompt(&prompt, around.skips_prompt, &tokenizer)?,
+        };
+        // what is not in the files that are hashed anyway
+        let mut chosen = std::mem::take(&mut around.hashes);
+        if !prompt.is_empty() {
+            chosen.push(format!("prompt {prompt}"));
+        }
+        let dense = std::mem::take(&mut around.dense);
+        tower
+            .set_dense(dense)
+            .map_err(|problem| OpenError::malformed(path, problem))?;
+        if let Some(layer) = options.layer {
+            let layers = tower.layers();
+            if !tower.cut_at(layer) {
+                let what = format!("layer {layer} of a text tower with {layers}");
+                let advice = "leave out the layer, or take one of a language model or BERT that it has";
+                return Err(OpenError::unsupported(path, what, advice));
+            }
+            chosen.push(format!("layer {layer}"));
+        }
+        let mut fingerprint = identity(path, settings)?;
+        if !chosen.is_empty() {
+            fingerprint = blake3::hash(format!("{fingerprint} {}", chosen.join(" ")).as_bytes())
+                .to_hex()
+                .to_string();
+        }
+        Ok(TextEncoder {
+            tower,
+            tokenizer,
+            template,
+            pooling,
+            attention,
+            max_tokens,
+            fingerprint,
+            name: name_of(path),
+        })
+    }
 }
 
 /// The file itself if it is a GGUF, or the only one in a folder.

@@ -1,14 +1,15 @@
-//! BERT (Devlin et al. 2019) as sentence encoders use it.
+//! BERT (Devlin et al. 2019) and RoBERTa as sentence encoders use them.
 
 use std::sync::Arc;
 
+use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, AttentionShape};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{Embedding, LayerNorm, Linear, zeros};
 use bifocal_nn::{Module, Param, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::TokenBatch;
+use super::{Dense, TokenBatch};
 use crate::blocks::{check_heads, check_sizes};
 use crate::load::Loader;
 use crate::weights::{TensorSource, WeightsError};
@@ -44,6 +45,8 @@ pub struct Bert {
     types: Embedding,
     norm: LayerNorm,
     blocks: Vec<BertBlock>,
+    /// After pooling.
+    dense: Vec<Dense>,
     #[module(skip)]
     config: Arc<BertConfig>,
 }
@@ -75,6 +78,7 @@ impl Bert {
             types: Embedding::new(config.token_types, c, 0.02, rng),
             norm: LayerNorm::new(c, eps),
             blocks: (0..config.layers).map(|_| BertBlock::new(&config, rng)).collect(),
+            dense: Vec::new(),
             config: Arc::new(config),
         }
     }
@@ -98,22 +102,43 @@ impl Bert {
     /// # Errors
     /// [`WeightsError`] when the sizes cannot be, a tensor is missing or has another shape.
     pub fn load(config: BertConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
+        Self::load_after(0, config, source)
+    }
+
+    /// As [`Bert::load`] for a table whose first rows are no positions of a text: RoBERTa's (Liu et al. 2019), where the first token has
+    /// the position after the padding's id. Its names may have `roberta.` before them.
+    ///
+    /// # Errors
+    /// As [`Bert::load`].
+    pub fn load_after(first: usize, config: BertConfig, source: &dyn TensorSource) -> Result<Self, WeightsError> {
         Self::check(&config, source)?;
+        check_sizes(source.path(), &[("pad_token_id", first.saturating_add(1))])?;
         let loader = Loader(source);
-        let words = "bert.embeddings.word_embeddings.weight";
-        let prefix = if source.shape(words).is_some() { "bert." } else { "" };
+        let there = |prefix: &&str| {
+            let words = format!("{prefix}embeddings.word_embeddings.weight");
+            source.shape(&words).is_some()
+        };
+        let prefix = ["bert.", "roberta."].into_iter().find(there).unwrap_or_default();
         let name = |part: &str| format!("{prefix}embeddings.{part}");
         let (c, eps) = (config.width, config.eps);
         let position = name("position_embeddings.weight");
         let types = name("token_type_embeddings.weight");
         Ok(Self {
             words: loader.embedding(&name("word_embeddings.weight"), config.vocabulary, c)?,
-            positions: loader.embedding(&position, config.positions, c)?,
+            positions: Embedding {
+                weight: Param::from_tensor(tensor(
+                    loader
+                        .values(&position, &[first + config.positions, c])?
+                        .split_off(first * c),
+                    [config.positions, c],
+                )),
+            },
             types: loader.embedding(&types, config.token_types, c)?,
             norm: loader.layer_norm(&name("LayerNorm"), c, eps)?,
             blocks: (0..config.layers)
                 .map(|i| BertBlock::load(&config, loader, &format!("{prefix}encoder.layer.{i}")))
                 .collect::<Result<_, _>>()?,
+            dense: Vec::new(),
             config: Arc::new(config),
         })
     }
@@ -130,21 +155,42 @@ impl Bert {
             blocks: (0..config.layers)
                 .map(|i| BertBlock::own(&config, loader, &format!("blocks.{i}")))
                 .collect::<Result<_, _>>()?,
+            dense: Vec::new(),
             config: Arc::new(config),
         })
     }
 
     /// See [`super::TextTower::hidden`].
     pub fn hidden(&self, tokens: &TokenBatch) -> Tensor<2> {
+        self.hidden_at(tokens, self.blocks.len())
+    }
+
+    /// See [`super::TextTower::hidden_at`].
+    pub fn hidden_at(&self, tokens: &TokenBatch, layer: usize) -> Tensor<2> {
         let types: Arc<[u32]> = vec![0; tokens.tokens()].into();
         let x =
             self.words.forward(&tokens.ids) + self.types.forward(&types) + self.positions.forward(&tokens.positions);
         let mut x = self.norm.forward(x);
         let shape = self.attention();
-        for block in &self.blocks {
+        for block in &self.blocks[..layer] {
             x = block.forward(x, &tokens.offsets, &shape);
         }
         x
+    }
+
+    /// Keeps the first blocks only.
+    pub(super) fn cut_at(&mut self, layer: usize) {
+        self.blocks.truncate(layer);
+        Arc::make_mut(&mut self.config).layers = layer;
+    }
+
+    /// Layers after pooling.
+    pub(super) fn dense(&self) -> &[Dense] {
+        &self.dense
+    }
+
+    pub(super) fn set_dense(&mut self, dense: Vec<Dense>) {
+        self.dense = dense;
     }
 
     fn attention(&self) -> AttentionShape {

@@ -168,15 +168,20 @@ impl ClipText {
 
     /// See [`super::TextTower::hidden`].
     pub fn hidden(&self, tokens: &TokenBatch) -> Tensor<2> {
+        self.ln_final.forward(self.hidden_at(tokens, self.blocks.len()))
+    }
+
+    /// See [`super::TextTower::hidden_at`].
+    pub fn hidden_at(&self, tokens: &TokenBatch, layer: usize) -> Tensor<2> {
         let mut x = self.tokens.forward(&tokens.ids) + self.positions.forward(&tokens.positions);
         let pass = self
             .config
             .stack
             .pass(&tokens.offsets, self.config.family == TextFamily::Clip);
-        for block in &self.blocks {
+        for block in &self.blocks[..layer] {
             x = block.forward(x, &pass);
         }
-        self.ln_final.forward(x)
+        x
     }
 
     /// Projects pooled vectors into the joint space.

@@ -1,149 +1,32 @@
 //! Text towers: from token ids to one vector per token, and one per text.
 
 mod bert;
+mod choices;
 mod clip;
+mod dense;
+mod latent;
 mod llm;
+mod pool;
+mod tokens;
 
 pub use bert::{Bert, BertConfig};
+pub use choices::{Attention, UnknownChoice};
 pub use clip::{ClipText, ClipTextConfig, TextFamily};
-pub use llm::{Family, Llm, LlmConfig};
+pub use dense::{Dense, DenseActivation, DenseConfig};
+pub use latent::{LatentAttention, LatentConfig};
+pub(crate) use llm::MAX_LAYERS;
+pub use llm::{Family, Llm, LlmConfig, LlmNames, RopeScaling};
+
+pub use pool::{Pooling, pool};
+pub use tokens::{TokenBatch, TokensError};
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
-use std::sync::Arc;
 
-use bifocal_nn::{Module, Tensor, fused};
+use bifocal_nn::{Module, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::load::host_tensors;
 use crate::weights::{HostTensor, TensorSource, WeightsError};
-
-/// Texts as token ids, one after the other, without padding.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenBatch {
-    /// `[t]`: the ids of all texts.
-    pub ids: Arc<[u32]>,
-    /// `[n + 1]`: where each text begins, then `t`.
-    pub offsets: Arc<[usize]>,
-    /// `[t]`: the position of each token in its text.
-    pub positions: Arc<[u32]>,
-}
-
-impl TokenBatch {
-    /// Packs texts. A text without tokens is allowed here and embeds as zeros.
-    pub fn pack(texts: &[Vec<u32>]) -> Self {
-        let total = texts.iter().map(Vec::len).sum();
-        let mut ids = Vec::with_capacity(total);
-        let mut positions = Vec::with_capacity(total);
-        let mut offsets = Vec::with_capacity(texts.len() + 1);
-        offsets.push(0);
-        for text in texts {
-            ids.extend_from_slice(text);
-            positions.extend((0u32..).take(text.len()));
-            offsets.push(ids.len());
-        }
-        Self {
-            ids: ids.into(),
-            offsets: offsets.into(),
-            positions: positions.into(),
-        }
-    }
-
-    /// Number of texts.
-    pub fn len(&self) -> usize {
-        self.offsets.len().saturating_sub(1)
-    }
-
-    /// Whether there are no texts.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Number of tokens of all texts.
-    pub fn tokens(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Number of tokens of the longest text.
-    pub fn longest(&self) -> usize {
-        self.offsets
-            .windows(2)
-            .map(|bounds| bounds[1] - bounds[0])
-            .max()
-            .unwrap_or(0)
-    }
-}
-
-/// How the vectors of a text's tokens become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pooling {
-    /// The mean of all tokens, special ones included.
-    Mean,
-    /// The last token.
-    Last,
-    /// The first token.
-    Cls,
-    /// The end-of-text token. Whoever prepares the tokens ends each text with it, so that it is the last.
-    Eos,
-}
-
-/// What a token of a language model sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Attention {
-    /// Itself and what came before.
-    Causal,
-    /// The whole text.
-    Bidirectional,
-}
-
-/// A word that names no choice.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{word}\" is not a kind of {what}; choose one of {choices}")]
-pub struct UnknownChoice {
-    what: &'static str,
-    word: String,
-    choices: &'static str,
-}
-
-impl FromStr for Pooling {
-    type Err = UnknownChoice;
-
-    fn from_str(word: &str) -> Result<Self, UnknownChoice> {
-        Ok(match word {
-            "mean" => Self::Mean,
-            "last" => Self::Last,
-            "cls" => Self::Cls,
-            "eos" => Self::Eos,
-            _ => {
-                return Err(UnknownChoice {
-                    what: "pooling",
-                    word: word.to_owned(),
-                    choices: "mean, last, cls, eos",
-                });
-            }
-        })
-    }
-}
-
-impl FromStr for Attention {
-    type Err = UnknownChoice;
-
-    fn from_str(word: &str) -> Result<Self, UnknownChoice> {
-        Ok(match word {
-            "causal" => Self::Causal,
-            "bidirectional" => Self::Bidirectional,
-            _ => {
-                return Err(UnknownChoice {
-                    what: "attention",
-                    word: word.to_owned(),
-                    choices: "causal, bidirectional",
-                });
-            }
-        })
-    }
-}
 
 /// What a text tower is, apart from its weights: enough to build it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -183,27 +66,92 @@ impl TextTower {
         }
     }
 
+    /// As [`TextTower::hidden`] for the layer that transformers calls `hidden_states[layer]`: 0 is what enters the first block, `k` what
+    /// leaves the `k`-th. What leaves the last one has passed the final norm, but for CLIP, where transformers gives it without.
+    ///
+    /// # Panics
+    /// As [`TextTower::hidden`], and when there are fewer than `layer` blocks.
+    pub fn hidden_at(&self, tokens: &TokenBatch, layer: usize) -> Tensor<2> {
+        assert!(
+            layer <= self.layers(),
+            "the tower has {} layers, not {layer}",
+            self.layers()
+        );
+        match self {
+            Self::Bert(tower) => tower.hidden_at(tokens, layer),
+            Self::Clip(tower) => tower.hidden_at(tokens, layer),
+            Self::Llm(tower) => tower.hidden_at(tokens, layer),
+        }
+    }
+
+    /// Leaves out all blocks after a layer (see [`TextTower::hidden_at`]), so that [`TextTower::hidden`] is that layer. `false` when there are
+    /// fewer, or the tower's last layer is no choice (CLIP).
+    #[must_use]
+    pub(crate) fn cut_at(&mut self, layer: usize) -> bool {
+        let there = layer <= self.layers();
+        match self {
+            Self::Bert(tower) if there => tower.cut_at(layer),
+            Self::Llm(tower) if there => tower.cut_at(layer),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Layers after pooling; an error says which widths do not fit.
+    pub(crate) fn set_dense(&mut self, layers: Vec<Dense>) -> Result<(), String> {
+        let Some(first) = layers.first() else {
+            return Ok(());
+        };
+        if first.input() != self.dim() {
+            return Err(format!(
+                "a layer of {} values after a tower of {}",
+                first.input(),
+                self.dim()
+            ));
+        }
+        match self {
+            Self::Bert(tower) => tower.set_dense(layers),
+            Self::Llm(tower) => tower.set_dense(layers),
+            Self::Clip(_) => return Err("layers after CLIP's projection".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Number of blocks.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::Bert(tower) => tower.config().layers,
+            Self::Clip(tower) => tower.config().stack.layers,
+            Self::Llm(tower) => tower.config().layers,
+        }
+    }
+
     /// One vector per text, not normalised.
     ///
     /// # Shapes
     /// → `[n, dim]`.
     ///
     /// # Panics
-    /// As [`TextTower::hidden`]; and when a text has no tokens, unless pooling is [`Pooling::Mean`].
+    /// As [`TextTower::hidden`]; and when a text has no tokens, unless pooling is a mean.
     pub fn embed(&self, tokens: &TokenBatch, pooling: Pooling) -> Tensor<2> {
-        let pooled = pool(self.hidden(tokens), &tokens.offsets, pooling);
+        let hidden = match self {
+            Self::Llm(tower) => tower.to_pool(tokens),
+            _ => self.hidden(tokens),
+        };
+        let pooled = pool(hidden, tokens, pooling);
         match self {
+            Self::Bert(tower) => dense::apply(tower.dense(), pooled),
             Self::Clip(tower) => tower.project(pooled),
-            Self::Bert(_) | Self::Llm(_) => pooled,
+            Self::Llm(tower) => dense::apply(tower.dense(), pooled),
         }
     }
 
     /// Width of an embedding.
     pub fn dim(&self) -> usize {
         match self {
-            Self::Bert(tower) => tower.config().width,
+            Self::Bert(tower) => dense::dim(tower.dense(), tower.config().width),
             Self::Clip(tower) => tower.config().dim,
-            Self::Llm(tower) => tower.config().width,
+            Self::Llm(tower) => dense::dim(tower.dense(), tower.config().width),
         }
     }
 
@@ -285,63 +233,5 @@ impl TextTower {
             TextConfig::Bert(config) => Self::Bert(Bert::from_tensors(config.clone(), source)?),
             TextConfig::Clip(config) => Self::Clip(ClipText::from_tensors(config.clone(), source)?),
         })
-    }
-}
-
-/// Token ids that a tower cannot read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokensError {
-    /// An id beyond the table of embeddings.
-    #[error(
-        "token id {id} is not among the tower's {vocabulary}; the tokenizer belongs to another model, use the one that came with the weights"
-    )]
-    UnknownId {
-        /// The id.
-        id: u32,
-        /// Number of ids that the tower knows.
-        vocabulary: usize,
-    },
-    /// A text that is not filled up, for a tower that was trained on texts that are.
-    #[error("a text has {tokens} tokens, the tower reads exactly {length}; pad it, as the model's own tokenizer does")]
-    NotPadded {
-        /// Its tokens.
-        tokens: usize,
-        /// The tower's positions.
-        length: usize,
-    },
-    /// More tokens than the tower has positions.
-    #[error("a text has {tokens} tokens, the tower reads at most {limit}; truncate it")]
-    TooLong {
-        /// Its tokens.
-        tokens: usize,
-        /// The tower's positions.
-        limit: usize,
-    },
-}
-
-/// One row per text.
-///
-/// # Shapes
-/// `hidden` `[t, c]`, `offsets` `[n + 1]` → `[n, c]`.
-///
-/// # Panics
-/// When a text has no tokens, unless pooling is [`Pooling::Mean`].
-pub fn pool(hidden: Tensor<2>, offsets: &Arc<[usize]>, pooling: Pooling) -> Tensor<2> {
-    let pick = |hidden, at: fn(usize, usize) -> usize| {
-        let rows: Vec<u32> = offsets
-            .windows(2)
-            .map(|bounds| {
-                assert!(bounds[0] < bounds[1], "pool: a text without tokens");
-                // a batch has far fewer than 2³² tokens: its activations would not fit into memory
-                at(bounds[0], bounds[1]) as u32
-            })
-            .collect();
-        fused::embedding(hidden, &rows.into())
-    };
-    match pooling {
-        Pooling::Mean => fused::segment_mean(hidden, offsets),
-        Pooling::Cls => pick(hidden, |start, _| start),
-        Pooling::Last | Pooling::Eos => pick(hidden, |_, end| end - 1),
     }
 }

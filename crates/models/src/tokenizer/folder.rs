@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{SpecialTokens, Tokenizer, TokenizerError, guard};
+use super::{SpecialTokens, Tokenizer, TokenizerError, guard, spm};
 use crate::weights::gguf::Gguf;
 
 /// The largest `tokenizer.json`; that of a vocabulary of 262,144 has 33 MB.
@@ -21,6 +21,16 @@ pub(super) fn open(path: &Path) -> Result<Tokenizer, TokenizerError> {
     let json = path.join("tokenizer.json");
     if json.is_file() {
         return open_folder(path, &json);
+    }
+    if let Some(model) = spm::NAMES
+        .iter()
+        .map(|name| path.join(name))
+        .find(|file| file.is_file())
+    {
+        let config = read_config(path.join("tokenizer_config.json"))?;
+        let around = spm::Around::of(&model, &config)?;
+        let tokenizer = spm::build(&model, &read_limited(&model, MAX_TOKENIZER)?, around)?;
+        return longest(tokenizer, path, &config);
     }
     let io = |source| TokenizerError::Io {
         path: path.to_owned(),
@@ -53,14 +63,18 @@ fn open_file(path: &Path) -> Result<Tokenizer, TokenizerError> {
     if &head[..read] == b"GGUF" {
         return Tokenizer::from_gguf(&Gguf::open(path)?);
     }
-    from_json(path, &read_limited(path, MAX_TOKENIZER)?)
+    let bytes = read_limited(path, MAX_TOKENIZER)?;
+    // a model of SentencePiece begins with the first field, a piece
+    if head[..read].first() == Some(&0x0a) && path.extension().is_some_and(|e| e == "model") {
+        return spm::build(path, &bytes, spm::Around::default());
+    }
+    from_json(path, &bytes)
 }
 
 fn open_folder(folder: &Path, json: &Path) -> Result<Tokenizer, TokenizerError> {
     let mut tokenizer = from_json(json, &read_limited(json, MAX_TOKENIZER)?)?;
     let config = read_config(folder.join("tokenizer_config.json"))?;
     let map = read_config(folder.join("special_tokens_map.json"))?;
-    let sentence = read_config(folder.join("sentence_bert_config.json"))?;
     let id = |role: &str| {
         // a role is given as a text, or as an object with the text in "content"
         let text = |config: &Value| {
@@ -80,6 +94,12 @@ fn open_folder(folder: &Path, json: &Path) -> Result<Tokenizer, TokenizerError> 
         sep: id("sep_token"),
         mask: id("mask_token"),
     };
+    longest(tokenizer, folder, &config)
+}
+
+/// Sets the longest length.
+fn longest(tokenizer: Tokenizer, folder: &Path, config: &Value) -> Result<Tokenizer, TokenizerError> {
+    let sentence = read_config(folder.join("sentence_bert_config.json"))?;
     // what sentence-transformers would use comes first, then what transformers would use; a truncation in tokenizer.json is only
     // what the tokenizer was last used with
     let length = |value: &Value| {

@@ -1,7 +1,7 @@
 //! Text to tokens, exactly as the reference implementation of each model does it.
 //!
 //! The algorithms (BPE, WordPiece, normalisation) are those of the crate `tokenizers`; what is ours is to set them up from what
-//! a model brings along: a `tokenizer.json` with its configuration, or the vocabulary inside a GGUF file.
+//! a model brings along: a `tokenizer.json` with its configuration, a SentencePiece model, or the vocabulary inside a GGUF file.
 //!
 //! Texts are taken verbatim: nothing is trimmed, an empty text is a text. As in the reference, a special token that is *written out* in a text
 //! ("`<eos>`") becomes that token.
@@ -10,6 +10,7 @@ mod error;
 mod folder;
 mod gguf;
 mod merges;
+mod spm;
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +27,8 @@ pub struct Encoding {
     pub ids: Vec<u32>,
     /// How many tokens at the end of the text were cut off to keep the longest length; 0 if the text is complete.
     pub cut: usize,
+    /// How many tokens at the beginning pooling leaves out; a tokenizer by itself leaves out none.
+    pub skip: usize,
 }
 
 /// Ids of the tokens that have a role; `None` where a model has no such token.
@@ -57,6 +60,8 @@ pub struct Tokenizer {
     /// What is done to a text before anything else.
     clean: Option<fn(&str) -> String>,
     vocab_size: usize,
+    /// What texts pass before the crate's own steps.
+    normalizer: Option<spm::Normalizer>,
 }
 
 impl Tokenizer {
@@ -74,11 +79,13 @@ impl Tokenizer {
             padding: None,
             clean: None,
             vocab_size,
+            normalizer: None,
         }
     }
 
-    /// Opens the tokenizer of a model: a folder with `tokenizer.json`, such a file itself, or a `.gguf` file (also as the only one
-    /// in a folder).
+    /// Opens the tokenizer of a model: a folder with `tokenizer.json` or a SentencePiece model, such a file itself, or a `.gguf` file (also
+    /// as the only one in a folder). To a text, a SentencePiece model by itself adds nothing; in a folder, what `tokenizer_config.json`
+    /// says or the tokenizer's class is known to add.
     ///
     /// # Errors
     /// [`TokenizerError`] if there is none, if it is damaged, or of a kind that is not known.
@@ -122,9 +129,8 @@ impl Tokenizer {
         add_special: bool,
         max_length: Option<usize>,
     ) -> Result<Encoding, TokenizerError> {
-        let clean = self.clean.map(|clean| clean(text));
-        let text = clean.as_deref().unwrap_or(text);
-        let body = guard(|| self.inner.encode_fast(text, false)).map_err(|detail| self.failed(detail))?;
+        let text = self.normalized(text);
+        let body = guard(|| self.inner.encode_fast(&*text, false)).map_err(|detail| self.failed(detail))?;
         self.finish(body.get_ids(), add_special, max_length)
     }
 
@@ -133,15 +139,20 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`], for the first text that fails.
     pub fn encode_batch(&self, texts: &[&str], add_special: bool) -> Result<Vec<Encoding>, TokenizerError> {
-        let texts: Vec<Cow<str>> = match self.clean {
-            Some(clean) => texts.iter().map(|text| clean(text).into()).collect(),
-            None => texts.iter().map(|&text| text.into()).collect(),
-        };
+        let texts: Vec<Cow<str>> = texts.iter().map(|text| self.normalized(text)).collect();
         let bodies = guard(|| self.inner.encode_batch_fast(texts, false)).map_err(|detail| self.failed(detail))?;
         bodies
             .iter()
             .map(|body| self.finish(body.get_ids(), add_special, self.max_length))
             .collect()
+    }
+
+    fn normalized<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let text = self.clean.map_or(Cow::Borrowed(text), |clean| clean(text).into());
+        match &self.normalizer {
+            Some(normalizer) => normalizer.normalize(&text).into(),
+            None => text,
+        }
     }
 
     fn finish(&self, body: &[u32], add_special: bool, max_length: Option<usize>) -> Result<Encoding, TokenizerError> {
@@ -159,6 +170,7 @@ impl Tokenizer {
         Ok(Encoding {
             ids,
             cut: body.len() - kept.len(),
+            skip: 0,
         })
     }
 

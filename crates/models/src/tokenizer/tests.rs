@@ -348,3 +348,36 @@ proptest! {
         }
     }
 }
+
+/// CLIP's merges as far as the lines need them (scripts/fixtures/clip_tokenizer.py).
+#[test]
+fn clip_splits_as_open_clip_does() {
+    let clip = Tokenizer::open(&fixtures().join("tokenizer_clip")).unwrap();
+    let (lines, expected) = reference(include_str!("../../tests/fixtures/tokenizer_clip/expected.json"));
+    assert_equal(&clip, &lines, &expected["clip"]);
+    assert_eq!(clip.max_length(), Some(77));
+    // vectors that were computed from the published file by other means
+    for (line, ids) in [
+        ("a photo of a cat", &[49406, 320, 1125, 539, 320, 2368, 49407][..]),
+        ("You should've done this", &[49406, 592, 1535, 1200, 1700, 589, 49407]),
+        (
+            "the cat's 3.14 — test...",
+            &[49406, 518, 2368, 568, 274, 269, 272, 275, 2005, 1628, 678, 49407],
+        ),
+        (
+            "Café №42, naïve!",
+            &[49406, 15304, 8604, 500, 275, 273, 267, 1097, 35689, 563, 256, 49407],
+        ),
+        (
+            "2024年の猫 🐱",
+            &[
+                49406, 273, 271, 273, 275, 38780, 112, 21575, 163, 234, 360, 22979, 49407,
+            ],
+        ),
+    ] {
+        assert_eq!(clip.encode(line, true).unwrap().ids, ids, "{line}");
+    }
+    let long = "a cat ".repeat(60);
+    let cut = clip.encode(&long, true).unwrap();
+    assert_eq!((cut.ids.len(), cut.ids[76], cut.cut), (77, 49407, 45));
+}

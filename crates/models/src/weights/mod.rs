@@ -8,6 +8,7 @@ mod error;
 mod file;
 pub mod gguf;
 mod open;
+mod rows;
 pub mod safetensors;
 mod sharded;
 mod strict;
@@ -22,6 +23,7 @@ use std::path::Path;
 
 pub use error::{Misfit, WeightsError};
 pub use open::{files, fingerprint, open};
+pub use rows::StoredRows;
 pub use sharded::Sharded;
 pub use strict::strict;
 
@@ -105,6 +107,15 @@ pub trait TensorSource: Send + Sync {
             *first = rows.len();
         }
         Ok(HostTensor { shape, data })
+    }
+
+    /// Reads a tensor as it is stored, so that its rows can be expanded one by one: a language model's table of embeddings is up to
+    /// eight times smaller that way. A file that has to convert it anyway gives it as f32.
+    ///
+    /// # Errors
+    /// As [`TensorSource::load`].
+    fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
+        Ok(StoredRows::of(self.path(), name, &self.load(name)?))
     }
 }
 

@@ -11,7 +11,8 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::elements::Element;
 use super::file::DataFile;
-use super::{HostTensor, TensorSource, WeightsError};
+use super::gguf::GgmlType;
+use super::{HostTensor, StoredRows, TensorSource, WeightsError};
 
 /// The largest header; the same limit as the crate's own.
 const MAX_HEADER: u64 = 100_000_000;
@@ -67,19 +68,26 @@ impl SafeTensors {
         })
     }
 
-    fn info(&self, name: &str) -> Result<(&TensorInfo, Element), WeightsError> {
-        let info = self
-            .tensors
+    fn info(&self, name: &str) -> Result<&TensorInfo, WeightsError> {
+        self.tensors
             .get(name)
-            .ok_or_else(|| WeightsError::missing(self.file.path(), name, self.tensors.keys().map(String::as_str)))?;
-        let element = element(info.dtype).ok_or_else(|| {
+            .ok_or_else(|| WeightsError::missing(self.file.path(), name, self.tensors.keys().map(String::as_str)))
+    }
+
+    fn element(&self, name: &str, info: &TensorInfo) -> Result<Element, WeightsError> {
+        element(info.dtype).ok_or_else(|| {
             WeightsError::unsupported(
                 self.file.path(),
                 format!("the element type {:?} of tensor \"{name}\"", info.dtype),
                 "store the model in F32, F16 or BF16",
             )
-        })?;
-        Ok((info, element))
+        })
+    }
+
+    fn bytes(&self, name: &str, info: &TensorInfo) -> Result<Vec<u8>, WeightsError> {
+        let (start, end) = info.data_offsets;
+        let (at, len) = (self.data + start as u64, (end - start) as u64);
+        self.file.read(at, len, &format!("tensor \"{name}\""))
     }
 
     /// The free-text metadata (`__metadata__`) of the file, if any.
@@ -98,13 +106,9 @@ impl TensorSource for SafeTensors {
     }
 
     fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
-        let (info, element) = self.info(name)?;
-        let (start, end) = info.data_offsets;
-        let bytes = self.file.read(
-            self.data + start as u64,
-            (end - start) as u64,
-            &format!("tensor \"{name}\""),
-        )?;
+        let info = self.info(name)?;
+        let element = self.element(name, info)?;
+        let bytes = self.bytes(name, info)?;
         let mut data = Vec::with_capacity(bytes.len() / element.size());
         element.decode(&bytes, &mut data);
         Ok(HostTensor {
@@ -114,7 +118,8 @@ impl TensorSource for SafeTensors {
     }
 
     fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
-        let (info, element) = self.info(name)?;
+        let info = self.info(name)?;
+        let element = self.element(name, info)?;
         let (start, end) = info.data_offsets;
         let count = info.shape.first().copied().unwrap_or(0);
         let row_bytes = (end - start).checked_div(count).unwrap_or(0);
@@ -143,6 +148,19 @@ impl TensorSource for SafeTensors {
 
     fn stored_as(&self, name: &str) -> Option<String> {
         self.tensors.get(name).map(|t| format!("{:?}", t.dtype))
+    }
+
+    fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
+        let info = self.info(name)?;
+        let storage = match info.dtype {
+            Dtype::F32 => GgmlType::F32,
+            Dtype::F16 => GgmlType::F16,
+            Dtype::BF16 => GgmlType::BF16,
+            _ => return Ok(StoredRows::of(self.file.path(), name, &self.load(name)?)),
+        };
+        let rows = info.shape.first().copied().unwrap_or(1);
+        let bytes = self.bytes(name, info)?;
+        Ok(StoredRows::new(self.file.path(), name, storage, rows, bytes))
     }
 
     fn path(&self) -> &Path {

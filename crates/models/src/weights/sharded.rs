@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::file::DataFile;
-use super::{HostTensor, TensorSource, WeightsError, open};
+use super::{HostTensor, StoredRows, TensorSource, WeightsError, open};
 
 /// The largest index of shards.
 const MAX_INDEX: u64 = 64 << 20;
@@ -103,6 +103,10 @@ impl TensorSource for Sharded {
 
     fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
         self.shard(name)?.load_rows(name, rows)
+    }
+
+    fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
+        self.shard(name)?.stored_rows(name)
     }
 
     fn stored_as(&self, name: &str) -> Option<String> {

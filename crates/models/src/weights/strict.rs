@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::{HostTensor, Misfit, TensorSource, WeightsError};
+use super::{HostTensor, Misfit, StoredRows, TensorSource, WeightsError};
 
 /// What no tower needs: counters, masks and index tables that are computed anyway, and what belongs to the pair of towers.
 const HARMLESS: [&str; 9] = [
@@ -144,6 +144,11 @@ impl TensorSource for Watched<'_> {
     fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
         self.note(|seen| seen.asked.insert(name.to_owned()));
         self.inner.load_rows(name, rows)
+    }
+
+    fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
+        self.note(|seen| seen.asked.insert(name.to_owned()));
+        self.inner.stored_rows(name)
     }
 
     fn stored_as(&self, name: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{HostTensor, TensorSource, WeightsError};
+use super::{HostTensor, StoredRows, TensorSource, WeightsError};
 
 /// Keys under which training programs keep a model's weights, beside an optimizer's state and other things.
 const WRAPPERS: [&str; 3] = ["state_dict.", "model_state_dict.", "model."];
@@ -87,6 +87,10 @@ impl TensorSource for Renamed {
 
     fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
         self.inner.load_rows(self.inside(name)?, rows)
+    }
+
+    fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
+        self.inner.stored_rows(self.inside(name)?)
     }
 
     fn stored_as(&self, name: &str) -> Option<String> {

@@ -1,14 +1,40 @@
 //! What the tests of models share.
 #![allow(dead_code)] // each test uses its part
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use bifocal_models::weights::TensorSource;
 use bifocal_models::weights::safetensors::SafeTensors;
+use serde_json::Value;
 
 /// A file beside the tests.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A copy of a fixture's folder, and of the folders in it, with one of its settings files changed.
+pub fn edited(folder: &str, file: &str, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&fixture(folder), dir.path());
+    let path = dir.path().join(file);
+    let mut settings = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut settings);
+    fs::write(&path, settings.to_string()).unwrap();
+    dir
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy(&path, &target);
+        } else if !path.ends_with("expected.safetensors") {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
 }
 
 /// Numbers that a reference library wrote.

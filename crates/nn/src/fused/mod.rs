@@ -20,7 +20,7 @@ pub(crate) use linear::linear_packed;
 pub use linear::{Activation, gated, linear};
 pub use norm::{head_rms_norm, layer_norm, rms_norm};
 pub use pool::segment_mean;
-pub use rope::{Rope, RopeStyle, rope};
+pub use rope::{Rope, RopeStyle, frequencies, rope};
 
 use std::fmt::Debug;
 

@@ -8,21 +8,26 @@ use burn::tensor::Tensor;
 use super::{Fused, apply, on_cpu};
 use crate::composed;
 
-pub use bifocal_kernels::rope::RopeStyle;
+pub use bifocal_kernels::rope::{RopeStyle, frequencies};
 
 /// How heads are rotated (Su et al. 2021).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// Base of the angles' geometric series.
-    pub theta: f32,
+    /// `[head_dim / 2]`: how far each pair turns from one position to the next, in radians; see [`frequencies`].
+    pub frequencies: Arc<[f32]>,
     /// Which coordinates make a pair.
     pub style: RopeStyle,
     /// Heads at the front of a packed row that are rotated: queries and keys.
     pub rotated_heads: usize,
     /// All heads of a packed row.
     pub heads: usize,
+}
+
+impl Rope {
     /// Width of a head.
-    pub head_dim: usize,
+    pub fn head_dim(&self) -> usize {
+        2 * self.frequencies.len()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -39,8 +44,7 @@ impl RopeOp {
             &self.positions,
             r.rotated_heads,
             r.heads,
-            r.head_dim,
-            r.theta,
+            &r.frequencies,
             r.style,
             inverse,
         )
@@ -52,7 +56,7 @@ impl Fused<1> for RopeOp {
     const READS: [bool; 1] = [false];
 
     fn forward(&self, [qkv]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, Vec<usize>, ()) {
-        let shape = vec![self.positions.len(), self.rope.heads * self.rope.head_dim];
+        let shape = vec![self.positions.len(), self.rope.heads * self.rope.head_dim()];
         (self.run(qkv, false), shape, ())
     }
 
@@ -73,15 +77,15 @@ impl Fused<1> for RopeOp {
 ///
 /// # Shapes
 /// `qkv` and the result `[t, heads·head_dim]`; `positions` `[t]`.
-pub fn rope(qkv: Tensor<2>, positions: &Arc<[u32]>, rope: Rope) -> Tensor<2> {
+pub fn rope(qkv: Tensor<2>, positions: &Arc<[u32]>, rope: &Rope) -> Tensor<2> {
     let [t, width] = qkv.dims();
     assert_eq!(t, positions.len(), "rope: one position a token");
-    assert_eq!(width, rope.heads * rope.head_dim, "rope: heads do not fit");
+    assert_eq!(width, rope.heads * rope.head_dim(), "rope: heads do not fit");
     if !on_cpu(&qkv) {
         return composed::rope(qkv, positions, rope);
     }
     let op = RopeOp {
-        rope,
+        rope: rope.clone(),
         positions: Arc::clone(positions),
     };
     apply(op, [qkv.into()])

@@ -4,14 +4,13 @@ use bifocal_nn::fused::{self, Activation, AttentionShape, Rope};
 use bifocal_nn::layers::{Linear, RmsNorm};
 use bifocal_nn::{Module, Tensor};
 
-use super::LlmConfig;
-use super::config::Family;
-use crate::load::Loader;
-use crate::text::TokenBatch;
+use super::names::Tensors;
+use super::{Family, LlmConfig};
+use crate::text::{Attention, TokenBatch};
 use crate::weights::WeightsError;
 
-/// x ← x + attention(norm(x)); x ← x + mlp(norm(x)). Gemma 3 normalises queries and keys head by head, and what each half
-/// adds.
+/// x ← x + attention(norm(x)); x ← x + mlp(norm(x)). Gemma 3 and Qwen 3 normalise queries and keys head by head, Gemma 3 also what
+/// each half adds.
 #[derive(Module, Debug)]
 pub struct LlmBlock {
     attn_norm: RmsNorm,
@@ -38,62 +37,55 @@ pub struct LlmBlock {
 #[derive(Clone, Debug)]
 struct BlockShape {
     attention: AttentionShape,
-    /// The window of a layer that has one, when attention is causal.
-    window: Option<usize>,
+    /// The layer's window when attention is causal, and when it is not.
+    windows: [Option<usize>; 2],
     rope: Rope,
     gate: Activation,
     eps: f32,
 }
 
 impl LlmBlock {
-    pub(super) fn load(c: &LlmConfig, loader: Loader, layer: usize, causal: bool) -> Result<Self, WeightsError> {
-        let name = |part: &str| format!("blk.{layer}.{part}");
-        let gemma = c.family == Family::Gemma3;
-        // Gemma's norms multiply by 1 + w; the converter to GGUF has added the 1 already
-        let norm = |part: &str, width| loader.rms_norm(&name(part), width, c.eps);
-        let optional = |part: &str, width| gemma.then(|| norm(part, width)).transpose();
+    pub(super) fn load(c: &LlmConfig, t: Tensors, layer: usize, attention: Attention) -> Result<Self, WeightsError> {
+        let norm = |part: &str, width| t.norm(&t.name(layer, part), width);
+        let of_heads = |part: &str| c.family.norms_heads().then(|| norm(part, c.head_dim)).transpose();
+        let after = |part: &str| (c.family == Family::Gemma3).then(|| norm(part, c.width)).transpose();
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let names = ["attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"].map(name);
-        let [query, key, value, gate, up] = names.each_ref().map(String::as_str);
-        let window = c.window.filter(|_| c.is_local(layer));
+        let qkv = [("attn_q", q), ("attn_k", kv), ("attn_v", kv)];
+        let gate_up = [("ffn_gate", c.mlp), ("ffn_up", c.mlp)];
         let mut block = Self {
             attn_norm: norm("attn_norm", c.width)?,
-            qkv: loader.stacked(&[(query, q), (key, kv), (value, kv)], c.width, false)?,
-            q_norm: optional("attn_q_norm", c.head_dim)?,
-            k_norm: optional("attn_k_norm", c.head_dim)?,
-            out: loader.linear(&name("attn_output"), q, c.width, false)?,
-            post_attn_norm: optional("post_attention_norm", c.width)?,
+            qkv: t.stacked(layer, &qkv, c.width, c.qkv_bias)?,
+            q_norm: of_heads("attn_q_norm")?,
+            k_norm: of_heads("attn_k_norm")?,
+            out: t.stacked(layer, &[("attn_output", c.width)], q, c.out_bias)?,
+            post_attn_norm: after("post_attention_norm")?,
             mlp_norm: norm("ffn_norm", c.width)?,
-            gate_up: loader.stacked(&[(gate, c.mlp), (up, c.mlp)], c.width, false)?,
-            down: loader.linear(&name("ffn_down"), c.mlp, c.width, false)?,
-            post_mlp_norm: optional("post_ffw_norm", c.width)?,
+            gate_up: t.stacked(layer, &gate_up, c.width, c.mlp_bias)?,
+            down: t.stacked(layer, &[("ffn_down", c.width)], c.mlp, c.mlp_bias)?,
+            post_mlp_norm: after("post_ffw_norm")?,
             shape: BlockShape {
                 attention: AttentionShape {
                     heads: c.heads,
                     kv_heads: c.kv_heads,
                     head_dim: c.head_dim,
-                    causal,
-                    window,
+                    causal: true,
+                    window: None,
                     scale: c.query_scale,
                 },
-                window,
+                windows: [Attention::Causal, Attention::Bidirectional].map(|kind| c.window_of(layer, kind)),
                 rope: c.rope(layer),
                 gate: c.gate(),
                 eps: c.eps,
             },
         };
-        block.set_causal(causal);
+        block.set_attention(attention);
         Ok(block)
     }
 
-    /// Without causality a window reaches to both sides. The reference (transformers' Gemma 3) then sees |i − j| ≤ ⌊window / 2⌋, so
-    /// that a window holds as many tokens as before, and one.
-    pub(super) fn set_causal(&mut self, causal: bool) {
-        self.shape.attention.causal = causal;
-        self.shape.attention.window = match self.shape.window {
-            Some(window) if !causal => Some(window / 2 + 1),
-            window => window,
-        };
+    pub(super) fn set_attention(&mut self, attention: Attention) {
+        let shape = &mut self.shape;
+        shape.attention.causal = attention == Attention::Causal;
+        shape.attention.window = shape.windows[usize::from(!shape.attention.causal)];
     }
 
     pub(super) fn forward(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {
@@ -111,7 +103,7 @@ impl LlmBlock {
             let (q, k) = (q.weight.val(), k.weight.val());
             qkv = fused::head_rms_norm(qkv, q, k, shape.eps, a.heads, a.kv_heads);
         }
-        let qkv = fused::rope(qkv, &tokens.positions, shape.rope);
+        let qkv = fused::rope(qkv, &tokens.positions, &shape.rope);
         let mixed = fused::attention(qkv, &tokens.offsets, a);
         add(x, mixed, &self.out, self.post_attn_norm.as_ref())
     }

@@ -1,13 +1,16 @@
 //! Decoder-only language models as text towers.
 //!
-//! Weights come from a GGUF and are expanded to f32, except for the token table, which is the largest part of a small model and
-//! of which a batch needs only a few rows: it stays quantised in memory.
+//! Weights are expanded to f32, except for the token table, which is the largest part of a small model and of which a batch needs only
+//! a few rows: it stays in memory as it is stored, quantised or in half precision.
 
 mod block;
 mod config;
+mod names;
 
 pub use block::LlmBlock;
-pub use config::{Family, LlmConfig};
+pub(crate) use config::MAX_LAYERS;
+pub use config::{Family, LlmConfig, RopeScaling};
+pub use names::LlmNames;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,18 +19,23 @@ use bifocal_nn::engine::tensor;
 use bifocal_nn::layers::RmsNorm;
 use bifocal_nn::{Module, Tensor};
 
-use super::{Attention, TokenBatch};
-use crate::load::Loader;
-use crate::weights::gguf::{Gguf, QuantizedRows};
-use crate::weights::{TensorSource, WeightsError};
+use super::{Attention, Dense, LatentAttention, TokenBatch};
+use crate::load::{Loader, Watched};
+use crate::weights::gguf::Gguf;
+use crate::weights::{StoredRows, TensorSource, WeightsError};
+use names::Tensors;
 
 /// A decoder-only language model without its output layer.
 #[derive(Module, Debug)]
 pub struct Llm {
     blocks: Vec<LlmBlock>,
-    norm: RmsNorm,
+    norm: Option<RmsNorm>,
+    /// Before pooling.
+    latent: Option<LatentAttention>,
+    /// After pooling.
+    dense: Vec<Dense>,
     #[module(skip)]
-    table: Arc<QuantizedRows>,
+    table: Arc<StoredRows>,
     #[module(skip)]
     config: Arc<LlmConfig>,
     #[module(skip)]
@@ -35,30 +43,53 @@ pub struct Llm {
 }
 
 impl Llm {
+    /// Loads a model from a GGUF.
+    ///
+    /// # Errors
+    /// As [`LlmConfig::from_gguf`] and [`Llm::load`].
+    pub fn from_gguf(gguf: &Gguf, attention: Attention) -> Result<Self, WeightsError> {
+        Self::load(LlmConfig::from_gguf(gguf)?, gguf, LlmNames::Gguf, attention)
+    }
+
     /// Loads a model.
     ///
     /// # Errors
-    /// [`WeightsError`] when the model is of another family, its numbers cannot be, or a tensor is missing or has
-    /// another shape.
-    pub fn load(gguf: &Gguf, attention: Attention) -> Result<Self, WeightsError> {
-        let config = LlmConfig::from_gguf(gguf)?;
-        let shape = [config.vocabulary, config.width];
-        if let Some(found) = gguf.shape("token_embd.weight").filter(|s| *s != shape) {
+    /// [`WeightsError`] when its numbers cannot be, a tensor is missing or has another shape, or its blocks have tensors that the
+    /// architecture does not know.
+    pub fn load(
+        config: LlmConfig,
+        source: &dyn TensorSource,
+        names: LlmNames,
+        attention: Attention,
+    ) -> Result<Self, WeightsError> {
+        config.check(source.path())?;
+        let watched = Watched::new(source);
+        let tensors = Tensors {
+            loader: Loader(&watched),
+            names,
+            family: config.family,
+            eps: config.eps,
+        };
+        let (table, shape) = (names.table(), [config.vocabulary, config.width]);
+        if let Some(found) = source.shape(&table).filter(|s| *s != shape) {
             return Err(WeightsError::ShapeMismatch {
-                path: gguf.path().to_owned(),
-                name: "token_embd.weight".to_owned(),
+                path: source.path().to_owned(),
+                name: table,
                 found,
                 expected: shape.to_vec(),
             });
         }
-        let loader = Loader(gguf);
-        let causal = attention == Attention::Causal;
+        let blocks = (0..config.layers)
+            .map(|layer| LlmBlock::load(&config, tensors, layer, attention))
+            .collect::<Result<_, _>>()?;
+        // old files keep the rotary frequencies beside the weights
+        watched.refuse_unread(&names.blocks(), &["rotary_emb.inv_freq"])?;
         Ok(Self {
-            blocks: (0..config.layers)
-                .map(|layer| LlmBlock::load(&config, loader, layer, causal))
-                .collect::<Result<_, _>>()?,
-            norm: loader.rms_norm("output_norm", config.width, config.eps)?,
-            table: Arc::new(gguf.quantized_rows("token_embd.weight")?),
+            blocks,
+            norm: Some(tensors.norm(&names.last_norm(), config.width)?),
+            latent: None,
+            dense: Vec::new(),
+            table: Arc::new(source.stored_rows(&table)?),
             config: Arc::new(config),
             attention,
         })
@@ -66,11 +97,55 @@ impl Llm {
 
     /// See [`super::TextTower::hidden`].
     pub fn hidden(&self, tokens: &TokenBatch) -> Tensor<2> {
+        self.hidden_at(tokens, self.config.layers)
+    }
+
+    /// See [`super::TextTower::hidden_at`].
+    pub fn hidden_at(&self, tokens: &TokenBatch, layer: usize) -> Tensor<2> {
         let mut x = self.rows(tokens);
-        for block in &self.blocks {
+        for block in &self.blocks[..layer.min(self.blocks.len())] {
             x = block.forward(x, tokens);
         }
-        self.norm.forward(x)
+        // a model that was cut has no norm
+        match &self.norm {
+            Some(norm) if layer == self.config.layers => norm.forward(x),
+            _ => x,
+        }
+    }
+
+    /// Keeps the first blocks only, so that [`Llm::hidden`] is what leaves the last of them, without the final norm.
+    pub(super) fn cut_at(&mut self, layer: usize) {
+        if layer < self.config.layers {
+            self.blocks.truncate(layer);
+            self.norm = None;
+            self.latent = None;
+            Arc::make_mut(&mut self.config).layers = layer;
+        }
+    }
+
+    /// What is pooled.
+    pub(super) fn to_pool(&self, tokens: &TokenBatch) -> Tensor<2> {
+        let hidden = self.hidden(tokens);
+        match &self.latent {
+            Some(latent) => latent.forward(hidden),
+            None => hidden,
+        }
+    }
+
+    /// Puts a layer before pooling.
+    #[must_use]
+    pub fn with_latent(mut self, latent: LatentAttention) -> Self {
+        self.latent = Some(latent);
+        self
+    }
+
+    /// Layers after pooling.
+    pub(super) fn dense(&self) -> &[Dense] {
+        &self.dense
+    }
+
+    pub(super) fn set_dense(&mut self, dense: Vec<Dense>) {
+        self.dense = dense;
     }
 
     /// `[t, c]`: the scaled embedding of each token. Each distinct token is expanded once.
@@ -106,8 +181,13 @@ impl Llm {
     pub fn set_attention(&mut self, attention: Attention) {
         self.attention = attention;
         for block in &mut self.blocks {
-            block.set_causal(attention == Attention::Causal);
+            block.set_attention(attention);
         }
+    }
+
+    /// Bytes of the table of embeddings in memory.
+    pub fn table_bytes(&self) -> usize {
+        self.table.bytes()
     }
 
     /// Its sizes and constants.

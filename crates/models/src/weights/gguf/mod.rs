@@ -5,18 +5,16 @@
 mod dequant;
 mod header;
 mod kquants;
-mod rows;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use dequant::GgmlType;
-pub use rows::QuantizedRows;
 pub use value::{GgufArray, GgufValue};
 
 use super::file::DataFile;
-use super::{HostTensor, TensorSource, WeightsError};
+use super::{HostTensor, StoredRows, TensorSource, WeightsError};
 use header::TensorInfo;
 
 /// An open GGUF file. Metadata are in memory, tensors are read when they are asked for.
@@ -106,17 +104,6 @@ impl Gguf {
         self.tensors.get(name).map(|t| t.storage)
     }
 
-    /// Reads a tensor as it is stored, so that its rows can be expanded one by one: the table of embeddings of a
-    /// large vocabulary is four times smaller that way.
-    ///
-    /// # Errors
-    /// [`WeightsError::MissingTensor`], or whatever keeps the file from being read.
-    pub fn quantized_rows(&self, name: &str) -> Result<QuantizedRows, WeightsError> {
-        let info = self.info(name)?;
-        let bytes = self.file.read(info.offset, info.bytes, &format!("tensor \"{name}\""))?;
-        Ok(QuantizedRows::new(self.file.path(), name, info, bytes))
-    }
-
     fn info(&self, name: &str) -> Result<&TensorInfo, WeightsError> {
         self.tensors
             .get(name)
@@ -188,6 +175,18 @@ impl TensorSource for Gguf {
             shape: info.shape_of_rows(rows.len()),
             data,
         })
+    }
+
+    fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
+        let info = self.info(name)?;
+        let bytes = self.file.read(info.offset, info.bytes, &format!("tensor \"{name}\""))?;
+        Ok(StoredRows::new(
+            self.file.path(),
+            name,
+            info.storage,
+            info.rows().0,
+            bytes,
+        ))
     }
 }
 

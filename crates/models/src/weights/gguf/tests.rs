@@ -93,7 +93,7 @@ fn rows_are_expanded_without_the_rest() {
         .collect();
     let loaded = gguf.load_rows("table", &[5, 0, 5]).unwrap();
     assert_eq!((loaded.shape, bits(&loaded.data)), (vec![3, 64], bits(&wanted)));
-    let rows = gguf.quantized_rows("table").unwrap();
+    let rows = gguf.stored_rows("table").unwrap();
     assert_eq!((rows.rows(), rows.width(), rows.bytes()), (6, 64, 6 * 2 * 34));
     assert_eq!(bits(&rows.gather(&[5, 0, 5]).unwrap().data), bits(&wanted));
     let error = rows.gather(&[6]).unwrap_err().to_string();

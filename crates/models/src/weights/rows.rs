@@ -1,14 +1,13 @@
-//! A matrix in its stored (quantised) form, expanded row by row.
+//! A matrix in its stored form (quantised, or half precision), expanded row by row.
 
 use std::path::{Path, PathBuf};
 
-use super::dequant::GgmlType;
-use super::header::TensorInfo;
-use crate::weights::{HostTensor, WeightsError};
+use super::gguf::GgmlType;
+use super::{HostTensor, WeightsError};
 
-/// A tensor that stays quantised in memory; its rows are expanded when they are asked for.
+/// A tensor that stays in memory as it is stored; its rows are expanded when they are asked for.
 #[derive(Debug, Clone)]
-pub struct QuantizedRows {
+pub struct StoredRows {
     path: PathBuf,
     name: String,
     storage: GgmlType,
@@ -18,19 +17,26 @@ pub struct QuantizedRows {
     bytes: Vec<u8>,
 }
 
-impl QuantizedRows {
-    pub(super) fn new(path: &Path, name: &str, info: &TensorInfo, bytes: Vec<u8>) -> Self {
-        let (rows, row_bytes) = info.rows();
+impl StoredRows {
+    /// `bytes` of a tensor of `rows` rows, which are whole blocks of `storage`.
+    pub(super) fn new(path: &Path, name: &str, storage: GgmlType, rows: usize, bytes: Vec<u8>) -> Self {
+        let row_bytes = bytes.len().checked_div(rows).unwrap_or(0);
         Self {
             path: path.to_owned(),
             name: name.to_owned(),
-            storage: info.storage,
+            storage,
             rows,
-            width: info.elements().checked_div(rows).unwrap_or(0),
-            // no more than `bytes`, which are in memory
-            row_bytes: row_bytes as usize,
+            width: row_bytes / storage.block_bytes() * storage.block_len(),
+            row_bytes,
             bytes,
         }
+    }
+
+    /// A tensor that is in memory already.
+    pub(super) fn of(path: &Path, name: &str, tensor: &HostTensor) -> Self {
+        let rows = tensor.shape.first().copied().unwrap_or(1);
+        let bytes = tensor.data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self::new(path, name, GgmlType::F32, rows, bytes)
     }
 
     /// The number of rows.
