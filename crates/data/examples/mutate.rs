@@ -1,5 +1,5 @@
 //! Mutates the fixtures and decodes the result for some minutes: `cargo run --release -p bifocal-data --example mutate -- [minutes] [seed]`.
-//! A picture that makes a decoder panic is written into the folder for temporary files.
+//! A picture that makes a decoder panic, or takes longer than all before, is written into the folder for temporary files.
 
 #[path = "../tests/common/mutate.rs"]
 mod mutate;
@@ -32,7 +32,9 @@ fn main() {
         let result = decode_with(&bytes, &limits, Conventions::default());
         if started.elapsed() > slowest {
             slowest = started.elapsed();
-            println!("{name}: {slowest:?}");
+            let path = std::env::temp_dir().join(format!("slowest-{name}"));
+            std::fs::write(&path, &bytes).expect("the folder for temporary files is writable");
+            println!("{}: {slowest:?}", path.display());
         }
         if let Err(DecodeError::Panicked { format, reason }) = &result {
             panics += 1;

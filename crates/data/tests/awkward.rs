@@ -79,6 +79,13 @@ fn what_cannot_be_read_is_refused_by_its_cause() {
     let avif = std::fs::read(folder().join("picture.avif")).unwrap();
     let message = decode(&avif, &limits).unwrap_err().to_string();
     assert!(message.contains("AVIF") && message.contains("convert"), "{message}");
+    // a JPEG inside a TIFF that claims to be larger than the TIFF
+    let mut tiff = std::fs::read(folder().join("jpeg.tiff")).unwrap();
+    decode(&tiff, &limits).unwrap();
+    let frame = tiff.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+    tiff[frame + 5..frame + 9].copy_from_slice(&[0x20, 0, 0x20, 0]);
+    let message = decode(&tiff, &limits).unwrap_err().to_string();
+    assert!(message.contains("larger than its part"), "{message}");
     // a batch goes on without them
     paths.insert(1, folder().join("420.jpg"));
     let loaded = load_images(&paths, &Preprocess::clip(12), &limits).unwrap();

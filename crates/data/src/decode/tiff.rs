@@ -14,7 +14,20 @@ const VALUE: u64 = 32;
 /// # Errors
 /// [`DecodeError::Damaged`] and [`DecodeError::Limit`].
 pub(super) fn check(bytes: &[u8], alloc: u64) -> Result<(), DecodeError> {
-    for (tag, kind, count) in entries(bytes).unwrap_or_default() {
+    let entries = entries(bytes).unwrap_or_default();
+    let value = |tag: u64| entries.iter().find(|e| e.0 == tag).map(|e| e.3);
+    // 6 and 7 are JPEG, whose decoder believes what the stream says of its size; a part is a tile or a strip
+    if matches!(value(259), Some(6 | 7)) {
+        let width = value(322).or(value(256)).unwrap_or(0);
+        let height = value(323).or(value(278)).or(value(257)).unwrap_or(0);
+        if frames(bytes).any(|(w, h)| w > width || h > height) {
+            return Err(DecodeError::Damaged {
+                format: FORMAT,
+                reason: format!("a JPEG inside is larger than its part of {width}×{height}"),
+            });
+        }
+    }
+    for &(tag, kind, count, _) in &entries {
         let size = match kind {
             1 | 6 | 7 => 1,
             3 | 8 => 2,
@@ -43,8 +56,18 @@ pub(super) fn check(bytes: &[u8], alloc: u64) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Tag, kind and count of each entry in the first directory; `None` when there is no directory inside the file.
-fn entries(bytes: &[u8]) -> Option<Vec<(u64, u64, u64)>> {
+/// Width and height of everything that looks like the frame header of a JPEG. Inside a stream nothing else can.
+fn frames(bytes: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+    let header =
+        |b: &[u8]| b[0] == 0xff && matches!(b[1], 0xc0..=0xc2) && usize::from(b[3]) == 8 + 3 * usize::from(b[9]);
+    let side = |high: u8, low: u8| u64::from(u16::from_be_bytes([high, low]));
+    let found = bytes.windows(10).filter(move |b| b[2] == 0 && header(b));
+    found.map(move |b| (side(b[7], b[8]), side(b[5], b[6])))
+}
+
+/// Tag, kind, count and, where it is a single number, value of each entry in the first directory; `None` when there is no directory inside the
+/// file.
+fn entries(bytes: &[u8]) -> Option<Vec<(u64, u64, u64, u64)>> {
     let little = bytes.starts_with(b"II");
     let number = |at: usize, len: usize| -> Option<u64> {
         let raw = bytes.get(at..at.checked_add(len)?)?;
@@ -63,7 +86,9 @@ fn entries(bytes: &[u8]) -> Option<Vec<(u64, u64, u64)>> {
     // a directory that goes on beyond the file ends with it
     let entries = (0..n).map_while(|i| {
         let at = at.checked_add(head)?.checked_add(i.checked_mul(entry)?)?;
-        Some((number(at, 2)?, number(at + 2, 2)?, number(at + 4, word)?))
+        let kind = number(at + 2, 2)?;
+        let value = number(at + 4 + word, if kind == 3 { 2 } else { 4 })?;
+        Some((number(at, 2)?, kind, number(at + 4, word)?, value))
     });
     Some(entries.collect())
 }
@@ -80,7 +105,7 @@ mod tests {
         let wide =
             b"II\x2b\0\x08\0\0\0\x10\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x11\x01\x04\0\x05\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         for file in [&classic_little[..], classic_big, wide] {
-            assert_eq!(entries(file), Some(vec![(273, 4, 5)]));
+            assert_eq!(entries(file), Some(vec![(273, 4, 5, 0)]));
             assert_eq!(check(file, 5 * VALUE), Ok(()));
             assert_eq!(check(file, 5 * VALUE - 1).unwrap_err().cause(), "over-limit");
             // every prefix is survived
