@@ -73,13 +73,17 @@ impl VisionEncoder {
     /// # Errors
     /// [`OpenError::ImageSize`] for a side that the tower cannot read.
     pub fn with_image_size(self, side: u32) -> Result<Self, OpenError> {
+        let scaled = |resize_to: u32| {
+            let scaled = f64::from(resize_to) * f64::from(side) / f64::from(self.preprocess.size.max(1));
+            (scaled.round() as u32).max(side)
+        };
         let resize = match self.preprocess.resize {
-            ResizeMode::ShortestThenCrop { resize_to } => {
-                let scaled = f64::from(resize_to) * f64::from(side) / f64::from(self.preprocess.size.max(1));
-                ResizeMode::ShortestThenCrop {
-                    resize_to: (scaled.round() as u32).max(side),
-                }
-            }
+            ResizeMode::ShortestThenCrop { resize_to } => ResizeMode::ShortestThenCrop {
+                resize_to: scaled(resize_to),
+            },
+            ResizeMode::SquashThenCrop { resize_to } => ResizeMode::SquashThenCrop {
+                resize_to: scaled(resize_to),
+            },
             ResizeMode::Patches { patch, .. } => ResizeMode::Patches {
                 patch,
                 most: (side / patch.max(1)).saturating_pow(2).max(1),
