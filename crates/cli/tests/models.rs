@@ -83,3 +83,21 @@ fn a_model_is_told_of_and_converted() {
     let again = fails(1, &["convert", text(&model), &at("bundle")]);
     assert!(again.contains("is there already"), "{again}");
 }
+
+#[test]
+fn the_doctor_tells_with_its_exit_code() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = tiny::write_clip(dir.path());
+    let told = succeeds(&["doctor", text(&model)]);
+    assert!(
+        told.contains("no preprocessor_config.json") && !told.contains("PROBLEM"),
+        "{told}"
+    );
+    let weights = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("weights");
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    std::fs::write(&weights, bytes).expect("write");
+    let message = fails(1, &["doctor", "--json", text(&model)]);
+    assert!(message.contains("problems"), "{message}");
+}

@@ -135,7 +135,7 @@ fn settings_that_are_not_implemented_are_refused() {
         ("dinov2", "config.json", "/hidden_act", json!("relu")),
         ("dinov2", "config.json", "/use_swiglu_ffn", json!(true)),
         ("dinov2", "config.json", "/mlp_ratio", json!(1e300)),
-        ("dinov2", "preprocessor_config.json", "/crop_size/height", json!(4)),
+        ("dinov2", "preprocessor_config.json", "/crop_size", json!(4)),
         (
             "dinov2-registers",
             "config.json",

@@ -26,6 +26,7 @@ fn expected(folder: &str) -> (Vec<String>, Vec<Vec<u32>>) {
 fn texts_are_padded_to_the_full_length_and_embed_as_in_the_library() {
     for (folder, numbers) in [
         ("siglip", "siglip/expected.safetensors"),
+        ("siglip2", "siglip2/expected.safetensors"),
         ("siglip-open-clip", "siglip-open-clip/expected_text.safetensors"),
     ] {
         let encoder = encoder(folder);

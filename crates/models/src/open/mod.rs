@@ -68,7 +68,14 @@ const TEXT_PARTS: [&str; 8] = [
     "ln_final.",
 ];
 /// Parts of BERT that sentence encoders don't use.
-const BERT_PARTS: [&str; 4] = ["pooler.", "bert.pooler.", "cls.", "classifier."];
+const BERT_PARTS: [&str; 6] = [
+    "pooler.",
+    "bert.pooler.",
+    "roberta.pooler.",
+    "cls.",
+    "lm_head.",
+    "classifier.",
+];
 
 /// Parts of language models that vectors of tokens don't need; of those with pictures, what reads these.
 const LLM_PARTS: [&str; 6] = [

@@ -6,9 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{HostTensor, Misfit, StoredRows, TensorSource, WeightsError};
 
-/// What no tower needs: counters, masks and index tables that are computed anyway, and what belongs to the pair of towers.
-const HARMLESS: [&str; 9] = [
+/// What no tower needs: counters, masks, what stands for a hidden patch while one trains, and index tables that are computed anyway, and what belongs to the pair of towers.
+const HARMLESS: [&str; 10] = [
     ".position_ids",
+    ".mask_token",
     ".num_batches_tracked",
     "logit_scale",
     "logit_bias",

@@ -17,7 +17,7 @@ use bifocal_nn::layers::{LayerNorm, Linear, zeros};
 use bifocal_nn::{Module, Param, Tensor};
 
 use super::ImageBatch;
-use crate::blocks::{Block, Pass};
+use crate::blocks::{Block, Pass, Rotation};
 
 /// A vision transformer: patches and special tokens, pre-norm blocks, and the class token, or what attention pools, as the image's vector.
 #[derive(Module, Debug)]
@@ -75,10 +75,7 @@ impl Vit {
         let (mut x, offsets) = self.tokens(batches);
         let n = offsets.len() - 1;
         let rotation = self.config.rotation();
-        let pass = Pass {
-            rotation: rotation.as_ref(),
-            ..self.config.stack.pass(&offsets, false)
-        };
+        let pass = self.pass(&offsets, rotation.as_ref());
         let pooled = if let Some(pool) = &self.pool {
             for block in &self.blocks {
                 x = block.forward(x, &pass);
@@ -108,11 +105,15 @@ impl Vit {
         let blocks = self.blocks.get(..layer)?;
         let (x, offsets) = self.tokens(std::slice::from_ref(images));
         let rotation = self.config.rotation();
-        let pass = Pass {
-            rotation: rotation.as_ref(),
-            ..self.config.stack.pass(&offsets, false)
-        };
+        let pass = self.pass(&offsets, rotation.as_ref());
         Some(blocks.iter().fold(x, |x, block| block.forward(x, &pass)))
+    }
+
+    fn pass<'a>(&self, offsets: &'a Arc<[usize]>, rotation: Option<&'a Rotation>) -> Pass<'a> {
+        Pass {
+            rotation,
+            ..self.config.stack.pass(offsets, false)
+        }
     }
 
     /// What the first block reads, and where each image begins: `[tokens, c]`, `[n + 1]`.
