@@ -109,9 +109,8 @@ pub(crate) fn facts(path: &Path) -> Result<Facts, OpenError> {
 
 /// The towers of CLIP, SigLIP or DINOv2 in transformers; `None` for another architecture.
 fn pair(path: &Path, kind: &str, settings: Settings) -> Result<Option<Facts>, OpenError> {
-    let again = match Layout::of(path)? {
-        Layout::HuggingFace(_, settings) => settings,
-        _ => return Err(OpenError::malformed(path, "it changed while it was read")),
+    let Layout::HuggingFace(_, again) = Layout::of(path)? else {
+        return Err(OpenError::malformed(path, "it changed while it was read"));
     };
     let mut facts = Facts::default();
     if let Some((config, preprocess)) = of_transformers(path, settings, kind)? {
