@@ -7,9 +7,8 @@ use bifocal_models::text::{ClipText, ClipTextConfig, Pooling, TextConfig, TextTo
 use bifocal_models::vision::{ImageBatch, VisionConfig, VisionTower, Vit, VitConfig};
 use bifocal_models::weights::safetensors::SafeTensors;
 use bifocal_models::{Gelu, StackConfig, open};
-use bifocal_nn::engine::{tensor, values};
+use bifocal_nn::engine::values;
 use bifocal_nn::init::Rng;
-use bifocal_nn::optim::Gradients;
 use bifocal_nn::{Module, Tensor, params};
 use common::{Numbers, assert_close, fixture};
 
@@ -92,20 +91,7 @@ fn the_wrong_activation_is_seen() {
 fn unreached<M: Module>(module: M, output: impl Fn(&M) -> Tensor<2>) -> Vec<String> {
     let module = params::set_trainable(module, |_| true);
     let y = output(&module);
-    // a random direction: sums of normalised values may vanish by symmetry
-    let [n, c] = y.dims();
-    let mut rng = Rng::new(1);
-    let direction = tensor((0..n * c).map(|_| rng.normal()).collect(), [n, c]);
-    let gradients = Gradients::collect(&module, (y * direction).sum().backward());
-    params::list(&module)
-        .into_iter()
-        .map(|info| info.name)
-        .filter(|name| {
-            !gradients
-                .reach()
-                .any(|(reached, largest)| reached == name && largest > 0.0)
-        })
-        .collect()
+    common::unreached(&module, y)
 }
 
 #[test]

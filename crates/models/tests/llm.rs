@@ -5,9 +5,7 @@ mod common;
 use bifocal_models::open::{TextOptions, open_text};
 use bifocal_models::text::{Attention, Family, Llm, Pooling, TextTower, TokenBatch};
 use bifocal_models::weights::gguf::Gguf;
-use bifocal_nn::engine::{tensor, values};
-use bifocal_nn::init::Rng;
-use bifocal_nn::optim::Gradients;
+use bifocal_nn::engine::values;
 use bifocal_nn::params;
 use common::{Numbers, assert_close, fixture};
 
@@ -78,21 +76,7 @@ fn every_parameter_gets_a_gradient() {
         let tower = TextTower::Llm(Llm::from_gguf(&gguf(name), Attention::Causal).unwrap());
         let tower = params::set_trainable(tower, |_| true);
         let y = tower.embed(&texts(), Pooling::Mean);
-        let [n, c] = y.dims();
-        let mut rng = Rng::new(1);
-        let direction = tensor((0..n * c).map(|_| rng.normal()).collect(), [n, c]);
-        let gradients = Gradients::collect(&tower, (y * direction).sum().backward());
-        let reached: Vec<&str> = gradients
-            .reach()
-            .filter(|(_, largest)| *largest > 0.0)
-            .map(|(name, _)| name)
-            .collect();
-        let all = params::list(&tower);
-        let missing: Vec<_> = all
-            .iter()
-            .filter(|info| !reached.contains(&info.name.as_str()))
-            .collect();
-        assert!(missing.is_empty() && !all.is_empty(), "{name}: {missing:?}");
+        assert_eq!(common::unreached(&tower, y), Vec::<String>::new(), "{name}");
     }
 }
 

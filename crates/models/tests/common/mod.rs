@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 use bifocal_models::weights::TensorSource;
 use bifocal_models::weights::safetensors::SafeTensors;
+use bifocal_nn::engine::tensor;
+use bifocal_nn::init::Rng;
+use bifocal_nn::optim::Gradients;
+use bifocal_nn::{Module, Tensor, params};
 use serde_json::Value;
 
 /// A file beside the tests.
@@ -133,4 +137,20 @@ pub fn complete(name: &str) -> tempfile::TempDir {
         &serde_json::json!({"bos_token": "<start>", "eos_token": "<end>", "unk_token": "w0"}),
     );
     dir
+}
+
+/// The parameters of a tower, all of which learn, that the gradient of its output in a random direction does not reach.
+pub fn unreached<M: Module>(tower: &M, y: Tensor<2>) -> Vec<String> {
+    let [n, c] = y.dims();
+    // a random direction: sums of normalised values may vanish by symmetry
+    let mut rng = Rng::new(2);
+    let direction = tensor((0..n * c).map(|_| rng.normal()).collect(), [n, c]);
+    let gradients = Gradients::collect(tower, (y * direction).sum().backward());
+    let reached = |name: &str| gradients.reach().any(|(found, largest)| found == name && largest > 0.0);
+    let all = params::list(tower);
+    assert!(!all.is_empty());
+    all.into_iter()
+        .map(|info| info.name)
+        .filter(|name| !reached(name))
+        .collect()
 }
