@@ -78,11 +78,11 @@ const MAX_SIZE: usize = 1 << 17;
 pub(crate) fn check_sizes(path: &Path, sizes: &[(&str, usize)]) -> Result<(), WeightsError> {
     for &(key, value) in sizes {
         if value == 0 || value > MAX_SIZE {
-            return Err(WeightsError::Metadata {
-                path: path.to_owned(),
-                key: key.to_owned(),
-                problem: format!("is {value}, not in 1…{MAX_SIZE}"),
-            });
+            return Err(WeightsError::metadata(
+                path,
+                key,
+                format!("is {value}, not in 1…{MAX_SIZE}"),
+            ));
         }
     }
     Ok(())
@@ -94,11 +94,11 @@ pub(crate) fn check_heads(path: &Path, width: usize, heads: usize) -> Result<(),
     if width.is_multiple_of(heads) {
         return Ok(());
     }
-    Err(WeightsError::Metadata {
-        path: path.to_owned(),
-        key: "heads".to_owned(),
-        problem: format!("is {heads}, which does not divide the width {width}"),
-    })
+    Err(WeightsError::metadata(
+        path,
+        "heads",
+        format!("is {heads}, which does not divide the width {width}"),
+    ))
 }
 
 /// Checks the constant of norms: without one, a row of equal values would not be a number.
@@ -106,11 +106,11 @@ fn check_eps(path: &Path, eps: f32) -> Result<(), WeightsError> {
     if eps > 0.0 && eps < 1.0 {
         return Ok(());
     }
-    Err(WeightsError::Metadata {
-        path: path.to_owned(),
-        key: "eps".to_owned(),
-        problem: format!("is {eps}, not between 0 and 1"),
-    })
+    Err(WeightsError::metadata(
+        path,
+        "eps",
+        format!("is {eps}, not between 0 and 1"),
+    ))
 }
 
 impl StackConfig {

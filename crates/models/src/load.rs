@@ -1,8 +1,6 @@
 //! Between files of weights and modules: layers out of a [`TensorSource`]: each call says the name and the shape that the architecture needs.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
 
 use bifocal_nn::engine::tensor;
 use bifocal_nn::layers::{Embedding, LayerNorm, Linear, RmsNorm};
@@ -87,60 +85,6 @@ impl Loader<'_> {
         Ok(Embedding {
             weight: self.param(name, [rows, width])?,
         })
-    }
-}
-
-/// Remembers which tensors were asked for, so that one that an architecture has no place for does not go unnoticed: leaving out a bias or
-/// a norm would give wrong numbers silently.
-pub(crate) struct Watched<'a> {
-    source: &'a dyn TensorSource,
-    read: Mutex<BTreeSet<String>>,
-}
-
-impl<'a> Watched<'a> {
-    pub fn new(source: &'a dyn TensorSource) -> Self {
-        Self {
-            source,
-            read: Mutex::default(),
-        }
-    }
-
-    /// Refuses tensors below `prefix` that were not loaded, but for those whose names end in one of `harmless`.
-    pub fn refuse_unread(&self, prefix: &str, harmless: &[&str]) -> Result<(), WeightsError> {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = self.source.names();
-        let unread = names.iter().find(|name| {
-            name.starts_with(prefix) && !read.contains(*name) && !harmless.iter().any(|end| name.ends_with(end))
-        });
-        match unread {
-            None => Ok(()),
-            Some(name) => Err(WeightsError::unsupported(
-                self.source.path(),
-                format!("the tensor \"{name}\", for which this architecture has no place,"),
-                "check that weights and settings belong together; merge adapters into the weights first",
-            )),
-        }
-    }
-}
-
-impl TensorSource for Watched<'_> {
-    fn names(&self) -> Vec<String> {
-        self.source.names()
-    }
-
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.source.shape(name)
-    }
-
-    fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
-        let tensor = self.source.load(name)?;
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        read.insert(name.to_owned());
-        Ok(tensor)
-    }
-
-    fn path(&self) -> &Path {
-        self.source.path()
     }
 }
 

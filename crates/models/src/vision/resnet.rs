@@ -75,13 +75,7 @@ impl ResNetConfig {
 
     fn check(&self, source: &dyn TensorSource) -> Result<(), WeightsError> {
         let path = source.path();
-        let refuse = |key: &str, problem: String| {
-            Err(WeightsError::Metadata {
-                path: path.to_owned(),
-                key: key.to_owned(),
-                problem,
-            })
-        };
+        let refuse = |key: &str, problem: String| Err(WeightsError::metadata(path, key, problem));
         check_sizes(
             path,
             &[

@@ -120,6 +120,14 @@ impl WeightsError {
         }
     }
 
+    pub(crate) fn metadata(path: &Path, key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Metadata {
+            path: path.to_owned(),
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+
     pub(crate) fn malformed(path: &Path, place: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Malformed {
             path: path.to_owned(),

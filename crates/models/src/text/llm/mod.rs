@@ -20,9 +20,9 @@ use bifocal_nn::layers::RmsNorm;
 use bifocal_nn::{Module, Tensor};
 
 use super::{Attention, Dense, LatentAttention, TokenBatch};
-use crate::load::{Loader, Watched};
+use crate::load::Loader;
 use crate::weights::gguf::Gguf;
-use crate::weights::{StoredRows, TensorSource, WeightsError};
+use crate::weights::{StoredRows, TensorSource, WeightsError, strict};
 use names::Tensors;
 
 /// A decoder-only language model without its output layer.
@@ -46,16 +46,19 @@ impl Llm {
     /// Loads a model from a GGUF.
     ///
     /// # Errors
-    /// As [`LlmConfig::from_gguf`] and [`Llm::load`].
+    /// As [`LlmConfig::from_gguf`] and [`Llm::load`]; and [`WeightsError::Mismatch`] for a tensor that the architecture does not know.
     pub fn from_gguf(gguf: &Gguf, attention: Attention) -> Result<Self, WeightsError> {
-        Self::load(LlmConfig::from_gguf(gguf)?, gguf, LlmNames::Gguf, attention)
+        let config = LlmConfig::from_gguf(gguf)?;
+        // the output layer is not a text tower's; rotary frequencies were read with the settings
+        strict(gguf, &["output.", "rope_freqs."], |source| {
+            Self::load(config, source, LlmNames::Gguf, attention)
+        })
     }
 
-    /// Loads a model.
+    /// Loads a model. Whoever calls it sees to it that no tensor is left over (see [`strict`]).
     ///
     /// # Errors
-    /// [`WeightsError`] when its numbers cannot be, a tensor is missing or has another shape, or its blocks have tensors that the
-    /// architecture does not know.
+    /// [`WeightsError`] when its numbers cannot be, a tensor is missing or has another shape.
     pub fn load(
         config: LlmConfig,
         source: &dyn TensorSource,
@@ -63,9 +66,8 @@ impl Llm {
         attention: Attention,
     ) -> Result<Self, WeightsError> {
         config.check(source.path())?;
-        let watched = Watched::new(source);
         let tensors = Tensors {
-            loader: Loader(&watched),
+            loader: Loader(source),
             names,
             family: config.family,
             eps: config.eps,
@@ -82,8 +84,6 @@ impl Llm {
         let blocks = (0..config.layers)
             .map(|layer| LlmBlock::load(&config, tensors, layer, attention))
             .collect::<Result<_, _>>()?;
-        // old files keep the rotary frequencies beside the weights
-        watched.refuse_unread(&names.blocks(), &["rotary_emb.inv_freq"])?;
         Ok(Self {
             blocks,
             norm: Some(tensors.norm(&names.last_norm(), config.width)?),

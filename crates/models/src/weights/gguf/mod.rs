@@ -74,11 +74,7 @@ impl Gguf {
         key: &str,
         convert: impl FnOnce(&'a GgufValue) -> Option<T>,
     ) -> Result<T, WeightsError> {
-        let fault = |problem: &str| WeightsError::Metadata {
-            path: self.file.path().to_owned(),
-            key: key.to_owned(),
-            problem: problem.to_owned(),
-        };
+        let fault = |problem: &str| WeightsError::metadata(self.file.path(), key, problem);
         let value = self.metadata.get(key).ok_or_else(|| fault("is missing"))?;
         convert(value).ok_or_else(|| fault("has a value of the wrong type"))
     }

@@ -134,11 +134,7 @@ impl Metadata<'_> {
     }
 
     fn fault(&self, key: &str, problem: String) -> WeightsError {
-        WeightsError::Metadata {
-            path: self.gguf.path().to_owned(),
-            key: self.key(key),
-            problem,
-        }
+        WeightsError::metadata(self.gguf.path(), self.key(key), problem)
     }
 
     fn count(&self, key: &str, most: u64) -> Result<usize, WeightsError> {

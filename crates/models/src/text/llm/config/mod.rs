@@ -143,11 +143,7 @@ const MAX_CONTEXT: u64 = 1 << 24;
 impl LlmConfig {
     /// Checks numbers that came from a file before anything is allocated for them.
     pub(super) fn check(&self, path: &Path) -> Result<(), WeightsError> {
-        let fault = |key: &str, problem: String| WeightsError::Metadata {
-            path: path.to_owned(),
-            key: key.to_owned(),
-            problem,
-        };
+        let fault = |key: &str, problem: String| WeightsError::metadata(path, key, problem);
         let sizes = [
             ("vocabulary", self.vocabulary, MAX_CONTEXT),
             ("context", self.context, u64::MAX),
