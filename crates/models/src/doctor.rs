@@ -100,7 +100,7 @@ impl Report {
             let settings = here("config.json") && !here("open_clip_config.json");
             if found.vision_tower.is_some() && settings && !here("preprocessor_config.json") {
                 self.note(format!(
-                    "{} has no preprocessor_config.json: CLIP's own preprocessing is taken; fetch the file if the model has another",
+                    "{} has no preprocessor_config.json: what is usual for such towers is taken; fetch the file if the model has another",
                     folder.display()
                 ));
             }
