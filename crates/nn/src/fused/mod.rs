@@ -6,6 +6,7 @@
 //! hold both paths against each other and against finite differences.
 
 mod attention;
+mod contrastive;
 mod conv;
 mod embedding;
 mod linear;
@@ -14,6 +15,7 @@ mod pool;
 mod rope;
 
 pub use attention::{AttentionShape, attention};
+pub use contrastive::{Divergence, Penalty, Softmax, Targets, distill_pairs, sigmoid_pairs, softmax_pairs, structure};
 pub use conv::{ConvShape, conv2d, depthwise_conv2d};
 pub use embedding::embedding;
 pub(crate) use linear::linear_packed;
