@@ -24,11 +24,12 @@ fn main() -> Result<(), String> {
             "`{name}` is no loss; use infonce, sigmoid, distill or structure"
         ));
     };
+    let batch = large_batch::Batch::new(pairs, width);
     let before = large_batch::peak_memory();
     for _ in 0..rounds {
         let peak = peak::flops();
         let start = Instant::now();
-        let value = large_batch::step(loss, pairs, width);
+        let value = large_batch::step(loss, &batch);
         let seconds = start.elapsed().as_secs_f64();
         let speed = loss.operations(pairs, width) / seconds;
         println!(

@@ -7,12 +7,13 @@ mod large_batch;
 #[test]
 fn a_batch_of_16384_pairs_fits_in_half_of_its_similarities() {
     let (pairs, width) = (16_384, 64);
+    let batch = large_batch::Batch::new(pairs, width);
     let Some(before) = large_batch::peak_memory() else {
         eprintln!("skipped: the system does not tell how much memory was used");
         return;
     };
     for loss in large_batch::Loss::ALL {
-        let value = large_batch::step(loss, pairs, width);
+        let value = large_batch::step(loss, &batch);
         assert!(value.is_finite() && value > 0.0, "{loss:?}: {value}");
         let after = large_batch::peak_memory().expect("it told before");
         let grown = (after - before) >> 20;

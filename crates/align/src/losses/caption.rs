@@ -111,9 +111,9 @@ mod tests {
 
     #[test]
     fn frozen_negatives_may_stand_beside_learning_positives() {
-        let case = Case::random(5, 1, 4, 20.0, 0.0, 4).with_extra(5);
+        let case = Case::random(6, 1, 4, 20.0, 0.0, 4).with_extra(6);
         let of = case.leaves();
-        let frozen = tensor(case.extra.clone(), [5, 4]);
+        let frozen = tensor(case.extra.clone(), [6, 4]);
         let out = caption_contrastive(of.images.clone(), of.texts.clone(), Some(frozen), case.scale);
         let mut expected = testing::gradients(&case, loss);
         expected.0[2].fill(0.0);

@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn rows_that_coincide_have_a_finite_gradient() {
-        let mut case = Case::random(5, 1, 6, 1.0, 0.0, 3);
+        let mut case = Case::random(6, 1, 6, 1.0, 0.0, 3);
         case.images.copy_within(0..6, 6);
         for penalty in BOTH {
             testing::finite_gradients(&case, structure(penalty));

@@ -53,14 +53,29 @@ fn rows(n: usize, width: usize, rng: &mut Rng, like: Option<&[f32]>) -> Vec<f32>
     rows
 }
 
-/// Forward and backward on random pairs; returns the loss. Panics when a gradient is missing or no number.
-pub fn step(loss: Loss, pairs: usize, width: usize) -> f32 {
-    let mut rng = Rng::new(5);
-    let images = rows(pairs, width, &mut rng, None);
-    let texts = rows(pairs, width, &mut rng, Some(&images));
+/// Random pictures and texts, each text near its picture.
+pub struct Batch {
+    images: Vec<f32>,
+    texts: Vec<f32>,
+    width: usize,
+}
+
+impl Batch {
+    pub fn new(pairs: usize, width: usize) -> Self {
+        let mut rng = Rng::new(5);
+        let images = rows(pairs, width, &mut rng, None);
+        let texts = rows(pairs, width, &mut rng, Some(&images));
+        Self { images, texts, width }
+    }
+}
+
+/// Forward and backward; returns the loss. Panics when a gradient is missing or no number.
+pub fn step(loss: Loss, batch: &Batch) -> f32 {
+    let width = batch.width;
+    let pairs = batch.images.len() / width;
     let leaf = |data: Vec<f32>| tensor(data, [pairs, width]).autodiff().require_grad();
     let one = |value: f32| tensor(vec![value], [1]).autodiff().require_grad();
-    let (images, texts) = (leaf(images), leaf(texts));
+    let (images, texts) = (leaf(batch.images.clone()), leaf(batch.texts.clone()));
     let positives = Positives::diagonal(pairs);
     let (x, y) = (images.clone(), texts.clone());
     let value = match loss {
