@@ -1,6 +1,6 @@
 //! Structure alignment (ProCLIP, arXiv 2510.18795, equation 3): distances between the rows of a student are held to those of a teacher.
 use crate::Gradient;
-use crate::simd::{Simd, Task, dispatch, steps};
+use crate::simd::{Simd, Task, dispatch};
 use rayon::prelude::*;
 
 /// What a difference u of two distances costs.
@@ -126,11 +126,21 @@ impl Task for Distances<'_> {
                 let mine: [&[f32]; AT_ONCE] =
                     std::array::from_fn(|k| &data[(first + (i0 + k).min(rows - 1)) * d..][..d]);
                 let mut acc = [s.zero(); AT_ONCE];
-                for c in steps::<S>(d) {
-                    let v = s.get(&other[c..]);
-                    for k in 0..AT_ONCE {
-                        let u = s.sub(s.get(&mine[k][c..]), v);
-                        acc[k] = s.fma(u, u, acc[k]);
+                let [p, q, r, t] = mine.map(|row| row.chunks_exact(S::LANES));
+                let lines = other.chunks_exact(S::LANES);
+                for ((((v, p), q), r), t) in lines.zip(p).zip(q).zip(r).zip(t) {
+                    let v = s.get(v);
+                    for (acc, mine) in acc.iter_mut().zip([p, q, r, t]) {
+                        let u = s.sub(s.get(mine), v);
+                        *acc = s.fma(u, u, *acc);
+                    }
+                }
+                let whole = d - d % S::LANES;
+                if whole < d {
+                    let v = s.get(&other[whole..]);
+                    for (acc, mine) in acc.iter_mut().zip(mine) {
+                        let u = s.sub(s.get(&mine[whole..]), v);
+                        *acc = s.fma(u, u, *acc);
                     }
                 }
                 for k in 0..AT_ONCE.min(rows - i0) {
@@ -167,16 +177,32 @@ impl Task for Pull<'_> {
         let mine = &x[first * d..][..rows * d];
         for (four, others) in x.chunks(AT_ONCE * d).enumerate() {
             for (i, (mine, out)) in mine.chunks_exact(d).zip(out.chunks_exact_mut(d)).enumerate() {
-                let pulls = &pull[i * n + four * AT_ONCE..(i + 1) * n];
-                for c in steps::<S>(d) {
-                    let v = s.get(&mine[c..]);
-                    let mut acc = s.get(&out[c..]);
-                    for (other, &pull) in others.chunks_exact(d).zip(pulls) {
-                        acc = s.fma(s.splat(pull), s.sub(v, s.get(&other[c..])), acc);
-                    }
-                    s.set(&mut out[c..], acc);
+                let pulls = &pull[i * n + four * AT_ONCE..][..others.len() / d];
+                // A row that is not there pulls with 0.
+                let pulls = std::array::from_fn::<_, AT_ONCE, _>(|k| s.splat(pulls.get(k).copied().unwrap_or(0.0)));
+                let others = std::array::from_fn::<_, AT_ONCE, _>(|k| others.get(k * d..(k + 1) * d).unwrap_or(mine));
+                let [p, q, r, t] = others.map(|row| row.chunks_exact(S::LANES));
+                let lines = out.chunks_exact_mut(S::LANES).zip(mine.chunks_exact(S::LANES));
+                for (((((out, v), p), q), r), t) in lines.zip(p).zip(q).zip(r).zip(t) {
+                    let sum = add_pulls(s, s.get(out), s.get(v), pulls, [p, q, r, t]);
+                    s.set(out, sum);
+                }
+                let whole = d - d % S::LANES;
+                if whole < d {
+                    let others = others.map(|row| &row[whole..]);
+                    let sum = add_pulls(s, s.get(&out[whole..]), s.get(&mine[whole..]), pulls, others);
+                    s.set(&mut out[whole..], sum);
                 }
             }
         }
     }
+}
+
+/// sum + Σ pull·(v − other).
+#[inline(always)]
+fn add_pulls<S: Simd>(s: S, mut sum: S::V, v: S::V, pulls: [S::V; AT_ONCE], others: [&[f32]; AT_ONCE]) -> S::V {
+    for (pull, other) in pulls.into_iter().zip(others) {
+        sum = s.fma(pull, s.sub(v, s.get(other)), sum);
+    }
+    sum
 }
