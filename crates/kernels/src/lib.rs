@@ -19,6 +19,7 @@
 pub mod activation;
 pub mod allocator;
 pub mod attention;
+pub mod blend;
 pub mod conv;
 pub mod embedding;
 pub mod gemm;

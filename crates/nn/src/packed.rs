@@ -100,6 +100,23 @@ mod tests {
     }
 
     #[test]
+    fn the_weight_below_an_adapter_is_packed() {
+        let (layer, x, first) = warm();
+        let config = crate::lora::LoraConfig {
+            rank: 2,
+            alpha: 4.0,
+            dropout: 0.0,
+        };
+        let (layer, count) = crate::lora::attach(layer, &config, |_| true, 1).expect("fine");
+        let layer = params::set_trainable(layer, |name| name.contains("lora"));
+        assert_eq!(count, 1);
+        for _ in 0..2 {
+            assert_eq!(values(layer.forward(x.clone())), first);
+        }
+        assert!(layer.packed.of(&layer.weight.val(), 20).is_some());
+    }
+
+    #[test]
     fn a_weight_that_learns_is_not_packed() {
         let (layer, x, _) = warm();
         let layer = params::set_trainable(layer, |_| true);

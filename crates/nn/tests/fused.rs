@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::fused::{self, Activation, AttentionShape, ConvShape, Rope, RopeStyle};
 use bifocal_nn::init::Rng;
+use bifocal_nn::noise::{self, Noise};
 use bifocal_nn::{Tensor, composed};
 
 /// An operation on flat leaves; it gives them their shapes itself, so that one harness serves all ranks.
@@ -120,6 +121,29 @@ fn linear_with_every_activation() {
             },
         );
     }
+}
+
+#[test]
+fn activations_alone() {
+    for act in SMOOTH {
+        check(
+            &format!("{act:?}"),
+            &[5 * 37],
+            &|l| fused::activation(two(&l[0], 5, 37), act),
+            &|l| composed::activate(two(&l[0], 5, 37), act),
+        );
+    }
+}
+
+#[test]
+fn dropout_of_a_scope() {
+    let noise = Noise::new(4).after(11, 0);
+    check(
+        "dropout",
+        &[6 * 35],
+        &|l| noise::scope(noise, || noise::dropout(two(&l[0], 6, 35), 0.4)),
+        &|l| two(&l[0], 6, 35) * noise.mask(0, 11, 6, 35, 0.4),
+    );
 }
 
 #[test]

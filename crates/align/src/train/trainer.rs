@@ -6,7 +6,7 @@ use bifocal_models::towers::Towers;
 use bifocal_models::weights::HostTensor;
 use bifocal_nn::engine::scalar;
 use bifocal_nn::init::Rng;
-use bifocal_nn::optim::{AdamW, AdamWConfig, Gradients};
+use bifocal_nn::optim::{Gradients, Optimizer, OptimizerConfig, OptimizerKind};
 use bifocal_nn::params;
 
 use super::checkpoint::Snapshot;
@@ -21,8 +21,8 @@ pub(crate) struct Trainer {
     method: Box<dyn Method>,
     /// `None` only inside a step, which consumes the towers and gives them back.
     towers: Option<Towers>,
-    optimizer: AdamW,
-    config: AdamWConfig,
+    optimizer: Optimizer,
+    config: OptimizerConfig,
     plan: Plan,
     /// What learns in this stage, or did in an earlier one: the weights that a checkpoint holds.
     learnt: BTreeSet<String>,
@@ -50,7 +50,8 @@ impl Trainer {
         optimizer: &OptimizerSpec,
         seed: u64,
     ) -> Self {
-        let config = AdamWConfig {
+        let config = OptimizerConfig {
+            kind: OptimizerKind::AdamW,
             beta1: optimizer.betas[0],
             beta2: optimizer.betas[1],
             eps: optimizer.eps,
@@ -58,7 +59,7 @@ impl Trainer {
         Self {
             method,
             towers: Some(params::set_trainable(towers, |name| plan.learns(name))),
-            optimizer: AdamW::new(config),
+            optimizer: Optimizer::new(config),
             config,
             plan,
             learnt,
@@ -97,7 +98,7 @@ impl Trainer {
             params::LoadError::Length { .. } => "a tensor has another size".to_owned(),
         })?);
         let steps = snapshot.state.optimizer_step;
-        self.optimizer = AdamW::restore(self.config, steps, snapshot.moments);
+        self.optimizer = Optimizer::restore(self.config, steps, snapshot.moments);
         Ok(())
     }
 
@@ -167,7 +168,7 @@ impl Trainer {
         weights
     }
 
-    pub fn optimizer(&self) -> &AdamW {
+    pub fn optimizer(&self) -> &Optimizer {
         &self.optimizer
     }
 

@@ -10,11 +10,8 @@ pub use resnet::{ResNet, ResNetConfig};
 pub use vit::{AttentionPool, ImageSizeError, Vit, VitConfig, VitFamily};
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use bifocal_nn::engine::tensor;
-use bifocal_nn::fused::{self, Activation};
-use bifocal_nn::layers::Linear;
 use bifocal_nn::{Module, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -234,14 +231,6 @@ impl VisionTower {
             VisionConfig::Vit(config) => Self::Vit(Vit::from_tensors(config.clone(), source)?),
         })
     }
-}
-
-/// Some rows of a layer that holds several below each other.
-pub(crate) fn part_of(layer: &Linear, x: Tensor<2>, rows: Range<usize>) -> Tensor<2> {
-    let [_, c] = x.dims();
-    let bias = layer.bias.as_ref().map(|bias| bias.val().slice([rows.clone()]));
-    let weight = layer.weight.val().slice([rows, 0..c]);
-    fused::linear(x, weight, bias, Activation::Identity, None)
 }
 
 /// A convolution's weight as PyTorch stores it, `[out, in, k, k]`, with the input channels last.

@@ -7,6 +7,7 @@
 
 mod attention;
 mod conv;
+mod dropout;
 mod embedding;
 mod linear;
 mod norm;
@@ -15,9 +16,10 @@ mod rope;
 
 pub use attention::{AttentionShape, attention};
 pub use conv::{ConvShape, conv2d, depthwise_conv2d};
+pub(crate) use dropout::dropout;
 pub use embedding::embedding;
 pub(crate) use linear::linear_packed;
-pub use linear::{Activation, gated, linear};
+pub use linear::{Activation, activation, gated, linear};
 pub use norm::{head_rms_norm, layer_norm, rms_norm};
 pub use pool::segment_mean;
 pub use rope::{Rope, RopeStyle, frequencies, rope};

@@ -6,6 +6,7 @@ use bifocal_nn::{Module, Tensor};
 
 use super::names::Tensors;
 use super::{Family, LlmConfig};
+use crate::blocks::{gate_up_parts, qkv_parts};
 use crate::text::{Attention, TokenBatch};
 use crate::weights::WeightsError;
 
@@ -54,13 +55,13 @@ impl LlmBlock {
         let gate_up = [("ffn_gate", c.mlp), ("ffn_up", c.mlp)];
         let mut block = Self {
             attn_norm: norm("attn_norm", c.width)?,
-            qkv: t.stacked(layer, &qkv, c.width, c.qkv_bias)?,
+            qkv: (t.stacked(layer, &qkv, c.width, c.qkv_bias)?).with_parts(&qkv_parts(q, kv)),
             q_norm: of_heads("attn_q_norm")?,
             k_norm: of_heads("attn_k_norm")?,
             out: t.stacked(layer, &[("attn_output", c.width)], q, c.out_bias)?,
             post_attn_norm: after("post_attention_norm")?,
             mlp_norm: norm("ffn_norm", c.width)?,
-            gate_up: t.stacked(layer, &gate_up, c.width, c.mlp_bias)?,
+            gate_up: (t.stacked(layer, &gate_up, c.width, c.mlp_bias)?).with_parts(&gate_up_parts(c.mlp)),
             down: t.stacked(layer, &[("ffn_down", c.width)], c.mlp, c.mlp_bias)?,
             post_mlp_norm: after("post_ffw_norm")?,
             shape: BlockShape {

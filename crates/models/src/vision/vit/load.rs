@@ -210,7 +210,7 @@ impl Vit {
             false => loader.linear(names.proj, width, dim, bias),
         };
         Ok(Self {
-            patches,
+            patches: patches.into(),
             class: family.has_class().then(class).transpose()?,
             registers: (registers > 0).then(|| rows(names.registers, registers)).transpose()?,
             positions: rows(names.positions, config.positions())?,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bifocal_nn::fused::{self, Activation, ConvShape};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear, zeros};
+use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Param, Tensor};
 
 use super::ImageBatch;
@@ -22,8 +23,7 @@ use crate::blocks::{Block, Pass, Rotation};
 /// A vision transformer: patches and special tokens, pre-norm blocks, and the class token, or what attention pools, as the image's vector.
 #[derive(Module, Debug)]
 pub struct Vit {
-    /// `[c, patch·patch·3]`, columns ordered row, column, channel.
-    patches: Linear,
+    patches: Patches,
     /// `[c]`.
     class: Option<Param<Tensor<1>>>,
     /// `[registers, c]`: tokens without a position, between the class token and the patches.
@@ -40,6 +40,21 @@ pub struct Vit {
     config: Arc<VitConfig>,
 }
 
+/// The convolution that makes rows of patches. It is no linear layer, so that adapters pass it by.
+#[derive(Module, Debug)]
+pub struct Patches {
+    /// `[c, patch·patch·3]`, columns ordered row, column, channel.
+    weight: Param<Tensor<2>>,
+    /// `[c]`.
+    bias: Option<Param<Tensor<1>>>,
+}
+
+impl From<Linear> for Patches {
+    fn from(Linear { weight, bias, .. }: Linear) -> Self {
+        Self { weight, bias }
+    }
+}
+
 impl Vit {
     /// Initial values as OpenAI chose them; the patch embedding as PyTorch does.
     pub fn new(config: VitConfig, rng: &mut Rng) -> Self {
@@ -47,7 +62,7 @@ impl Vit {
         let family = config.family;
         let scale = Init::Normal((width as f32).powf(-0.5));
         Self {
-            patches: Linear::new(patch * patch * 3, width, family.patch_bias(), rng),
+            patches: Linear::new(patch * patch * 3, width, family.patch_bias(), rng).into(),
             class: family
                 .has_class()
                 .then(|| Param::from_tensor(scale.tensor([width], rng))),
@@ -95,7 +110,7 @@ impl Vit {
             self.ln_post.forward(x)
         };
         match &self.proj {
-            Some(proj) => proj.forward(pooled),
+            Some(proj) => noise::rows(Rows::Items, || proj.forward(pooled)),
             None => pooled,
         }
     }
