@@ -143,3 +143,26 @@ impl<F: Fn(&str) -> Option<String>> ModuleMapper for Follow<F> {
         Param::from_mapped_value(id, value, mapper)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fused::constant;
+    use crate::init::Rng;
+    use crate::layers::Linear;
+    use crate::params;
+
+    #[test]
+    fn the_storage_stays_where_it_is() {
+        let mut rng = Rng::new(1);
+        let mut layer = || Linear::new(40, 30, false, &mut rng);
+        let (teacher, student) = (layer(), params::set_trainable(layer(), |_| true));
+        let at = |teacher: &Linear| {
+            let storage = constant(&teacher.weight.val()).expect("a teacher does not learn");
+            storage.as_slice::<f32>().map(<[f32]>::as_ptr)
+        };
+        let before = at(&teacher);
+        let teacher = update(teacher, &student, 0.5, |name| Some(name.to_owned())).expect("names fit");
+        assert_eq!(at(&teacher), before);
+    }
+}

