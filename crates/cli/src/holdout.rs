@@ -9,7 +9,7 @@ use bifocal_align::recipe::Recipe;
 use bifocal_align::train::{self, Pairs, Silent};
 use bifocal_data::atomic::write_atomic;
 use bifocal_data::source::{Dataset, Sample};
-use bifocal_data::{Limits, load_images};
+use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_eval::{Lambda, Ridge, Role, Table, retrieval};
 use bifocal_models::bundle::Model;
 use serde::Deserialize;
@@ -116,7 +116,7 @@ impl Judge<'_> {
 
     fn gallery(&self, samples: &[Sample]) -> Result<Gallery> {
         let model = pictures::embed(self.model, samples)?;
-        let paths: Vec<&Path> = model.samples.iter().map(|&s| samples[s].image.as_path()).collect();
+        let paths: Vec<&ImageSource> = model.samples.iter().map(|&s| &samples[s].image).collect();
         let mut ridge = Vec::new();
         for chunk in paths.chunks(pictures::BATCH) {
             let vision = &self.pairs.vision;

@@ -1,10 +1,10 @@
 //! What is learnt from: the recipe's sources as one list of rows over one list of distinct texts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use bifocal_data::Dataset;
 use bifocal_data::split::{HoldOut, split};
+use bifocal_data::{Dataset, ImageSource};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
@@ -20,8 +20,8 @@ const HOLDOUT_SEED: u64 = 0;
 /// What stands on the picture's side of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Picture {
-    /// A file.
-    File(PathBuf),
+    /// A picture of a dataset.
+    File(ImageSource),
     /// A row of the vision tower's classifier.
     Class(usize),
 }

@@ -1,9 +1,9 @@
 //! Features of frozen towers: computed once, kept for later runs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bifocal_data::cache::{Computed, Dtype, FeatureSpec, FeatureStore, FillError, FillOptions, ItemKey, fill};
-use bifocal_data::{Limits, load_images};
+use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_models::open::{TextEncoder, VisionEncoder};
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::VisionTower;
@@ -39,7 +39,7 @@ impl<'a> Features<'a> {
         class_rows: ClassRows,
         progress: &mut dyn Progress,
     ) -> Result<Table, TrainError> {
-        let mut paths: Vec<PathBuf> = Vec::new();
+        let mut paths: Vec<ImageSource> = Vec::new();
         for row in &corpus.rows {
             if let Picture::File(path) = &row.picture {
                 paths.push(path.clone());
@@ -76,7 +76,7 @@ impl<'a> Features<'a> {
     fn pictures(
         &self,
         encoder: &VisionEncoder,
-        paths: &[PathBuf],
+        paths: &[ImageSource],
         progress: &mut dyn Progress,
     ) -> Result<Vec<Option<Vec<f32>>>, TrainError> {
         let spec = FeatureSpec::new()
@@ -86,24 +86,24 @@ impl<'a> Features<'a> {
         let mut readable = Vec::with_capacity(paths.len());
         let mut keys = Vec::with_capacity(paths.len());
         let mut warnings = Vec::new();
-        for (i, key) in ItemKey::of_files(paths).into_iter().enumerate() {
+        for (i, key) in ItemKey::of_images(paths, &Limits::default()).into_iter().enumerate() {
             match key {
                 Ok(key) => {
                     readable.push(i);
                     keys.push(key);
                 }
-                Err(error) => warnings.push(format!("{} is left out: {error}", paths[i].display())),
+                Err(error) => warnings.push(format!("{} is left out: {error}", paths[i])),
             }
         }
         let compute = |wanted: &[usize]| {
-            let files: Vec<&PathBuf> = wanted.iter().map(|&k| &paths[readable[k]]).collect();
+            let files: Vec<&ImageSource> = wanted.iter().map(|&k| &paths[readable[k]]).collect();
             let loaded =
                 load_images(&files, &encoder.preprocess, &Limits::default()).map_err(|error| TrainError::Features {
                     what: "pictures".to_owned(),
                     message: error.to_string(),
                 })?;
             for bad in &loaded.bad {
-                warnings.push(format!("{} is left out: {}", bad.path.display(), bad.error));
+                warnings.push(format!("{} is left out: {}", bad.image, bad.error));
             }
             Ok::<_, TrainError>(Computed {
                 rows: encoder.embed(&loaded.pixels, loaded.good.len())?,

@@ -1,9 +1,8 @@
 //! Batches of a stage: cached features where a tower is frozen, pixels and tokens where it learns.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
-use bifocal_data::{Limits, Preprocess, ResizeMode, load_images};
+use bifocal_data::{ImageSource, Limits, Preprocess, ResizeMode, load_images};
 use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::ImageBatch;
@@ -63,7 +62,7 @@ pub(crate) struct Feed {
     pub images: ImageFeed,
     pub texts: TextFeed,
     /// Pictures that could not be read, told once each.
-    pub told: BTreeSet<PathBuf>,
+    pub told: BTreeSet<String>,
 }
 
 /// A batch with the names of its pictures.
@@ -91,15 +90,15 @@ impl Feed {
         let images = match &self.images {
             ImageFeed::Features(table) => Images::Features(table.gather(drawn.iter().map(|d| d.row))),
             ImageFeed::Pixels(preprocess) => {
-                let paths: Vec<PathBuf> = drawn.iter().map(|d| self.path(d.row)).collect();
+                let paths: Vec<&ImageSource> = drawn.iter().map(|d| self.path(d.row)).collect();
                 let loaded =
                     load_images(&paths, preprocess, &Limits::default()).map_err(|error| TrainError::Features {
                         what: "pictures".to_owned(),
                         message: error.to_string(),
                     })?;
                 for bad in &loaded.bad {
-                    if self.told.insert(bad.path.clone()) {
-                        warnings.push(format!("{} is left out: {}", bad.path.display(), bad.error));
+                    if self.told.insert(bad.image.to_string()) {
+                        warnings.push(format!("{} is left out: {}", bad.image, bad.error));
                     }
                 }
                 let good: BTreeSet<usize> = loaded.good.iter().copied().collect();
@@ -120,7 +119,7 @@ impl Feed {
                         first: loaded
                             .bad
                             .first()
-                            .map_or_else(String::new, |b| format!("{}: {}", b.path.display(), b.error)),
+                            .map_or_else(String::new, |b| format!("{}: {}", b.image, b.error)),
                     }
                 })?)
             }
@@ -179,9 +178,9 @@ impl Feed {
         drawn
     }
 
-    fn path(&self, row: usize) -> PathBuf {
+    fn path(&self, row: usize) -> &ImageSource {
         match &self.rows[row].picture {
-            Picture::File(path) => path.clone(),
+            Picture::File(path) => path,
             Picture::Class(_) => unreachable!("classifier rows are refused when the vision tower learns"),
         }
     }
