@@ -91,13 +91,16 @@ impl Rows {
     }
 }
 
+/// Captions of a group that a further one is compared with; hostile lists are long.
+const COMPARED: usize = 64;
+
 /// Adds a caption unless it is blank or there already: archives often carry the same text twice.
 pub(super) fn add_caption(captions: &mut Captions, group: &str, text: &str) {
     if text.trim().is_empty() {
         return;
     }
     let texts = captions.entry(group.to_owned()).or_default();
-    if !texts.iter().any(|t| t == text) {
+    if !texts.iter().take(COMPARED).any(|t| t == text) {
         texts.push(text.to_owned());
     }
 }

@@ -100,7 +100,7 @@ impl Shard {
                 Err(reason) => shard.skipped.push(Skipped {
                     line: None,
                     what: format!("rows {first} to {}", first + count.saturating_sub(1)),
-                    reason: explained(reason),
+                    reason,
                 }),
             }
             first += count;

@@ -86,11 +86,10 @@ impl ChunkReader for Chunks {
     type T = BufReader<From>;
 
     fn get_read(&self, start: u64) -> Result<Self::T> {
-        let room = self.0.size.saturating_sub(start).min(64);
-        check(&self.0.archive.read(start, room as usize)?)?;
         let from = From {
             source: self.0.clone(),
             at: start,
+            checked: false,
         };
         Ok(BufReader::with_capacity(512, from))
     }
@@ -103,16 +102,20 @@ impl ChunkReader for Chunks {
     }
 }
 
-/// Reads on from a place.
+/// Reads a header of a page. The library makes one before each page, and does not read from it when it knows the header already.
 struct From {
     source: Arc<Source>,
     at: u64,
+    checked: bool,
 }
 
 impl Read for From {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let room = self.source.size.saturating_sub(self.at).min(buffer.len() as u64) as usize;
         let bytes = self.source.archive.read(self.at, room)?;
+        if !std::mem::replace(&mut self.checked, true) {
+            check(&bytes).map_err(io::Error::other)?;
+        }
         buffer[..room].copy_from_slice(&bytes);
         self.at += room as u64;
         Ok(room)
