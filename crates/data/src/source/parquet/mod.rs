@@ -276,36 +276,34 @@ fn values<T: DataType>(
     mut text: impl FnMut(&T::T) -> Result<String>,
     mut give: impl FnMut(&mut Row, String),
 ) -> Result<()> {
-    let mut at = 0;
+    // records are counted when they end, which may be a call later than their values come: rows are counted by their beginnings
+    let (mut ended, mut begun) = (0, 0);
     let (mut present, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
-    while at < rows.len() {
+    while ended < rows.len() {
         present.clear();
         repeated.clear();
         values.clear();
-        let wanted = BATCH.min(rows.len() - at);
+        let wanted = BATCH.min(rows.len() - ended);
         let (records, _, levels) = reader.read_records(wanted, Some(&mut present), Some(&mut repeated), &mut values)?;
-        if records == 0 {
+        if records == 0 && levels == 0 {
             return Err(odd("a column has fewer rows than its group"));
         }
         let mut values = values.iter();
-        let mut row = at;
         for level in 0..levels {
-            // a list goes on, or a row begins
-            if level > 0 && repeated.get(level).is_none_or(|&r| r == 0) {
-                row += 1;
-            }
+            // otherwise a list goes on
+            begun += usize::from(repeated.get(level).is_none_or(|&r| r == 0));
             if most == 0 || present.get(level) == Some(&most) {
                 let value = values
                     .next()
                     .ok_or_else(|| odd("a column has fewer values than it says"))?;
+                let row = begun.checked_sub(1).and_then(|row| rows.get_mut(row));
                 give(
-                    rows.get_mut(row)
-                        .ok_or_else(|| odd("a column has more rows than its group"))?,
+                    row.ok_or_else(|| odd("a column has other rows than its group"))?,
                     text(value)?,
                 );
             }
         }
-        at += records;
+        ended += records;
     }
     Ok(())
 }
