@@ -140,16 +140,26 @@ impl<R: Read> Records<R> {
         })
     }
 
+    fn refill(&mut self) -> std::io::Result<()> {
+        if self.used == self.input.len() {
+            self.input.clear();
+            self.used = 0;
+            self.from.by_ref().take(1 << 16).read_to_end(&mut self.input)?;
+        }
+        Ok(())
+    }
+
     /// The next record and the line at which it begins, from 1.
     fn next(&mut self) -> std::io::Result<Option<(u64, Record<'_>)>> {
         let (mut written, mut fields, mut too_long) = (0, 0, false);
-        let line = self.parser.line();
+        self.refill()?;
+        // the parser passes over empty lines, and over the second half of \r\n, when it is asked for the record after them
+        let ends = self.input[self.used..]
+            .iter()
+            .take_while(|b| matches!(b, b'\r' | b'\n'));
+        let line = self.parser.line() + ends.filter(|&&b| b == b'\n').count() as u64;
         loop {
-            if self.used == self.input.len() {
-                self.input.clear();
-                self.used = 0;
-                self.from.by_ref().take(1 << 16).read_to_end(&mut self.input)?;
-            }
+            self.refill()?;
             let (result, read, wrote, ended) = self.parser.read_record(
                 &self.input[self.used..],
                 &mut self.output[written..],
