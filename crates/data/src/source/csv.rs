@@ -222,7 +222,7 @@ mod tests {
         let row = |line: u64, fields: &[&str]| (line, Some(fields.iter().map(|f| (*f).to_owned()).collect()));
         assert_eq!(
             all(b"\xef\xbb\xbfa,b\r\n\"x, y\n\"\"z\"\"\",2\n\n3"),
-            [row(1, &["a", "b"]), row(2, &["x, y\n\"z\"", "2"]), row(4, &["3"])]
+            [row(1, &["a", "b"]), row(2, &["x, y\n\"z\"", "2"]), row(5, &["3"])]
         );
         assert_eq!(all(b"a\tb,c\n1\t2"), [row(1, &["a", "b,c"]), row(2, &["1", "2"])]);
         assert_eq!(
