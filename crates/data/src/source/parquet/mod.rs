@@ -162,10 +162,10 @@ impl Leaves {
                     (surest_label, leaves.label) = (place, Some(at));
                 }
                 // a text, or a list of texts, whose parts have names by custom
-                (Role::Captions(group) | Role::Language(group), [] | [_, _]) if bytes && leaf.max_rep_level() <= 1 => {
-                    if parts.len() == 1 || !flat {
-                        leaves.captions.push((at, group));
-                    }
+                (Role::Captions(group) | Role::Language(group), [] | [_, _])
+                    if bytes && leaf.max_rep_level() <= 1 && (parts.len() == 1 || !flat) =>
+                {
+                    leaves.captions.push((at, group));
                 }
                 // texts or lists of texts by language
                 (Role::Captions(group), [language] | [language, _, _])
