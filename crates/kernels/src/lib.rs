@@ -40,4 +40,5 @@ mod testing;
 pub type Gradient = Option<Vec<f32>>;
 
 pub use activation::Activation;
+pub use gemm::{Precision, bf16_unit};
 pub use simd::instruction_set;

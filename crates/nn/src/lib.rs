@@ -4,6 +4,7 @@
 //! - [`layers`]: modules with parameters, without any model's name in them;
 //! - [`params`]: parameters by name: loading, saving, freezing;
 //! - [`plain`]: operations that no kernel is worth;
+//! - [`precision`]: whether matrix products multiply in f32 or in bf16;
 //! - [`optim`]: AdamW in place, gradients by name.
 //!
 //! Activations are packed rows: a batch of sequences is `[t, c]` with `offsets` where each begins; there is no
@@ -17,6 +18,7 @@ pub mod layers;
 pub mod optim;
 pub mod params;
 pub mod plain;
+pub mod precision;
 
 mod packed;
 

@@ -8,6 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
 use crate::fused::constant;
+use crate::precision;
 
 /// Rows of input from which the order of a packed weight helps.
 const ROWS: usize = 5;
@@ -45,10 +46,12 @@ impl PackedWeight {
         match &mut *seen {
             Some(seen) if seen.weight.as_slice::<f32>().map(<[f32]>::as_ptr) == Some(data.as_ptr()) => {
                 let [dout, din] = weight.dims();
-                let packed = seen
-                    .packed
-                    .get_or_insert_with(|| Arc::new(pack_weight(data, din, dout)));
-                Some(packed.clone())
+                let precision = precision::current();
+                let packed = match seen.packed.take().filter(|packed| packed.serves(precision)) {
+                    Some(packed) => packed,
+                    None => Arc::new(pack_weight(data, din, dout, precision)),
+                };
+                Some(seen.packed.insert(packed).clone())
             }
             other => {
                 *other = Some(Seen {

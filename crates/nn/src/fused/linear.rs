@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 
 use super::{Fused, absent, apply, on_cpu};
 use crate::composed;
+use crate::precision::{self, Precision};
 
 pub use bifocal_kernels::activation::Activation;
 
@@ -19,6 +20,7 @@ struct Linear {
     residual: bool,
     din: usize,
     dout: usize,
+    precision: Precision,
 }
 
 impl Fused<4> for Linear {
@@ -38,6 +40,7 @@ impl Fused<4> for Linear {
             self.din,
             self.dout,
             keep,
+            self.precision,
         );
         (out.y, vec![t, self.dout], out.pre)
     }
@@ -61,12 +64,13 @@ impl Fused<4> for Linear {
             self.din,
             self.dout,
             [need[0], need[1], need[2]],
+            self.precision,
         );
         [g.x, g.w, g.b, need[3].then(|| grad.to_vec())]
     }
 }
 
-/// `act(x wᵀ + b) + residual`.
+/// `act(x wᵀ + b) + residual`; the product is of the thread's [`precision`].
 ///
 /// # Shapes
 /// `x` `[t, in]`, `w` `[out, in]`, `bias` `[out]`, `residual` and the result `[t, out]`.
@@ -111,6 +115,7 @@ pub(crate) fn linear_packed(
         residual: residual.is_some(),
         din,
         dout,
+        precision: precision::current(),
     };
     apply(
         op,
