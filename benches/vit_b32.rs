@@ -15,7 +15,7 @@ use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::engine::{scalar, tensor, values};
 use bifocal_nn::optim::{AdamW, AdamWConfig, Gradients, Rate};
 use bifocal_nn::precision::{Precision, scope};
-use bifocal_nn::{Tensor, params};
+use bifocal_nn::{Tensor, checkpoint, params};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -46,6 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some("bf16") => Precision::Bf16,
         Some(other) => return Err(format!("{other} is no precision: f32 or bf16").into()),
     };
+    let dropping = args.next().as_deref() == Some("checkpoint");
     let source = weights::open(&folder.join("model.safetensors"))?;
     let stack = StackConfig::new(768, 12, 12, 3072, Gelu::Erf);
     let config = VitConfig::clip(224, 32, 512, stack);
@@ -80,7 +81,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             "train" => {
                 frozen = None;
-                let features = normalize(scope(precision, || tower.embed(&batch)));
+                let y = checkpoint::scope(dropping, || scope(precision, || tower.embed(&batch)));
+                let features = normalize(y);
                 let loss = infonce(features, texts.clone(), scale.clone(), &positives);
                 let value = scalar(loss.clone());
                 let grads = Gradients::collect(&tower, loss.backward());

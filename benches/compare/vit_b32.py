@@ -2,7 +2,7 @@
 """ViT-B/32 beside PyTorch eager: forward and training step, in one run.
 
     cargo build --release --example vit_b32
-    python benches/compare/vit_b32.py [--rounds 9] [--batch 32] [--threads 2] [--precision f32]
+    python benches/compare/vit_b32.py [--rounds 9] [--batch 32] [--threads 2] [--precision f32] [--checkpoint]
 
 Needs torch and open_clip (pip install torch open_clip_torch). Both sides get the same weights and the same pictures; they take turns, so
 that a change of the machine's speed hits both; medians and the ratio of each pair are printed, after the outputs and the losses were compared.
@@ -23,6 +23,7 @@ parser.add_argument("--rounds", type=int, default=9)
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
+parser.add_argument("--checkpoint", action="store_true", help="drop activations, on our side alone")
 parser.add_argument("--worker", default="target/release/examples/vit_b32")
 args = parser.parse_args()
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
@@ -44,7 +45,7 @@ class Bifocal:
     """The other side: a process that answers one line with one line."""
 
     def __init__(self, folder):
-        self.process = subprocess.Popen([args.worker, str(folder), args.precision], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([args.worker, str(folder), args.precision, "checkpoint" if args.checkpoint else "keep"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline().strip() == "ready"
 
     def ask(self, command):

@@ -7,7 +7,7 @@ use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, AttentionShape};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear, ones, zeros};
-use bifocal_nn::{Module, Param, Tensor, plain};
+use bifocal_nn::{Module, Param, Tensor, checkpoint, plain};
 use serde::{Deserialize, Serialize};
 
 use crate::load::Loader;
@@ -148,9 +148,9 @@ impl StackConfig {
     }
 
     /// What blocks need to run.
-    pub(crate) fn pass<'a>(&self, offsets: &'a Arc<[usize]>, causal: bool) -> Pass<'a> {
+    pub(crate) fn pass(&self, offsets: &Arc<[usize]>, causal: bool) -> Pass {
         Pass {
-            offsets,
+            offsets: Arc::clone(offsets),
             attention: self.attention(causal),
             rotation: None,
             gelu: self.gelu,
@@ -171,16 +171,18 @@ impl StackConfig {
 }
 
 /// What a block needs besides its rows.
-pub(crate) struct Pass<'a> {
+#[derive(Clone)]
+pub(crate) struct Pass {
     /// Where each sequence begins, then the number of rows.
-    pub offsets: &'a Arc<[usize]>,
+    pub offsets: Arc<[usize]>,
     pub attention: AttentionShape,
     /// Angles of rotary positions.
-    pub rotation: Option<&'a Rotation>,
+    pub rotation: Option<Rotation>,
     pub gelu: Gelu,
 }
 
 /// Cosines and sines of rotary positions, `[tokens, head_dim / 2]` each, the same for every sequence.
+#[derive(Clone)]
 pub(crate) struct Rotation {
     pub cos: Tensor<2>,
     pub sin: Tensor<2>,
@@ -279,8 +281,11 @@ impl Block {
 
     /// `[t, c]` → `[t, c]`.
     pub(crate) fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let mixed = self.mix(&x, pass);
-        self.finish(x, mixed, pass.gelu)
+        let pass = pass.clone();
+        checkpoint::block(self, x, move |block, x| {
+            let mixed = block.mix(&x, &pass);
+            block.finish(x, mixed, pass.gelu)
+        })
     }
 
     /// As [`Self::forward`], of which only some rows are wanted: the last block of a tower that reads nothing but its class tokens leaves out three
@@ -289,18 +294,21 @@ impl Block {
     /// # Shapes
     /// `[t, c]`, `r` rows below `t` → `[r, c]`.
     pub(crate) fn forward_rows(&self, x: Tensor<2>, pass: &Pass, rows: &Arc<[u32]>) -> Tensor<2> {
-        let mixed = self.mix(&x, pass);
-        self.finish(fused::embedding(x, rows), fused::embedding(mixed, rows), pass.gelu)
+        let (pass, rows) = (pass.clone(), Arc::clone(rows));
+        checkpoint::block(self, x, move |block, x| {
+            let mixed = block.mix(&x, &pass);
+            block.finish(fused::embedding(x, &rows), fused::embedding(mixed, &rows), pass.gelu)
+        })
     }
 
     /// Attention over the normed rows, before its output layer.
     fn mix(&self, x: &Tensor<2>, pass: &Pass) -> Tensor<2> {
         let mut qkv = self.qkv.forward(self.ln_1.forward(x.clone()));
-        if let Some(Rotation { cos, sin }) = pass.rotation {
+        if let Some(Rotation { cos, sin }) = &pass.rotation {
             let heads = pass.attention.heads;
             qkv = plain::rotate(qkv, cos.clone(), sin.clone(), 2 * heads, 3 * heads);
         }
-        fused::attention(qkv, pass.offsets, &pass.attention)
+        fused::attention(qkv, &pass.offsets, &pass.attention)
     }
 
     /// What follows attention, row by row.

@@ -5,11 +5,13 @@
 //! - [`params`]: parameters by name: loading, saving, freezing;
 //! - [`plain`]: operations that no kernel is worth;
 //! - [`precision`]: whether matrix products multiply in f32 or in bf16;
+//! - [`checkpoint`]: blocks that drop their activations and compute them again;
 //! - [`optim`]: AdamW in place, gradients by name.
 //!
 //! Activations are packed rows: a batch of sequences is `[t, c]` with `offsets` where each begins; there is no
 //! padding anywhere, so that cost follows the real number of tokens.
 
+pub mod checkpoint;
 pub mod composed;
 pub mod engine;
 pub mod fused;

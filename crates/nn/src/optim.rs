@@ -41,6 +41,11 @@ impl Gradients {
         })
     }
 
+    /// Takes the gradient of one parameter out.
+    pub(crate) fn take(&mut self, name: &str) -> Option<FlexTensor> {
+        self.0.remove(name)
+    }
+
     /// The gradient of one parameter, row-major.
     pub fn get(&self, name: &str) -> Option<&[f32]> {
         self.0.get(name).map(slice)

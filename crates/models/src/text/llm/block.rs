@@ -2,7 +2,7 @@
 
 use bifocal_nn::fused::{self, Activation, AttentionShape, Rope};
 use bifocal_nn::layers::{Linear, RmsNorm};
-use bifocal_nn::{Module, Tensor};
+use bifocal_nn::{Module, Tensor, checkpoint};
 
 use super::names::Tensors;
 use super::{Family, LlmConfig};
@@ -89,10 +89,13 @@ impl LlmBlock {
     }
 
     pub(super) fn forward(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {
-        let x = self.attend(x, tokens);
-        let h = self.gate_up.forward(self.mlp_norm.forward(x.clone()));
-        let h = fused::gated(h, self.shape.gate);
-        add(x, h, &self.down, self.post_mlp_norm.as_ref())
+        let tokens = tokens.clone();
+        checkpoint::block(self, x, move |block, x| {
+            let x = block.attend(x, &tokens);
+            let h = block.gate_up.forward(block.mlp_norm.forward(x.clone()));
+            let h = fused::gated(h, block.shape.gate);
+            add(x, h, &block.down, block.post_mlp_norm.as_ref())
+        })
     }
 
     fn attend(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {

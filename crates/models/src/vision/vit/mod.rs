@@ -17,7 +17,7 @@ use bifocal_nn::layers::{LayerNorm, Linear, zeros};
 use bifocal_nn::{Module, Param, Tensor};
 
 use super::ImageBatch;
-use crate::blocks::{Block, Pass, Rotation};
+use crate::blocks::{Block, Pass};
 
 /// A vision transformer: patches and special tokens, pre-norm blocks, and the class token, or what attention pools, as the image's vector.
 #[derive(Module, Debug)]
@@ -74,8 +74,7 @@ impl Vit {
     pub fn embed_all(&self, batches: &[ImageBatch]) -> Tensor<2> {
         let (mut x, offsets) = self.tokens(batches);
         let n = offsets.len() - 1;
-        let rotation = self.config.rotation();
-        let pass = self.pass(&offsets, rotation.as_ref());
+        let pass = self.pass(&offsets);
         let pooled = if let Some(pool) = &self.pool {
             for block in &self.blocks {
                 x = block.forward(x, &pass);
@@ -104,14 +103,13 @@ impl Vit {
     pub fn hidden(&self, images: &ImageBatch, layer: usize) -> Option<Tensor<2>> {
         let blocks = self.blocks.get(..layer)?;
         let (x, offsets) = self.tokens(std::slice::from_ref(images));
-        let rotation = self.config.rotation();
-        let pass = self.pass(&offsets, rotation.as_ref());
+        let pass = self.pass(&offsets);
         Some(blocks.iter().fold(x, |x, block| block.forward(x, &pass)))
     }
 
-    fn pass<'a>(&self, offsets: &'a Arc<[usize]>, rotation: Option<&'a Rotation>) -> Pass<'a> {
+    fn pass(&self, offsets: &Arc<[usize]>) -> Pass {
         Pass {
-            rotation,
+            rotation: self.config.rotation(),
             ..self.config.stack.pass(offsets, false)
         }
     }

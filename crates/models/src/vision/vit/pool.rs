@@ -88,7 +88,7 @@ impl AttentionPool {
         let n = pass.offsets.len().saturating_sub(1);
         let part = |x, rows| part_of(&self.qkv, x, rows);
         let query = part(self.probe.val(), 0..c).expand([n, c]);
-        let pooled = plain::attend(query, part(x, c..3 * c), pass.offsets, pass.attention.heads);
+        let pooled = plain::attend(query, part(x, c..3 * c), &pass.offsets, pass.attention.heads);
         let x = self.out.forward(pooled);
         let h = self.fc.fused(self.norm.forward(x.clone()), pass.gelu.into(), None);
         self.proj.fused(h, Activation::Identity, Some(x))
