@@ -1,6 +1,6 @@
 //! Activation checkpointing (Chen et al. 2016): a block keeps its input only, and its backward pass computes what it needs from it once more.
 //!
-//! For about a third more time a training step holds the activations of one block, in place of those of all of them.
+//! For another forward pass a training step holds the activations of one block, in place of those of all of them.
 //!
 //! # How it fits the engine
 //! The block's forward runs on constants. One recorded operation stands for it; its backward pass runs the block again on new leaves, differentiates that small graph on

@@ -43,8 +43,10 @@ fn numbers(n: usize) -> Vec<f32> {
     (0..n).map(|_| rng.normal()).collect()
 }
 
-/// Output, gradient of the input, gradients of three halves, one of which is used twice.
-fn step(halves: &[Half; 2], x_learns: bool, dropping: bool) -> (Vec<f32>, Option<Vec<f32>>, Vec<(String, Vec<f32>)>) {
+type Outcome = (Vec<f32>, Option<Vec<f32>>, Vec<(String, Vec<f32>)>);
+
+/// Output, gradient of the input, gradients of two halves, one of which is used twice.
+fn step(halves: &[Half; 2], x_learns: bool, dropping: bool) -> Outcome {
     let leaf: Tensor<2> = tensor(numbers(7 * 12), [7, 12]);
     let leaf = if x_learns { leaf.autodiff().require_grad() } else { leaf };
     let y = scope(dropping, || {
