@@ -15,6 +15,7 @@ mod run;
 pub mod schedule;
 mod setup;
 mod trainer;
+pub mod watch;
 
 pub use error::TrainError;
 pub use pairs::{Pairs, pairs};
