@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use bifocal_data::atomic::write_atomic;
 
+use super::evaluations::Evaluation;
 use super::records::{self, Message};
+use crate::train::metrics::Metrics;
 
 /// What names of event files begin with, whoever writes them.
 pub const PREFIX: &str = "events.out.tfevents.";
@@ -98,14 +100,79 @@ impl EventLog {
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let (limits, counts) = buckets(&values, low, high);
+        let sum = values.iter().sum();
+        let squares = values.iter().map(|v| v * v).sum();
+        let moments = [low, high, values.len() as f64, sum, squares];
+        self.distribution(step, wall_time, tag, moments, &limits, &counts)
+    }
+
+    /// Writes a step: `loss`, `terms/…`, `lr`, `grad_norm`, `logit_scale` and, where there is one, `logit_bias`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn metrics(&mut self, metrics: &Metrics, wall_time: f64) -> io::Result<()> {
+        let terms: Vec<(String, f32)> = metrics
+            .terms
+            .iter()
+            .map(|(name, v)| (format!("terms/{name}"), *v))
+            .collect();
+        let mut values = vec![("loss", metrics.loss)];
+        values.extend(terms.iter().map(|(name, v)| (name.as_str(), *v)));
+        values.extend([("lr", metrics.lr as f32), ("grad_norm", metrics.grad_norm as f32)]);
+        values.push(("logit_scale", metrics.logit_scale));
+        values.extend(metrics.logit_bias.map(|bias| ("logit_bias", bias)));
+        self.scalars(metrics.step, wall_time, &values)
+    }
+
+    /// Writes an evaluation: `eval/…`, and its similarities as histograms `similarity/own` and `similarity/other`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn evaluation(&mut self, evaluation: &Evaluation, wall_time: f64) -> io::Result<()> {
+        let metrics = evaluation.metrics.iter();
+        let values: Vec<(String, f32)> = metrics.map(|(name, v)| (format!("eval/{name}"), *v as f32)).collect();
+        let values: Vec<(&str, f32)> = values.iter().map(|(name, v)| (name.as_str(), *v)).collect();
+        self.scalars(evaluation.step, wall_time, &values)?;
+        let Some(similarities) = &evaluation.similarities else {
+            return Ok(());
+        };
+        for (tag, counts) in [
+            ("similarity/own", &similarities.positive),
+            ("similarity/other", &similarities.negative),
+        ] {
+            let counts: Vec<f64> = counts.iter().map(|c| *c as f64).collect();
+            let width = 2.0 / counts.len().max(1) as f64;
+            let limits: Vec<f64> = (1..=counts.len()).map(|i| i as f64 * width - 1.0).collect();
+            // single values are gone; those of a bin count as its middle
+            let moment = |power| {
+                limits
+                    .iter()
+                    .zip(&counts)
+                    .map(|(l, c)| c * (l - width / 2.0).powi(power))
+                    .sum()
+            };
+            let moments = [-1.0, 1.0, moment(0), moment(1), moment(2)];
+            self.distribution(evaluation.step, wall_time, tag, moments, &limits, &counts)?;
+        }
+        Ok(())
+    }
+
+    /// `moments`: smallest and largest value, their number, sum and sum of squares.
+    fn distribution(
+        &mut self,
+        step: u64,
+        wall_time: f64,
+        tag: &str,
+        moments: [f64; 5],
+        limits: &[f64],
+        counts: &[f64],
+    ) -> io::Result<()> {
         let mut histogram = Message::default();
-        histogram.double(1, low);
-        histogram.double(2, high);
-        histogram.double(3, values.len() as f64);
-        histogram.double(4, values.iter().sum());
-        histogram.double(5, values.iter().map(|v| v * v).sum());
-        histogram.doubles(6, &limits);
-        histogram.doubles(7, &counts);
+        (1..)
+            .zip(moments)
+            .for_each(|(field, value)| histogram.double(field, value));
+        histogram.doubles(6, limits);
+        histogram.doubles(7, counts);
         let mut entry = Message::default();
         entry.bytes(1, tag.as_bytes());
         entry.bytes(5, &histogram.0);

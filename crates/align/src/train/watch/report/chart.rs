@@ -15,24 +15,18 @@ const HEIGHT: f64 = 400.0;
 /// Bins of a histogram that are drawn at most.
 const BINS: usize = 1000;
 
-/// A chart of at most [`LINES`] curves. What stands above, each curve's name with its last value, is its legend.
-pub(super) fn lines(title: &str, curves: &[&Curve], wide: bool) -> String {
-    let drawn: Vec<Line> = curves.iter().map(|curve| Line::new(curve)).collect();
+/// A chart of at most [`LINES`] curves, from the first to the last of `steps`. What stands above, each curve's name with its last value, is its legend.
+pub(super) fn lines(title: &str, curves: &[&Curve], steps: (u64, u64), wide: bool) -> String {
     let finite = || curves.iter().flat_map(|c| &c.points).filter(|(_, v)| v.is_finite());
     if finite().next().is_none() {
         return figure(title, wide, "", "<p class=none>no values yet</p>");
     }
     let low = finite().map(|p| p.1).fold(f64::INFINITY, f64::min);
     let high = finite().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
-    let y = Axis::around(low, high, curves.iter().any(|c| c.log));
-    let steps = || {
-        curves
-            .iter()
-            .flat_map(|c| [c.points.first(), c.points.last()])
-            .flatten()
-            .map(|p| p.0)
-    };
-    let x = Axis::steps(steps().min().unwrap_or(0), steps().max().unwrap_or(0));
+    let log = low > 0.0 && curves.iter().any(|c| c.log);
+    let y = Axis::around(low, high, log);
+    let drawn: Vec<Line> = curves.iter().map(|curve| Line::new(curve, log)).collect();
+    let x = Axis::steps(steps.0, steps.1);
 
     let mut picture = grid(&x, &y);
     // means lie above everything that is not one
@@ -83,9 +77,12 @@ struct Line {
 }
 
 impl Line {
-    fn new(curve: &Curve) -> Self {
+    fn new(curve: &Curve, log: bool) -> Self {
         let points = &curve.points;
-        let mean = if points.len() >= 60 { smooth(points) } else { Vec::new() };
+        let mean = match curve.smooth && points.len() >= 60 {
+            true => mean(points, log),
+            false => Vec::new(),
+        };
         let shown = if mean.is_empty() { points } else { &mean };
         let last = shown.iter().rev().find(|(_, v)| v.is_finite()).copied();
         Self {
@@ -96,6 +93,15 @@ impl Line {
             mean: thin(&mean, 300),
         }
     }
+}
+
+/// The running mean; on a logarithmic axis that of logarithms, so that single peaks do not lift it off the line.
+fn mean(points: &[Point], log: bool) -> Vec<Point> {
+    if !log {
+        return smooth(points);
+    }
+    let logs: Vec<Point> = points.iter().map(|&(step, v)| (step, v.ln())).collect();
+    smooth(&logs).into_iter().map(|(step, v)| (step, v.exp())).collect()
 }
 
 /// The way of a line; points that are not finite end one and begin another.
@@ -253,7 +259,7 @@ pub(super) fn histogram(h: &Histogram) -> String {
             let _ = write!(picture, "<path class=\"{class} c{s}\" d=\"{d}V{HEIGHT}\"/>");
         }
     }
-    let mut legend = "<span class=unit>% of pairs</span>".to_owned();
+    let mut legend = format!("<span class=unit>{}</span>", escape(&h.caption));
     for (s, (name, _)) in h.series.iter().take(LINES).enumerate() {
         let _ = write!(legend, "<span class=key><i class=c{s}></i>{}</span>", escape(name));
     }

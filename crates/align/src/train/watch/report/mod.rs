@@ -48,6 +48,8 @@ pub struct Curve {
     pub points: Vec<(u64, f64)>,
     /// Show it on a logarithmic axis, if all values are positive.
     pub log: bool,
+    /// Draw the running mean over it, because single values say little.
+    pub smooth: bool,
 }
 
 /// Distributions over the same bins.
@@ -55,6 +57,8 @@ pub struct Curve {
 pub struct Histogram {
     /// Heading.
     pub title: String,
+    /// What stands under it; may be empty.
+    pub caption: String,
     /// Lower limit of the first bin.
     pub low: f64,
     /// Upper limit of the last bin.

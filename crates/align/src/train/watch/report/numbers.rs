@@ -134,7 +134,7 @@ impl Axis {
 
     /// An axis of steps that ends where the last one is; marks are whole numbers.
     pub(super) fn steps(low: u64, high: u64) -> Self {
-        let low = if low <= high / 10 { 0 } else { low };
+        let low = if low <= (high / 10).max(1) { 0 } else { low };
         let high = high.max(low.saturating_add(1));
         let step = nice((high - low) as f64 / 4.5).max(1.0) as u64;
         let mut axis = Self {
@@ -210,7 +210,7 @@ fn nice(rough: f64) -> f64 {
 /// A mark's label, as exact as the distance of marks asks for.
 fn tick(v: f64, step: f64) -> String {
     let largest = v.abs().max(step);
-    if largest >= 1e7 || step < 1e-5 {
+    if largest >= 1e7 || step < 1e-3 {
         return if v.abs() < step / 2.0 {
             "0".to_owned()
         } else {

@@ -97,6 +97,15 @@ fn curves(out: &mut String, curves: &[Curve]) {
     if charts.is_empty() {
         return;
     }
+    // one range of steps for all, so that charts can be compared
+    let ends = || {
+        curves
+            .iter()
+            .flat_map(|c| [c.points.first(), c.points.last()])
+            .flatten()
+            .map(|p| p.0)
+    };
+    let steps = (ends().min().unwrap_or(0), ends().max().unwrap_or(0));
     out.push_str("<div class=charts>\n");
     for (i, (name, all)) in charts.iter().enumerate() {
         let parts = all.len().div_ceil(LINES);
@@ -105,7 +114,7 @@ fn curves(out: &mut String, curves: &[Curve]) {
                 1 => (*name).to_owned(),
                 _ => format!("{name} ({} of {parts})", part + 1),
             };
-            out.push_str(&chart::lines(&title, some, i == 0));
+            out.push_str(&chart::lines(&title, some, steps, i == 0));
         }
     }
     out.push_str("</div>\n");

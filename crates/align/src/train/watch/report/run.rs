@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::numbers::{count, duration, number};
+use super::thin::smooth;
 use super::{Curve, Histogram, Report, ReportError};
 use crate::train::metrics::{Metrics, Timing};
 use crate::train::watch::{Best, Evaluation};
@@ -57,8 +58,8 @@ pub(super) fn collect(dir: &Path) -> Result<Report, ReportError> {
 
     report.facts.push(("steps".to_owned(), count(steps.last)));
     report.facts.push(("pictures seen".to_owned(), count(steps.samples)));
-    if let Some((_, loss)) = steps.loss.iter().rev().find(|(_, v)| v.is_finite()) {
-        report.facts.push(("last loss".to_owned(), number(*loss)));
+    if let Some((_, loss)) = smooth(&steps.loss).last() {
+        report.facts.push(("loss, running mean".to_owned(), number(*loss)));
     }
     if let Some((best, value)) = best.as_ref().and_then(|b| Some((b, b.value?))) {
         let what = format!("best {}, step {}", best.metric, count(best.step));
@@ -79,7 +80,7 @@ pub(super) fn collect(dir: &Path) -> Result<Report, ReportError> {
     if !throughput.is_empty() {
         report
             .curves
-            .push(curve("Throughput", "throughput", "pictures/s", throughput, false));
+            .push(noisy("Throughput", "throughput", "pictures/s", throughput));
     }
     report.histograms = histograms(&evaluations);
     Ok(report)
@@ -117,34 +118,46 @@ impl Steps {
     }
 
     fn curves(self) -> Vec<Curve> {
-        let mut curves = vec![curve("Loss", "loss", "", self.loss, false)];
+        let mut curves = vec![noisy("Loss", "loss", "", self.loss)];
         // a single term is the loss itself
         if self.terms.len() > 1 {
             let terms = self.terms.into_iter();
-            curves.extend(terms.map(|(name, points)| curve("Loss terms", &name, "", points, false)));
+            curves.extend(terms.map(|(name, points)| noisy("Loss terms", &name, "", points)));
         }
-        curves.push(curve("Gradient norm", "gradient norm", "", self.grad_norm, true));
-        curves.push(curve("Learning rate", "learning rate", "", self.lr, false));
-        curves.push(curve("Temperature", "logit scale", "× similarity", self.scale, false));
+        curves.push(Curve {
+            log: true,
+            ..noisy("Gradient norm", "gradient norm", "", self.grad_norm)
+        });
+        curves.push(curve("Learning rate", "learning rate", "", self.lr));
+        curves.push(curve("Temperature", "logit scale", "× similarity", self.scale));
         if !self.bias.is_empty() {
-            curves.push(curve("Logit bias", "logit bias", "", self.bias, false));
+            curves.push(curve("Logit bias", "logit bias", "", self.bias));
         }
         curves
     }
 }
 
-fn curve(chart: &str, name: &str, unit: &str, points: Vec<(u64, f64)>, log: bool) -> Curve {
+fn curve(chart: &str, name: &str, unit: &str, points: Vec<(u64, f64)>) -> Curve {
     Curve {
         chart: chart.to_owned(),
         name: name.to_owned(),
         unit: unit.to_owned(),
         points,
-        log,
+        log: false,
+        smooth: false,
     }
 }
 
-/// Metrics whose names differ in what follows the first `_` alone share a chart: `t2i_r1` and `t2i_r5` do; so do the two directions'
-/// recalls not.
+/// A curve whose single values say little.
+fn noisy(chart: &str, name: &str, unit: &str, points: Vec<(u64, f64)>) -> Curve {
+    Curve {
+        smooth: true,
+        ..curve(chart, name, unit, points)
+    }
+}
+
+/// Metrics share a chart when their names begin with the same word (`t2i_r1` and `t2i_r5` do); ranks, which go with no share, have one
+/// of their own.
 fn evaluation_curves(evaluations: &[Evaluation]) -> Vec<Curve> {
     let mut metrics: BTreeMap<&str, Vec<(u64, f64)>> = BTreeMap::new();
     for evaluation in evaluations {
@@ -154,20 +167,27 @@ fn evaluation_curves(evaluations: &[Evaluation]) -> Vec<Curve> {
             }
         }
     }
-    let metrics = metrics.into_iter();
-    metrics
-        .map(|(name, points)| {
-            // shares and ranks do not go on one axis
-            let rank = name.contains("rank");
-            let chart = match name.split_once('_').map_or(name, |(first, _)| first) {
-                "t2i" => "text → image",
-                "i2t" => "image → text",
-                other => other,
-            };
-            let chart = format!("Evaluation: {chart}{}", if rank { ", rank" } else { "" });
-            curve(&chart, name, "", points, rank)
-        })
-        .collect()
+    let mut metrics: Vec<_> = metrics.into_iter().collect();
+    // r5 before r10
+    metrics.sort_by_key(|(name, _)| {
+        let word = name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let number = name[word.len()..].parse::<u64>().unwrap_or(0);
+        (name.contains("rank"), word.to_owned(), number)
+    });
+    let curves = metrics.into_iter().map(|(name, points)| {
+        let rank = name.contains("rank");
+        let chart = match name.split_once('_').map_or(name, |(first, _)| first) {
+            _ if rank => "Evaluation: rank".to_owned(),
+            "t2i" => "Evaluation: text → image".to_owned(),
+            "i2t" => "Evaluation: image → text".to_owned(),
+            other => format!("Evaluation: {other}"),
+        };
+        Curve {
+            log: rank,
+            ..curve(&chart, name, "", points)
+        }
+    });
+    curves.collect()
 }
 
 /// Of the first and the last evaluation.
@@ -183,7 +203,8 @@ fn histograms(evaluations: &[Evaluation]) -> Vec<Histogram> {
             .margin
             .map_or(String::new(), |m| format!(", mean margin {}", number(m)));
         Histogram {
-            title: format!("Similarities after step {}{margin}", count(step)),
+            title: format!("Similarities after step {}", count(step)),
+            caption: format!("% of pairs{margin}"),
             low: -1.0,
             high: 1.0,
             series: vec![
