@@ -10,7 +10,7 @@ use super::{Curve, Histogram};
 /// Lines in a chart; there are as many colours.
 pub(super) const LINES: usize = 6;
 /// Size of a chart's picture in its own units; it is stretched to what room there is.
-const WIDTH: f64 = 900.0;
+const WIDTH: f64 = 1200.0;
 const HEIGHT: f64 = 400.0;
 /// Bins of a histogram that are drawn at most.
 const BINS: usize = 1000;
@@ -41,7 +41,13 @@ pub(super) fn lines(title: &str, curves: &[&Curve], steps: (u64, u64), wide: boo
             };
             let path = path(points, &x, &y, class == "dots");
             if !path.is_empty() {
-                let _ = write!(picture, "<path class=\"{class} c{i}\" d=\"{path}\"/>");
+                // so many points that what is between them must not shine through where the chart is wide
+                let dense = if class == "raw" && points.len() > 600 {
+                    " dense"
+                } else {
+                    ""
+                };
+                let _ = write!(picture, "<path class=\"{class} c{i}{dense}\" d=\"{path}\"/>");
             }
         }
     }
