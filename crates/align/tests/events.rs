@@ -1,10 +1,12 @@
 //! Event files, read by a reader that shares nothing with the writer, and compared with the bytes of TensorBoard's own writer.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bifocal_align::train::watch::EventLog;
+use bifocal_align::train::metrics::Metrics;
 use bifocal_align::train::watch::events::PREFIX;
+use bifocal_align::train::watch::{Evaluation, EventLog, Similarities};
 
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
@@ -35,7 +37,7 @@ fn masked(bytes: &[u8]) -> u32 {
         }
     }
     let crc = !crc;
-    (crc >> 15 | crc << 17).wrapping_add(0xA282_EAD8)
+    crc.rotate_right(15).wrapping_add(0xA282_EAD8)
 }
 
 fn varint(bytes: &[u8], at: &mut usize) -> u64 {
@@ -330,4 +332,57 @@ fn awkward_histograms() {
     };
     assert_eq!((limits.len(), counts.iter().sum::<f64>()), (30, 4.0));
     assert_eq!((counts[0], counts[15], counts[29]), (1.0, 2.0, 1.0));
+}
+
+#[test]
+fn steps_and_evaluations_under_their_tags() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = EventLog::open(dir.path(), 0, 0.0).unwrap();
+    let metrics = Metrics {
+        step: 3,
+        loss: 2.0,
+        terms: BTreeMap::from([("contrast".to_owned(), 1.5)]),
+        lr: 0.25,
+        grad_norm: 0.5,
+        logit_scale: 14.0,
+        logit_bias: None,
+        samples: 96,
+        skipped: false,
+    };
+    log.metrics(&metrics, 7.0).unwrap();
+    let counts = |at: [usize; 2]| (0..40).map(|i| u64::from(at.contains(&i))).collect::<Vec<_>>();
+    let evaluation = Evaluation {
+        step: 3,
+        metrics: BTreeMap::from([("t2i_r1".to_owned(), 0.125)]),
+        similarities: Some(Similarities {
+            positive: counts([20, 39]),
+            negative: counts([0, 19]),
+            margin: None,
+            not_finite: 0,
+        }),
+    };
+    log.evaluation(&evaluation, 8.0).unwrap();
+    log.flush().unwrap();
+    let events = read(log.path());
+    let scalar = |tag: &str, v| (tag.to_owned(), Value::Scalar(v));
+    let step = [
+        scalar("loss", 2.0),
+        scalar("terms/contrast", 1.5),
+        scalar("lr", 0.25),
+        scalar("grad_norm", 0.5),
+        scalar("logit_scale", 14.0),
+    ];
+    assert_eq!((events[1].step, events[1].wall_time), (3, 7.0));
+    assert_eq!(events[1].values, step);
+    assert_eq!(events[2].values, [scalar("eval/t2i_r1", 0.125)]);
+    let (tag, Value::Histogram(moments, limits, own)) = &events[3].values[0] else {
+        panic!("a scalar")
+    };
+    assert_eq!(tag, "similarity/own");
+    assert_eq!(moments[..3], [-1.0, 1.0, 2.0]);
+    // the middles of both bins: 0.025 and 0.975
+    assert!((moments[3] - 1.0).abs() < 1e-12 && (moments[4] - 0.95125).abs() < 1e-12);
+    assert_eq!((limits.len(), limits[19].abs() < 1e-12, limits[39]), (40, true, 1.0));
+    assert_eq!((own[20], own[39], own[0]), (1.0, 1.0, 0.0));
+    assert_eq!(events[4].values[0].0, "similarity/other");
 }
