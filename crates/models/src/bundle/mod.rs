@@ -15,6 +15,7 @@
 //! look like embeddings and mean nothing.
 
 mod error;
+mod heads;
 mod locate;
 mod manifest;
 mod model;
@@ -22,8 +23,9 @@ pub(crate) mod reference;
 pub(crate) mod save;
 
 pub use error::BundleError;
+pub use heads::Standardize;
 pub use locate::{Located, locate};
 pub use manifest::{FileEntry, MANIFEST, Manifest, OwnTower, Reference, TextPart, VisionPart};
-pub use model::{Model, Standardize};
+pub use model::Model;
 pub use reference::REFERENCE;
 pub use save::{Parts, SaveTower, save};

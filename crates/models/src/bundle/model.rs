@@ -1,111 +1,20 @@
 //! A model that embeds: a bundle, or a pretrained encoder by itself.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bifocal_data::Preprocess;
-use bifocal_nn::engine::{tensor, values};
-use bifocal_nn::init::Rng;
 use bifocal_nn::{Module, params};
 
+use super::heads::{self, Side};
 use super::locate::list;
 use super::{BundleError, FileEntry, Located, MANIFEST, Manifest, Reference, VisionPart, locate};
-use crate::adapter::{Head, HeadConfig, normalize};
 use crate::open::{OpenError, TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
 use crate::vision::VisionTower;
 use crate::weights::safetensors::SafeTensors;
-use crate::weights::{self, HostTensor, TensorSource, WeightsError, strict};
+use crate::weights::{self, TensorSource, WeightsError, strict};
 
 /// What to do when a tower is missing.
 const BOTH: &str = "to embed both, give a bundle that `bifocal train` wrote, or the folder of a CLIP";
-/// Rows that pass through a head at once.
-const ROWS: usize = 1024;
-
-/// Mean and standard deviation of each feature over the data that a head was trained on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Standardize {
-    mean: Vec<f32>,
-    std: Vec<f32>,
-}
-
-impl Standardize {
-    /// Statistics over rows, in f64; a feature that never changes keeps its scale.
-    ///
-    /// # Shapes
-    /// `rows` `[n, dim]`.
-    pub fn fit(rows: &[f32], dim: usize) -> Self {
-        let n = (rows.len() / dim.max(1)).max(1) as f64;
-        let mut mean = vec![0.0f64; dim];
-        for row in rows.chunks_exact(dim.max(1)) {
-            mean.iter_mut().zip(row).for_each(|(m, &v)| *m += f64::from(v) / n);
-        }
-        let mut variance = vec![0.0f64; dim];
-        for row in rows.chunks_exact(dim.max(1)) {
-            for ((s, &v), m) in variance.iter_mut().zip(row).zip(&mean) {
-                *s += (f64::from(v) - m).powi(2) / n;
-            }
-        }
-        let std = |v: f64| if v > 1e-12 { v.sqrt() as f32 } else { 1.0 };
-        Self {
-            mean: mean.into_iter().map(|m| m as f32).collect(),
-            std: variance.into_iter().map(std).collect(),
-        }
-    }
-
-    /// Shifts and scales rows in place.
-    pub fn apply(&self, rows: &mut [f32]) {
-        for row in rows.chunks_exact_mut(self.mean.len().max(1)) {
-            for ((v, m), s) in row.iter_mut().zip(&self.mean).zip(&self.std) {
-                *v = (*v - m) / s;
-            }
-        }
-    }
-
-    pub(super) fn tensors(&self) -> BTreeMap<String, HostTensor> {
-        let vector = |data: &Vec<f32>| HostTensor {
-            shape: vec![data.len()],
-            data: data.clone(),
-        };
-        BTreeMap::from([
-            ("mean".to_owned(), vector(&self.mean)),
-            ("std".to_owned(), vector(&self.std)),
-        ])
-    }
-
-    fn load(source: &dyn TensorSource, name: &str, dim: usize) -> Result<Self, WeightsError> {
-        Ok(Self {
-            mean: source.load_shaped(&format!("{name}.mean"), &[dim])?.data,
-            std: source.load_shaped(&format!("{name}.std"), &[dim])?.data,
-        })
-    }
-}
-
-/// A head with what comes before it.
-#[derive(Debug)]
-struct Side {
-    standardize: Option<Standardize>,
-    head: Head,
-}
-
-impl Side {
-    /// Tower features to embeddings.
-    fn map(&self, mut features: Vec<f32>, dim: usize, unit: bool) -> Vec<f32> {
-        if let Some(standardize) = &self.standardize {
-            standardize.apply(&mut features);
-        }
-        if let (Head::Identity(_), false) = (&self.head, unit) {
-            return features;
-        }
-        let mut out = Vec::with_capacity(features.len() / dim.max(1) * self.head.dim());
-        for rows in features.chunks(ROWS * dim.max(1)) {
-            let x = tensor(rows.to_vec(), [rows.len() / dim.max(1), dim]);
-            let y = self.head.forward(x, None);
-            out.extend(values(if unit { normalize(y) } else { y }));
-        }
-        out
-    }
-}
-
 /// A model that embeds pictures, texts or both.
 #[derive(Debug)]
 pub struct Model {
@@ -218,8 +127,8 @@ impl Model {
             manifest: None,
             fingerprint: blake3::hash(about.as_bytes()).to_hex().to_string(),
             dim,
-            vision: Some((vision, bare(dim))),
-            text: Some((text, bare(dim))),
+            vision: Some((vision, Side::bare(dim))),
+            text: Some((text, Side::bare(dim))),
             scale,
             sources: Sources {
                 vision: Some(path.to_owned()),
@@ -242,28 +151,7 @@ impl Model {
             vision: vision_source,
             text: Some(text_source),
         };
-        let side = |name: &str, config: &HeadConfig, input: usize, standardized: bool| {
-            let head = load_head(&heads, &format!("{name}_head"), config, input)?;
-            if head.dim() != manifest.embed_dim {
-                return Err(BundleError::Widths(format!(
-                    "the {name} head gives {} values, the embedding has {}",
-                    head.dim(),
-                    manifest.embed_dim
-                )));
-            }
-            let standardize = standardized.then(|| Standardize::load(&heads, name, input));
-            Ok(Side {
-                standardize: standardize.transpose()?,
-                head,
-            })
-        };
-        let image_side = side(
-            "image",
-            &manifest.image_head,
-            vision.tower.dim(),
-            manifest.standardize_image,
-        )?;
-        let text_side = side("text", &manifest.text_head, text.tower.dim(), manifest.standardize_text)?;
+        let (image_side, text_side) = heads::load(&heads, &manifest, [vision.tower.dim(), text.tower.dim()])?;
         Ok(Self {
             name: dir.display().to_string(),
             fingerprint: manifest.fingerprint.clone(),
@@ -289,7 +177,7 @@ impl Model {
             manifest: None,
             fingerprint: blake3::hash(about.as_bytes()).to_hex().to_string(),
             dim,
-            text: Some((encoder, bare(dim))),
+            text: Some((encoder, Side::bare(dim))),
             vision: None,
             scale: Scale { log: 0.0, bias: None },
             sources: Sources::default(),
@@ -306,7 +194,7 @@ impl Model {
             manifest: None,
             fingerprint: blake3::hash(about.as_bytes()).to_hex().to_string(),
             dim,
-            vision: Some((encoder, bare(dim))),
+            vision: Some((encoder, Side::bare(dim))),
             text: None,
             scale: Scale { log: 0.0, bias: None },
             sources: Sources::default(),
@@ -433,16 +321,18 @@ impl Model {
         &self.sources
     }
 
-    /// What this model does beside its two towers, and a checkpoint of two towers cannot express; `None` if nothing.
-    pub(crate) fn beside_towers(&self) -> Option<&'static str> {
-        let headed = |side: Option<&Side>| side.is_some_and(|side| !matches!(side.head, Head::Identity(_)));
+    /// What this model does beside its tower for pictures or, unless `vision_only`, both, and a checkpoint of towers cannot express; `None`
+    /// if nothing.
+    pub(crate) fn beside_towers(&self, vision_only: bool) -> Option<&'static str> {
+        let headed = |side: Option<&Side>| side.is_some_and(Side::has_head);
         let standardized = |side: Option<&Side>| side.is_some_and(|side| side.standardize.is_some());
-        let sides = [self.vision.as_ref().map(|v| &v.1), self.text.as_ref().map(|t| &t.1)];
+        let text = self.text.as_ref().filter(|_| !vision_only);
+        let sides = [self.vision.as_ref().map(|v| &v.1), text.map(|t| &t.1)];
         if sides.into_iter().any(headed) {
             Some("its heads")
         } else if sides.into_iter().any(standardized) {
             Some("the standardisation of its features")
-        } else if self.manifest.as_ref().is_some_and(|m| m.text.prompt.is_some()) {
+        } else if !vision_only && self.manifest.as_ref().is_some_and(|m| m.text.prompt.is_some()) {
             Some("the prompt around its texts")
         } else {
             None
@@ -452,18 +342,6 @@ impl Model {
     /// The description of a bundle; `None` for an encoder by itself.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
-    }
-}
-
-/// No head.
-fn bare(width: usize) -> Side {
-    let head = HeadConfig::default().build(width, &mut Rng::new(0));
-    match head {
-        Ok(head) => Side {
-            standardize: None,
-            head,
-        },
-        Err(error) => unreachable!("an identity head fits any tower: {error}"),
     }
 }
 
@@ -493,13 +371,8 @@ pub(super) fn open_file(dir: &Path, manifest: &Manifest, name: &str) -> Result<S
     Ok(SafeTensors::from_bytes(&path, bytes)?)
 }
 
-fn load_head(source: &dyn TensorSource, prefix: &str, config: &HeadConfig, input: usize) -> Result<Head, BundleError> {
-    let head = config.build(input, &mut Rng::new(0))?;
-    lay_over(head, source, prefix)
-}
-
 /// Replaces all parameters of a module by those in a file.
-fn lay_over<M: Module>(module: M, source: &dyn TensorSource, prefix: &str) -> Result<M, BundleError> {
+pub(super) fn lay_over<M: Module>(module: M, source: &dyn TensorSource, prefix: &str) -> Result<M, BundleError> {
     let loaded = params::load(module, |name, shape| {
         let name = if prefix.is_empty() {
             name.to_owned()
