@@ -13,13 +13,15 @@ use bifocal_models::vision::{ImageBatch, Vit, VitConfig};
 use bifocal_models::weights;
 use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::engine::{scalar, tensor, values};
-use bifocal_nn::optim::{AdamW, AdamWConfig, Gradients, Rate};
-use bifocal_nn::{Tensor, params};
+use bifocal_nn::optim::{Gradients, Optimizer, OptimizerConfig, OptimizerKind, Rate};
+use bifocal_nn::precision::{Precision, scope};
+use bifocal_nn::{Tensor, checkpoint, params};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-const CONFIG: AdamWConfig = AdamWConfig {
+const CONFIG: OptimizerConfig = OptimizerConfig {
+    kind: OptimizerKind::AdamW,
     beta1: 0.9,
     beta2: 0.98,
     eps: 1e-6,
@@ -37,8 +39,15 @@ fn floats(path: &Path) -> std::io::Result<Vec<f32>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     allocator::keep_memory();
-    let folder = std::env::args().nth(1).ok_or("give the folder that vit_b32.py wrote")?;
+    let mut args = std::env::args().skip(1);
+    let folder = args.next().ok_or("give the folder that vit_b32.py wrote")?;
     let folder = Path::new(&folder);
+    let precision = match args.next().as_deref() {
+        None | Some("f32") => Precision::F32,
+        Some("bf16") => Precision::Bf16,
+        Some(other) => return Err(format!("{other} is no precision: f32 or bf16").into()),
+    };
+    let dropping = args.next().as_deref() == Some("checkpoint");
     let source = weights::open(&folder.join("model.safetensors"))?;
     let stack = StackConfig::new(768, 12, 12, 3072, Gelu::Erf);
     let config = VitConfig::clip(224, 32, 512, stack);
@@ -50,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let positives = Positives::diagonal(n);
     let texts: Tensor<2> = tensor(texts, [n, 512]);
     let scale: Tensor<1> = tensor(vec![1.0 / 0.07], [1]);
-    let mut optimizer = AdamW::new(CONFIG);
+    let mut optimizer = Optimizer::new(CONFIG);
     // As long as nothing is trained, forward passes are of one model, like PyTorch's.
     let mut frozen = None;
     let mut out = std::io::stdout();
@@ -61,18 +70,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             "forward" => {
                 let frozen = frozen.get_or_insert_with(|| params::set_trainable(tower.clone(), |_| false));
                 let start = Instant::now();
-                let y = values(frozen.embed(&batch));
+                let y = scope(precision, || values(frozen.embed(&batch)));
                 writeln!(out, "{} {}", start.elapsed().as_secs_f64(), y[0])?;
             }
             "dump" => {
-                let y = values(params::set_trainable(tower.clone(), |_| false).embed(&batch));
+                let constant = params::set_trainable(tower.clone(), |_| false);
+                let y = scope(precision, || values(constant.embed(&batch)));
                 let bytes: Vec<u8> = y.iter().flat_map(|v| v.to_le_bytes()).collect();
                 std::fs::write(folder.join("out.f32"), bytes)?;
                 writeln!(out, "0")?;
             }
             "train" => {
                 frozen = None;
-                let features = normalize(tower.embed(&batch));
+                let y = checkpoint::scope(dropping, || scope(precision, || tower.embed(&batch)));
+                let features = normalize(y);
                 let loss = infonce(features, texts.clone(), scale.clone(), &positives);
                 let value = scalar(loss.clone());
                 let grads = Gradients::collect(&tower, loss.backward());

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Converts checkpoints with `bifocal convert` and loads both sides with the libraries that they are for.
 
-transformers and open_clip each write a small CLIP with random weights; each is converted to the other's layout, to a bundle, and
-back, and embeds the same pictures and texts. Differences are printed; more than 2e-5 is a failure.
+transformers and open_clip each write small CLIPs and a SigLIP with random weights; each is converted to the other's layout, to a bundle, and
+back, and embeds the same pictures and texts; so does the vision tower by itself. Differences, as a share of the largest number, are printed;
+more than 2e-5 is a failure. The SigLIP's vision tower is a real one (350 MB), since open_clip knows it by its name only: 2 GB of temporary files.
 
-    pip install torch transformers open_clip_torch && python scripts/check-convert.py [target/release/bifocal]
+    pip install torch transformers open_clip_torch timm && python scripts/check-convert.py [target/release/bifocal]
 """
 
 import json
@@ -16,7 +17,7 @@ import tempfile
 import open_clip
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection, SiglipConfig, SiglipModel, SiglipVisionModel
 
 BIFOCAL = sys.argv[1] if len(sys.argv) > 1 else "target/release/bifocal"
 WORDS, POSITIONS, SIDE = 120, 16, 32
@@ -78,6 +79,30 @@ def write_open_clip(folder, quick):
     tokenizer(folder)
 
 
+def write_siglip_hugging_face(folder):
+    config = SiglipConfig(
+        text_config={"vocab_size": WORDS + 2, "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
+                     "max_position_embeddings": POSITIONS, "projection_size": 768},
+        vision_config={"image_size": 256, "patch_size": 32})
+    randomise(SiglipModel(config)).save_pretrained(folder)
+    tokenizer(folder)
+
+
+def write_siglip_open_clip(folder):
+    folder.mkdir()
+    cfg = {"embed_dim": 768, "init_logit_bias": -10, "custom_text": True,
+           "vision_cfg": {"image_size": 256, "timm_model_name": "vit_base_patch32_siglip_256", "timm_model_pretrained": False,
+                          "timm_pool": "map", "timm_proj": "none"},
+           "text_cfg": {"context_length": POSITIONS, "vocab_size": WORDS + 2, "hf_tokenizer_name": ".", "width": 32, "heads": 4,
+                        "layers": 3, "mlp_ratio": 2.5, "tokenizer_kwargs": {"clean": "canonicalize"}, "no_causal_mask": True,
+                        "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}}
+    model = randomise(open_clip.model.CustomTextCLIP(**{k: v for k, v in cfg.items() if k != "custom_text"}))
+    preprocess = {"size": 256, "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": preprocess}))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    tokenizer(folder)
+
+
 def padded(fill):
     ids = torch.full([len(TEXTS), POSITIONS], fill)
     for row, text in zip(ids, TEXTS):
@@ -85,23 +110,36 @@ def padded(fill):
     return ids
 
 
-def embed(folder, layout):
-    """What the library of a layout computes: (pictures, texts, scale)."""
-    images = torch.randn([3, 3, SIDE, SIDE], generator=torch.Generator().manual_seed(11))
+def loaded(kind, folder):
+    model, info = kind.from_pretrained(folder, output_loading_info=True)
+    problems = {k: v for k, v in info.items() if v}
+    assert not problems, f"transformers: {problems}"
+    return model.eval()
+
+
+def embed(folder, layout, siglip):
+    """What the library of a layout computes: pictures and, if there is a text tower, texts, scale and bias."""
+    side = 256 if siglip else SIDE
+    images = torch.randn([3, 3, side, side], generator=torch.Generator().manual_seed(11))
     with torch.no_grad():
+        if layout == "hf-vision":
+            out = loaded(SiglipVisionModel if siglip else CLIPVisionModelWithProjection, folder)(pixel_values=images)
+            return {"pictures": out.pooler_output if siglip else out.image_embeds}
         if layout == "hf":
-            model, info = CLIPModel.from_pretrained(folder, output_loading_info=True)
-            problems = {k: v for k, v in info.items() if v}
-            assert not problems, f"transformers: {problems}"
-            image = model.visual_projection(model.vision_model(pixel_values=images).pooler_output)
-            text = model.text_projection(model.text_model(input_ids=padded(END)).pooler_output)
+            model = loaded(SiglipModel if siglip else CLIPModel, folder)
+            image = model.vision_model(pixel_values=images).pooler_output
+            text = model.text_model(input_ids=padded(END)).pooler_output
+            if not siglip:
+                image, text = model.visual_projection(image), model.text_projection(text)
         else:
             model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
             state = load_file(folder / "open_clip_model.safetensors")
             assert set(state) == set(model.state_dict()), set(state) ^ set(model.state_dict())
+            open_clip.get_tokenizer(f"local-dir:{folder}")
             model.eval()
-            image, text = model.encode_image(images), model.encode_text(padded(0))
-        return image, text, model.logit_scale
+            image, text = model.encode_image(images), model.encode_text(padded(END if siglip else 0))
+        numbers = {"pictures": image, "texts": text, "scale": model.logit_scale.reshape([])}
+        return numbers | ({"bias": model.logit_bias.reshape([])} if siglip else {})
 
 
 def main():
@@ -113,9 +151,13 @@ def main():
             write_hugging_face(tmp / f"hf-{act}", act)
             write_open_clip(tmp / f"open-clip-{act}", act == "quick_gelu")
             cases += [(f"hf-{act}", "hf", "open-clip"), (f"open-clip-{act}", "open-clip", "hf")]
+        write_siglip_hugging_face(tmp / "hf-siglip")
+        write_siglip_open_clip(tmp / "open-clip-siglip")
+        cases += [("hf-siglip", "hf", "open-clip"), ("open-clip-siglip", "open-clip", "hf")]
         for name, home, away in cases:
-            original = embed(tmp / name, home)
-            for steps in ([away], [away, home], ["bundle", home], ["bundle", away]):
+            siglip = "siglip" in name
+            original = embed(tmp / name, home, siglip)
+            for steps in ([away], [away, home], ["bundle", home], ["bundle", away], ["hf-vision"]):
                 at = tmp / name
                 for step in steps:
                     to = tmp / "-".join([at.name, "to", step])
@@ -123,10 +165,11 @@ def main():
                         run = subprocess.run([BIFOCAL, "convert", at, to, "--layout", step], capture_output=True, text=True)
                         assert run.returncode == 0, run.stderr
                     at = to
-                found = embed(at, steps[-1])
-                differences = [(a - b).abs().max().item() for a, b in zip(original, found)]
-                worst = max(worst, *differences)
-                print(f"{name} → {' → '.join(steps)}: pictures {differences[0]:.1e}, texts {differences[1]:.1e}, scale {differences[2]:.1e}")
+                found = embed(at, steps[-1], siglip)
+                assert found.keys() == original.keys() or steps == ["hf-vision"]
+                differences = {k: ((v - original[k]).abs().max() / original[k].abs().max().clamp(min=1)).item() for k, v in found.items()}
+                worst = max(worst, *differences.values())
+                print(f"{name} → {' → '.join(steps)}: " + ", ".join(f"{k} {v:.1e}" for k, v in differences.items()), flush=True)
     print(f"largest difference {worst:.1e}")
     sys.exit(worst > 2e-5)
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""ViT-B/32 beside PyTorch eager: forward and training step in f32, in one run.
+"""ViT-B/32 beside PyTorch eager: forward and training step, in one run.
 
     cargo build --release --example vit_b32
-    python benches/compare/vit_b32.py [--rounds 9] [--batch 32] [--threads 2]
+    python benches/compare/vit_b32.py [--rounds 9] [--batch 32] [--threads 2] [--precision f32] [--checkpoint]
 
 Needs torch and open_clip (pip install torch open_clip_torch). Both sides get the same weights and the same pictures; they take turns, so
 that a change of the machine's speed hits both; medians and the ratio of each pair are printed, after the outputs and the losses were compared.
-"Of peak" is the whole network's operations over what multiply-adds in registers reach on the same threads, measured beside each pair.
+With `--precision bf16` products are of bf16 numbers with f32 sums and f32 weights: `torch.autocast` there.
+"Of peak" is the whole network's operations over what multiply-adds in registers reach in f32 on the same threads, measured beside each pair.
 A training step is forward, contrastive loss against fixed text features, backward and AdamW (PyTorch's fused one).
 """
 import argparse
@@ -21,6 +22,8 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--rounds", type=int, default=9)
 parser.add_argument("--batch", type=int, default=32)
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
+parser.add_argument("--checkpoint", action="store_true", help="drop activations, on our side alone")
 parser.add_argument("--worker", default="target/release/examples/vit_b32")
 args = parser.parse_args()
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
@@ -34,6 +37,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 torch.set_num_threads(args.threads)
 torch.manual_seed(0)
+cast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16")  # noqa: E731
 LR, DECAY, STEPS = 1e-4, 0.2, 4
 
 
@@ -41,7 +45,7 @@ class Bifocal:
     """The other side: a process that answers one line with one line."""
 
     def __init__(self, folder):
-        self.process = subprocess.Popen([args.worker, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([args.worker, str(folder), args.precision, "checkpoint" if args.checkpoint else "keep"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline().strip() == "ready"
 
     def ask(self, command):
@@ -84,7 +88,7 @@ with tempfile.TemporaryDirectory() as temporary:
 
     def forward():
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), cast():
             out = visual(images)
         return time.perf_counter() - start, out
 
@@ -93,7 +97,9 @@ with tempfile.TemporaryDirectory() as temporary:
     def train():
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        logits = F.normalize(visual(images), dim=-1) @ texts.T / 0.07
+        with cast():
+            features = visual(images)
+        logits = F.normalize(features.float(), dim=-1) @ texts.T / 0.07
         target = torch.arange(args.batch)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         loss.backward()
@@ -105,7 +111,9 @@ with tempfile.TemporaryDirectory() as temporary:
     _, expected = forward()
     ours.ask("dump")
     got = np.fromfile(folder / "out.f32", dtype=np.float32).reshape(args.batch, 512)
-    print(f"largest difference of an output: {np.abs(got - expected.numpy()).max():.1e}")
+    wanted = expected.float().numpy()
+    cosine = (got * wanted).sum(-1) / np.linalg.norm(got, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    print(f"largest difference of an output: {np.abs(got - wanted).max():.1e}, smallest cosine {cosine.min():.6f}")
     visual.train()
     losses = [(train()[1], ours.ask("train")[1]) for _ in range(STEPS)]
     print("losses:", ", ".join(f"{t:.5f} / {o:.5f}" for t, o in losses), "(PyTorch / Bifocal)")
@@ -123,7 +131,7 @@ with tempfile.TemporaryDirectory() as temporary:
     for _ in range(3):
         ours.ask("forward"), forward()
     times = {"forward": measure("forward", forward), "train": measure("train", train)}
-    print(f"\nViT-B/32, f32, batch {args.batch}, {args.threads} threads, {args.rounds} rounds, PyTorch {torch.__version__}")
+    print(f"\nViT-B/32, {args.precision}, batch {args.batch}, {args.threads} threads, {args.rounds} rounds, PyTorch {torch.__version__}")
     print("\n| | Bifocal img/s | PyTorch img/s | ratio (median) | quartiles | Bifocal of peak | PyTorch of peak |\n|---|---|---|---|---|---|---|")
     row("forward", *times["forward"], FORWARD_FLOPS)
     row("training step", *times["train"], 3 * FORWARD_FLOPS)

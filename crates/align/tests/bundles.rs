@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bifocal_align::train::{Options, Silent, run};
-use bifocal_data::{Limits, load_images};
+use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_models::bundle::{BundleError, Model, VisionPart};
 use bifocal_models::open::{TextOptions, open_text, open_vision};
 use bifocal_models::weights::TensorSource;
@@ -29,7 +29,8 @@ fn pictures(model: &Model, n: usize) -> Vec<f32> {
         .map(|e| e.unwrap().path())
         .collect();
     paths.sort();
-    let loaded = load_images(&paths[..n], model.preprocess().unwrap(), &Limits::default()).unwrap();
+    let images: Vec<ImageSource> = paths[..n].iter().map(|p| p.as_path().into()).collect();
+    let loaded = load_images(&images, model.preprocess().unwrap(), &Limits::default()).unwrap();
     assert_eq!(loaded.good.len(), n);
     loaded.pixels
 }
@@ -175,7 +176,7 @@ fn what_does_not_belong_together_is_refused() {
         }
     };
     let described = |error| assert!(matches!(error, BundleError::Manifest { .. }), "{error}");
-    changed(&manifest, &edited("\"embed_dim\": 8", "\"embed_dim\": 9"), &described);
+    changed(&manifest, &edited("\"embed_dim\": 12", "\"embed_dim\": 13"), &described);
     changed(
         &manifest,
         &edited("\"pooling\": \"eos\"", "\"pooling\": \"mean\""),

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use bifocal_align::Recipe;
+use bifocal_align::train::watch::events;
 use bifocal_align::train::{Options, Progress, StepReport, run};
 
 /// Ends a run after some step: by asking it to stop, or as if it were killed.
@@ -42,25 +43,39 @@ fn to_the_end(recipe: &Recipe, out: &Path, resume: bool) -> BTreeMap<PathBuf, Ve
         },
     )
     .unwrap();
-    assert_eq!(summary.steps, 7);
+    assert_eq!(summary.steps, steps(recipe));
     assert!(summary.bundle.is_some());
     let all = common::files(out).into_iter();
     let all = all.map(|(path, bytes)| (path.strip_prefix(out).unwrap().to_owned(), bytes));
     // what depends on the clock, and the note of who holds the lock
-    all.filter(|(path, _)| path != Path::new("timings.jsonl") && path != Path::new("lock"))
-        .collect()
+    let clocked = |path: &Path| {
+        let name = path.to_string_lossy();
+        ["timings.jsonl", "lock", "report.html"].contains(&&*name) || name.starts_with(events::PREFIX)
+    };
+    all.filter(|(path, _)| !clocked(path)).collect()
 }
 
-fn interrupted_equals_unbroken(method: &str) {
+/// Of all stages.
+fn steps(recipe: &Recipe) -> u64 {
+    recipe
+        .running()
+        .into_iter()
+        .map(|stage| recipe.of_stage(stage).schedule.steps.unwrap())
+        .sum()
+}
+
+fn interrupted_equals_unbroken(method: &str, sets: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let model = common::write_clip(dir.path());
-    let recipe = common::recipe(method, &model, &dir.path().join("cache"), &[]);
+    let recipe = common::recipe(method, &model, &dir.path().join("cache"), sets);
+    let last = steps(&recipe);
     let unbroken = to_the_end(&recipe, &dir.path().join("unbroken"), false);
     assert!(unbroken.contains_key(Path::new("metrics.jsonl")));
     assert!(unbroken.contains_key(Path::new("model/bifocal.json")));
-    assert!(unbroken.contains_key(Path::new("checkpoints/step-000000000007/optimizer.safetensors")));
+    let checkpoint = format!("checkpoints/step-{last:012}");
+    assert!(unbroken.contains_key(&Path::new(&checkpoint).join("optimizer.safetensors")));
     for kill in [true, false] {
-        for step in 1..7 {
+        for step in 1..last {
             let out = dir.path().join(format!("{kill}-{step}"));
             let options = Options {
                 out: out.clone(),
@@ -77,11 +92,10 @@ fn interrupted_equals_unbroken(method: &str) {
             }
             let mut resumed = to_the_end(&recipe, &out, true);
             // a run that was asked to stop has a checkpoint more, and those in between are others
-            let checkpoint =
-                |path: &Path| path.starts_with("checkpoints") && !path.to_string_lossy().contains("000007");
-            resumed.retain(|path, _| !checkpoint(path));
+            let between = |path: &Path| path.starts_with("checkpoints") && !path.starts_with(&checkpoint);
+            resumed.retain(|path, _| !between(path));
             let mut expected = unbroken.clone();
-            expected.retain(|path, _| !checkpoint(path));
+            expected.retain(|path, _| !between(path));
             assert_eq!(resumed.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
             for (path, bytes) in &expected {
                 assert!(
@@ -96,17 +110,46 @@ fn interrupted_equals_unbroken(method: &str) {
 
 #[test]
 fn sail_from_cached_features() {
-    interrupted_equals_unbroken("sail");
+    interrupted_equals_unbroken("sail", &[]);
 }
 
 #[test]
-fn llm2clip_from_pixels_and_cached_texts() {
-    interrupted_equals_unbroken("llm2clip");
+fn sharelock_with_running_statistics_and_accumulated_batches() {
+    interrupted_equals_unbroken("sharelock", &["data.accumulate=3", "data.batch=3"]);
 }
 
 #[test]
-fn clip_from_pixels_and_tokens() {
-    interrupted_equals_unbroken("clip");
+fn llm2clip_over_both_stages() {
+    interrupted_equals_unbroken("llm2clip", &[]);
+}
+
+#[test]
+fn proclip_over_both_stages_with_its_moving_teacher() {
+    interrupted_equals_unbroken("proclip", &["distill.ema=0.5", "distill.lambda=0.01"]);
+}
+
+#[test]
+fn clip_in_pieces_from_pixels_and_tokens() {
+    interrupted_equals_unbroken(
+        "clip",
+        &[
+            "compute.micro_batch=4",
+            "optimizer.kind=lion",
+            "optimizer.layer_decay.vision=0.5",
+        ],
+    );
+}
+
+#[test]
+fn siglip_lit_flame_and_lift() {
+    for (method, sets) in [
+        ("siglip", &["schedule.steps=3"][..]),
+        ("lit", &["schedule.steps=3"]),
+        ("lift", &["schedule.steps=3", "loss.kind=cosine", "loss.captions=1"]),
+        ("flame", &["schedule.steps=3", "text.facets=[\"a {}\", \"the {}\"]"]),
+    ] {
+        interrupted_equals_unbroken(method, sets);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use bifocal_align::recipe::Recipe;
 use bifocal_align::train::{self, Pairs, Silent};
 use bifocal_data::atomic::write_atomic;
 use bifocal_data::source::{Dataset, Sample};
-use bifocal_data::{Limits, load_images};
+use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_eval::{Lambda, Ridge, Role, Table, retrieval};
 use bifocal_models::bundle::Model;
 use serde::Deserialize;
@@ -55,10 +55,19 @@ pub fn evaluate(recipe: &Recipe, bundle: &Path, run: &Path) -> Result<()> {
             .collect();
         let mut samples = Dataset::open(Path::new(source))?.samples;
         samples.retain(|s| wanted.contains(s.key.as_str()));
-        let spec = recipe.data.sources.iter().find(|s| s.path == source);
-        let languages = spec.map_or(&[][..], |s| &s.languages);
+        let stages = recipe
+            .running()
+            .into_iter()
+            .map(|stage| recipe.of_stage(stage).data.sources);
+        let spec = stages.flatten().find(|s| s.path == source);
+        let languages = spec.as_ref().map_or(&[][..], |s| &s.languages);
         let judge = Judge {
-            prompt: recipe.text.prompt.as_deref(),
+            prompt: recipe
+                .text
+                .facets
+                .first()
+                .or(recipe.text.prompt.as_ref())
+                .map(String::as_str),
             model: &model,
             ridge: &ridge,
             pairs: &pairs,
@@ -116,7 +125,7 @@ impl Judge<'_> {
 
     fn gallery(&self, samples: &[Sample]) -> Result<Gallery> {
         let model = pictures::embed(self.model, samples)?;
-        let paths: Vec<&Path> = model.samples.iter().map(|&s| samples[s].image.as_path()).collect();
+        let paths: Vec<&ImageSource> = model.samples.iter().map(|&s| &samples[s].image).collect();
         let mut ridge = Vec::new();
         for chunk in paths.chunks(pictures::BATCH) {
             let vision = &self.pairs.vision;

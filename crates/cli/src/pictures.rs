@@ -1,10 +1,10 @@
 //! Pictures and texts through a model, in batches, with progress; what cannot be read is reported and left out.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use bifocal_data::source::{Dataset, Sample};
-use bifocal_data::{Limits, Preprocess, load_images};
+use bifocal_data::{ImageSource, Limits, Preprocess, load_images};
 use bifocal_models::bundle::{BundleError, Model};
 
 use crate::failure::wrong_use;
@@ -50,10 +50,10 @@ pub fn embed(model: &Model, samples: &[Sample]) -> Result<Embedded> {
         samples: Vec::new(),
     };
     for (i, chunk) in samples.chunks(BATCH).enumerate() {
-        let paths: Vec<&Path> = chunk.iter().map(|s| s.image.as_path()).collect();
+        let paths: Vec<&ImageSource> = chunk.iter().map(|s| &s.image).collect();
         let loaded = load_images(&paths, preprocess, &Limits::default())?;
         for bad in &loaded.bad {
-            eprintln!("left out {}: {}", bad.path.display(), bad.error);
+            eprintln!("left out {}: {}", bad.image, bad.error);
         }
         embedded
             .rows

@@ -3,13 +3,16 @@
 
 #[path = "../tests/common/mutate.rs"]
 mod mutate;
+#[path = "../tests/common/pictures.rs"]
+mod pictures;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bifocal_data::decode::decode_with;
 use bifocal_data::{Conventions, DecodeError, Limits};
-use mutate::{Random, mutate, pictures};
+use mutate::{Random, mutate};
+use pictures::pictures;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).map(|a| a.parse::<f64>().expect("a number"));

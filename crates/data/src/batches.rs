@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::random::Random;
+
 /// What was wrong with a plan of batches or a saved position.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -154,35 +156,12 @@ impl Batches {
     }
 }
 
-/// A permutation of `0..n` by Fisher and Yates, drawn from the output of a hash: the same in every version and on every machine,
-/// which no generator of a library promises.
+/// A permutation of `0..n` by Fisher and Yates, the same in every version and on every machine.
 fn permutation(n: u32, seed: u64, epoch: u64) -> Vec<u32> {
-    let mut hasher = blake3::Hasher::new_derive_key("bifocal-data epoch order v1");
-    hasher.update(&seed.to_le_bytes()).update(&epoch.to_le_bytes());
-    let mut stream = hasher.finalize_xof();
-    let mut block = [0u8; 4096];
-    let mut at = block.len();
-    let mut draw = || {
-        if at == block.len() {
-            stream.fill(&mut block);
-            at = 0;
-        }
-        let bytes = [block[at], block[at + 1], block[at + 2], block[at + 3]];
-        at += 4;
-        u32::from_le_bytes(bytes)
-    };
+    let mut random = Random::new("bifocal-data epoch order v1", &[seed, epoch]);
     let mut order: Vec<u32> = (0..n).collect();
     for i in (1..n).rev() {
-        // Lemire's multiplication with rejection: without bias
-        let bound = u64::from(i) + 1;
-        let reject = (1u64 << 32) % bound;
-        let j = loop {
-            let product = u64::from(draw()) * bound;
-            if product & 0xffff_ffff >= reject {
-                break (product >> 32) as usize;
-            }
-        };
-        order.swap(i as usize, j);
+        order.swap(i as usize, random.below(i + 1) as usize);
     }
     order
 }

@@ -1,19 +1,21 @@
 //! Many pictures at once: read, decode and preprocess on all threads, results in order.
 
-use std::path::{Path, PathBuf};
+use std::borrow::Borrow;
 
 use rayon::prelude::*;
 
-use crate::decode::{DecodeError, Limits, open_with};
-use crate::transform::{Preprocess, PreprocessError};
+use crate::RgbImage;
+use crate::decode::{DecodeError, Limits};
+use crate::source::ImageSource;
+use crate::transform::{Augment, Preprocess, PreprocessError};
 
 /// A picture that could not be loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BadImage {
     /// Its place in the list that was given.
     pub index: usize,
-    /// The file.
-    pub path: PathBuf,
+    /// Where it is.
+    pub image: ImageSource,
     /// Why.
     pub error: DecodeError,
 }
@@ -23,39 +25,73 @@ pub struct BadImage {
 pub struct LoadedImages {
     /// `[good.len(), size, size, 3]`, row-major.
     pub pixels: Vec<f32>,
-    /// Which of the given paths the rows are, ascending.
+    /// Which of the given pictures the rows are, ascending.
     pub good: Vec<usize>,
     /// The others, ascending.
     pub bad: Vec<BadImage>,
 }
 
-/// Loads pictures in parallel on rayon's current pool. The rows of `pixels` follow the order of `paths`; a picture that cannot be
+/// Loads pictures in parallel on rayon's current pool. The rows of `pixels` follow the order of `images`; a picture that cannot be
 /// loaded has no row and is reported in `bad`.
 ///
 /// # Errors
 /// [`PreprocessError`] for settings that cannot work.
-pub fn load_images<P: AsRef<Path> + Sync>(
-    paths: &[P],
+pub fn load_images<S: Borrow<ImageSource> + Sync>(
+    images: &[S],
     preprocess: &Preprocess,
     limits: &Limits,
 ) -> Result<LoadedImages, PreprocessError> {
     preprocess.validate()?;
+    // the settings are valid and the row has the right length, so only the picture itself can fail here
+    load(images, preprocess, limits, |_, image, row| {
+        preprocess.apply_into(&image, row)
+    })
+}
+
+/// As [`load_images`], with random changes in place of the resize and crop of `preprocess`; conventions, filter, size and normalisation are
+/// its own. What happens to a picture depends on its own seed alone.
+///
+/// # Errors
+/// [`PreprocessError`] for settings that cannot work, another number of seeds than pictures, and a tower that reads pictures of any
+/// proportions.
+pub fn load_images_augmented<S: Borrow<ImageSource> + Sync>(
+    images: &[S],
+    preprocess: &Preprocess,
+    limits: &Limits,
+    augment: &Augment,
+    seeds: &[u64],
+) -> Result<LoadedImages, PreprocessError> {
+    augment.validate(preprocess)?;
+    if seeds.len() != images.len() {
+        let message = format!("{} pictures have {} seeds", images.len(), seeds.len());
+        return Err(PreprocessError::new(message));
+    }
+    load(images, preprocess, limits, |index, image, row| {
+        preprocess.normalize(&augment.apply(&image, preprocess, seeds[index])?, row);
+        Ok(())
+    })
+}
+
+fn load<S: Borrow<ImageSource> + Sync>(
+    images: &[S],
+    preprocess: &Preprocess,
+    limits: &Limits,
+    transform: impl Fn(usize, RgbImage, &mut [f32]) -> Result<(), PreprocessError> + Sync,
+) -> Result<LoadedImages, PreprocessError> {
     let values = preprocess.values();
-    let mut pixels = vec![0.0; values * paths.len()];
+    let mut pixels = vec![0.0; values * images.len()];
     let outcomes: Vec<Result<(), DecodeError>> = pixels
         .par_chunks_exact_mut(values)
-        .zip(paths)
-        .map(|(row, path)| {
-            let image = open_with(path.as_ref(), limits, preprocess.conventions)?;
-            // the settings are valid and the row has the right length, so only the picture itself can fail here
-            preprocess
-                .apply_into(&image, row)
-                .map_err(|e| DecodeError::Unsupported {
-                    what: format!("a picture of this shape ({e})"),
-                })
+        .zip(images)
+        .enumerate()
+        .map(|(index, (row, source))| {
+            let image = source.borrow().open(limits, preprocess.conventions)?;
+            transform(index, image, row).map_err(|e| DecodeError::Unsupported {
+                what: format!("a picture of this shape ({e})"),
+            })
         })
         .collect();
-    let (mut good, mut bad) = (Vec::with_capacity(paths.len()), Vec::new());
+    let (mut good, mut bad) = (Vec::with_capacity(images.len()), Vec::new());
     for (index, outcome) in outcomes.into_iter().enumerate() {
         match outcome {
             Ok(()) => {
@@ -66,7 +102,7 @@ pub fn load_images<P: AsRef<Path> + Sync>(
             }
             Err(error) => bad.push(BadImage {
                 index,
-                path: paths[index].as_ref().to_owned(),
+                image: images[index].borrow().clone(),
                 error,
             }),
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bifocal_data::{Conventions, Limits, Preprocess, decode, load_images, open};
+use bifocal_data::{Conventions, ImageSource, Limits, Preprocess, decode, load_images, open};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -88,7 +88,8 @@ fn what_cannot_be_read_is_refused_by_its_cause() {
     assert!(message.contains("larger than its part"), "{message}");
     // a batch goes on without them
     paths.insert(1, folder().join("420.jpg"));
-    let loaded = load_images(&paths, &Preprocess::clip(12), &limits).unwrap();
+    let images: Vec<ImageSource> = paths.into_iter().map(ImageSource::from).collect();
+    let loaded = load_images(&images, &Preprocess::clip(12), &limits).unwrap();
     assert_eq!(loaded.good, [1]);
     assert_eq!(loaded.bad.iter().map(|b| b.error.cause()).collect::<Vec<_>>(), causes);
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bifocal_data::cache::{CacheError, Computed, Dtype, FillError, FillOptions, FillReport, fill};
-use bifocal_data::{FeatureSpec, FeatureStore, ItemKey};
+use bifocal_data::{FeatureSpec, FeatureStore, ImageSource, ItemKey, Limits};
 
 const DIM: usize = 7;
 
@@ -426,7 +426,8 @@ fn files_have_the_key_of_their_content() {
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     fs::write(&a, "same").unwrap();
     fs::write(&b, "same").unwrap();
-    let keys = ItemKey::of_files(&[a, b, dir.path().join("absent")]);
+    let images: Vec<ImageSource> = [a, b, dir.path().join("absent")].map(ImageSource::from).into();
+    let keys = ItemKey::of_images(&images, &Limits::default());
     assert_eq!(keys[0].as_ref().unwrap(), keys[1].as_ref().unwrap());
     assert_eq!(*keys[0].as_ref().unwrap(), ItemKey::of_text("same"));
     assert!(keys[2].is_err());

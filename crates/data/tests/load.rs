@@ -1,8 +1,8 @@
 //! Batches of pictures, good and bad.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use bifocal_data::{Limits, Preprocess, load_images, open};
+use bifocal_data::{ImageSource, Limits, Preprocess, load_images, open};
 
 #[test]
 fn order_is_kept_and_bad_ones_are_reported() {
@@ -14,7 +14,7 @@ fn order_is_kept_and_bad_ones_are_reported() {
         b.extend([v, v, v, v, v, v, 0, 0, v, v, v, v, v, v, 0, 0]);
         b
     };
-    let mut paths: Vec<PathBuf> = Vec::new();
+    let mut paths: Vec<ImageSource> = Vec::new();
     for i in 0..20u8 {
         let path = dir.path().join(format!("{i}.bmp"));
         match i % 5 {
@@ -22,7 +22,7 @@ fn order_is_kept_and_bad_ones_are_reported() {
             4 => {}
             _ => std::fs::write(&path, bmp(i * 10)).unwrap(),
         }
-        paths.push(path);
+        paths.push(path.into());
     }
     let p = Preprocess {
         mean: [0.0; 3],
@@ -51,13 +51,14 @@ fn real_photos() {
         eprintln!("skipped: set BIFOCAL_DATA to the folder with coco/");
         return;
     };
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(Path::new(&data).join("coco/images"))
+    let mut paths: Vec<_> = std::fs::read_dir(Path::new(&data).join("coco/images"))
         .unwrap()
         .map(|e| e.unwrap().path())
         .collect();
     paths.sort();
+    let images: Vec<ImageSource> = paths.iter().map(|p| p.as_path().into()).collect();
     let start = std::time::Instant::now();
-    let loaded = load_images(&paths, &Preprocess::clip(224), &Limits::default()).unwrap();
+    let loaded = load_images(&images, &Preprocess::clip(224), &Limits::default()).unwrap();
     let all = start.elapsed();
     assert_eq!((loaded.good.len(), loaded.bad.len()), (paths.len(), 0));
     let (mut decoding, mut transforming) = (std::time::Duration::ZERO, std::time::Duration::ZERO);

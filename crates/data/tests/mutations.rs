@@ -2,10 +2,13 @@
 
 #[path = "common/mutate.rs"]
 mod mutate;
+#[path = "common/pictures.rs"]
+mod pictures;
 
 use bifocal_data::decode::decode_with;
 use bifocal_data::{Conventions, DecodeError, Limits};
-use mutate::{Random, mutate, pictures};
+use mutate::{Random, mutate};
+use pictures::pictures;
 
 /// The most address space that this process has ever had, in bytes; 0 where the system does not tell.
 fn peak() -> u64 {

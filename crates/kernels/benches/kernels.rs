@@ -3,7 +3,9 @@
 //! `cargo bench -p bifocal-kernels [-- FILTER]`; the number of threads is rayon's (`RAYON_NUM_THREADS`). Medians and bests of rounds; compare only within one run.
 #![allow(unsafe_code)] // one call for the processor clock
 
-use bifocal_kernels::{Activation, attention::*, conv::*, linear::*, norm::*, optim::*, peak, rope::*, scan::*};
+use bifocal_kernels::{
+    Activation, Precision, attention::*, conv::*, linear::*, norm::*, optim::*, peak, rope::*, scan::*,
+};
 use std::hint::black_box;
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -97,9 +99,10 @@ fn main() {
         })
         .0;
     println!(
-        "{} threads, {}; multiply-adds {flops:.1} GFLOP/s, copy {bytes:.1} GB/s",
+        "{} threads, {}, bf16 by {}; multiply-adds {flops:.1} GFLOP/s in f32, copy {bytes:.1} GB/s",
         rayon::current_num_threads(),
-        bifocal_kernels::instruction_set()
+        bifocal_kernels::instruction_set(),
+        bifocal_kernels::bf16_unit()
     );
     let bench = Bench { filter, flops, bytes };
     products(&bench);
@@ -120,42 +123,23 @@ fn products(bench: &Bench) {
     ] {
         let (x, w, b, gy) = (numbers(t * din), numbers(dout * din), numbers(dout), numbers(t * dout));
         let work = 2 * t * din * dout;
-        let name = |kind: &str| format!("{kind} {t}x{din}->{dout}");
-        bench.flops(&name("linear"), work, || {
-            linear(&x, &w, Some(&b), Activation::Identity, None, t, din, dout, false)
-        });
-        bench.flops(&name("linear+gelu+pre"), work, || {
-            linear(&x, &w, Some(&b), Activation::GeluErf, None, t, din, dout, true)
-        });
-        bench.flops(&name("linear+residual"), work, || {
-            linear(&x, &w, Some(&b), Activation::Identity, Some(&gy), t, din, dout, false)
-        });
-        bench.flops(&name("linear gx"), work, || {
-            linear_backward(
-                &gy,
-                &x,
-                &w,
-                None,
-                Activation::Identity,
-                t,
-                din,
-                dout,
-                [true, false, false],
-            )
-        });
-        bench.flops(&name("linear gw"), work, || {
-            linear_backward(
-                &gy,
-                &x,
-                &w,
-                None,
-                Activation::Identity,
-                t,
-                din,
-                dout,
-                [false, true, false],
-            )
-        });
+        for (precision, suffix) in [(Precision::F32, ""), (Precision::Bf16, " bf16")] {
+            let name = |kind: &str| format!("{kind} {t}x{din}->{dout}{suffix}");
+            let forward = |act, residual, keep| linear(&x, &w, Some(&b), act, residual, t, din, dout, keep, precision);
+            let backward = |need| {
+                let act = Activation::Identity;
+                linear_backward(&gy, &x, &w, None, act, t, din, dout, need, precision)
+            };
+            bench.flops(&name("linear"), work, || forward(Activation::Identity, None, false));
+            bench.flops(&name("linear+gelu+pre"), work, || {
+                forward(Activation::GeluErf, None, true)
+            });
+            bench.flops(&name("linear+residual"), work, || {
+                forward(Activation::Identity, Some(&gy), false)
+            });
+            bench.flops(&name("linear gx"), work, || backward([true, false, false]));
+            bench.flops(&name("linear gw"), work, || backward([false, true, false]));
+        }
     }
 }
 
@@ -184,17 +168,16 @@ fn rows(bench: &Bench) {
     bench.bytes("column_sums 1600x3072", t * h, || column_sums(&x, t, h));
     let n = 8 << 20;
     let (mut p, g, mut m, mut v) = (numbers(n), numbers(n), vec![0.0; n], vec![0.0; n]);
-    let h = AdamW {
+    let h = Adam {
         lr: 1e-3,
         beta1: 0.9,
         beta2: 0.98,
         eps: 1e-6,
         weight_decay: 0.1,
+        l2: 0.0,
         step: 3,
     };
-    bench.bytes("adamw_step 8M", 7 * n, || {
-        adamw_step(&mut p, &g, &mut m, &mut v, &h, 1.0)
-    });
+    bench.bytes("adam_step 8M", 7 * n, || adam_step(&mut p, &g, &mut m, &mut v, &h, 1.0));
 }
 
 fn heads(bench: &Bench) {

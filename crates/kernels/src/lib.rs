@@ -19,6 +19,8 @@
 pub mod activation;
 pub mod allocator;
 pub mod attention;
+pub mod blend;
+pub mod contrastive;
 pub mod conv;
 pub mod embedding;
 pub mod gemm;
@@ -40,4 +42,5 @@ mod testing;
 pub type Gradient = Option<Vec<f32>>;
 
 pub use activation::Activation;
+pub use gemm::{Precision, bf16_unit};
 pub use simd::instruction_set;

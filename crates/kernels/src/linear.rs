@@ -1,7 +1,7 @@
 //! Linear layers: y = act(x·Wᵀ + b) + residual in one pass, and their gradients.
 use crate::activation::{Activation, activation_backward, derivative, per_activation};
 use crate::buffer::{filled, par_rows_sums};
-use crate::gemm::{Epilogue, Mat, Packed, Rhs, gemm_into};
+use crate::gemm::{Epilogue, Mat, Packed, Precision, Rhs, gemm_into};
 use crate::simd::{Simd, Task, dispatch, steps};
 
 /// A weight, perhaps with a packed copy of it.
@@ -24,10 +24,10 @@ impl<'a, T: AsRef<[f32]> + ?Sized> From<&'a T> for Weight<'a> {
     }
 }
 
-/// A weight `[dout, din]` in the order in which [`linear`] reads it.
-pub fn pack_weight(w: &[f32], din: usize, dout: usize) -> Packed {
+/// A weight `[dout, din]` in the order in which [`linear`] of that precision reads it.
+pub fn pack_weight(w: &[f32], din: usize, dout: usize, precision: Precision) -> Packed {
     assert_eq!(w.len(), dout * din, "pack_weight: w must be [dout, din]");
-    Packed::new(Mat::new(w, dout, din).t())
+    Packed::new(Mat::new(w, dout, din).t(), precision)
 }
 
 /// Result of a layer with a fused activation.
@@ -50,7 +50,7 @@ pub struct LinearGrads {
 
 /// y = act(x·wᵀ + bias) + residual; bias, activation and residual are applied while a tile of the product is in cache.
 ///
-/// `pre` (x·wᵀ + bias) is kept when `keep_pre` and the activation is not the identity.
+/// Of the operation, `precision` concerns the product alone. `pre` (x·wᵀ + bias) is kept when `keep_pre` and the activation is not the identity.
 ///
 /// # Shapes
 /// `x`: `[t, din]`, `w`: `[dout, din]` (PyTorch's layout), `bias`: `[dout]`, `residual` and the result: `[t, dout]`.
@@ -64,6 +64,7 @@ pub fn linear<'a>(
     din: usize,
     dout: usize,
     keep_pre: bool,
+    precision: Precision,
 ) -> LinearOut {
     assert_eq!(x.len(), t * din, "linear: x must be [t, din]");
     let w = w.into();
@@ -88,6 +89,7 @@ pub fn linear<'a>(
                         residual,
                         pre,
                     },
+                    precision,
                 )
             };
             match &mut pre {
@@ -99,7 +101,7 @@ pub fn linear<'a>(
     LinearOut { y, pre }
 }
 
-/// Gradients of [`linear`]; `need` says which of x, w and bias. The gradient of the residual is `gy` itself.
+/// Gradients of [`linear`]; `need` says which of x, w and bias. The gradient of the residual is `gy` itself. `precision` is that of the two products.
 ///
 /// # Shapes
 /// `gy`: `[t, dout]`, `pre`: as [`linear`] kept it (required unless the activation is the identity); gradients as the arguments of [`linear`].
@@ -113,6 +115,7 @@ pub fn linear_backward(
     din: usize,
     dout: usize,
     need: [bool; 3],
+    precision: Precision,
 ) -> LinearGrads {
     assert_eq!(gy.len(), t * dout, "linear_backward: gy must be [t, dout]");
     assert_eq!(x.len(), t * din, "linear_backward: x must be [t, din]");
@@ -138,7 +141,7 @@ pub fn linear_backward(
         // SAFETY: `gemm_into` writes every number of C.
         unsafe {
             filled(a.rows * b.cols, |c| {
-                gemm_into(a, b.into(), c, false, &Epilogue::default())
+                gemm_into(a, b.into(), c, false, &Epilogue::default(), precision)
             })
         }
     };
@@ -290,7 +293,7 @@ mod tests {
                     numbers(t * dout, 4),
                 );
                 for act in ALL {
-                    let out = linear(&x, &w, Some(&b), act, Some(&r), t, din, dout, true);
+                    let out = linear(&x, &w, Some(&b), act, Some(&r), t, din, dout, true, Precision::F32);
                     let mut truth = naive_linear(&wide(&x), &wide(&w), &wide(&b), act, t, din, dout);
                     truth.iter_mut().zip(&r).for_each(|(y, &r)| *y += f64::from(r));
                     assert_close(&out.y, &truth, 2e-5, &format!("{isa} {act:?} {t}×{din}×{dout}"));
@@ -304,7 +307,18 @@ mod tests {
                         );
                     }
                 }
-                let plain = linear(&x, &w, None, Activation::Identity, None, t, din, dout, false);
+                let plain = linear(
+                    &x,
+                    &w,
+                    None,
+                    Activation::Identity,
+                    None,
+                    t,
+                    din,
+                    dout,
+                    false,
+                    Precision::F32,
+                );
                 assert_close(
                     &plain.y,
                     &naive_linear(
@@ -334,8 +348,19 @@ mod tests {
                     numbers(t * dout, 8),
                 );
                 for act in ALL {
-                    let pre = linear(&x, &w, Some(&b), act, None, t, din, dout, true).pre;
-                    let grads = linear_backward(&gy, &x, &w, pre.as_deref(), act, t, din, dout, [true; 3]);
+                    let pre = linear(&x, &w, Some(&b), act, None, t, din, dout, true, Precision::F32).pre;
+                    let grads = linear_backward(
+                        &gy,
+                        &x,
+                        &w,
+                        pre.as_deref(),
+                        act,
+                        t,
+                        din,
+                        dout,
+                        [true; 3],
+                        Precision::F32,
+                    );
                     let (x64, w64, b64) = (wide(&x), wide(&w), wide(&b));
                     let gx = numeric_gradient(&x, &gy, |x| naive_linear(x, &w64, &b64, act, t, din, dout));
                     let gw = numeric_gradient(&w, &gy, |w| naive_linear(&x64, w, &b64, act, t, din, dout));
@@ -343,7 +368,18 @@ mod tests {
                     assert_close(&grads.x.unwrap(), &gx, 2e-5, "gx");
                     assert_close(&grads.w.unwrap(), &gw, 2e-5, "gw");
                     assert_close(&grads.b.unwrap(), &gb, 2e-5, "gb");
-                    let none = linear_backward(&gy, &x, &w, pre.as_deref(), act, t, din, dout, [false; 3]);
+                    let none = linear_backward(
+                        &gy,
+                        &x,
+                        &w,
+                        pre.as_deref(),
+                        act,
+                        t,
+                        din,
+                        dout,
+                        [false; 3],
+                        Precision::F32,
+                    );
                     assert!(none.x.is_none() && none.w.is_none() && none.b.is_none());
                 }
             }

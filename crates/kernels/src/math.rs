@@ -32,6 +32,18 @@ pub(crate) fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
     s.div(one, s.add(one, exp(s, s.sub(s.zero(), x))))
 }
 
+/// ln(1 + x) for 0 ≤ x ≤ 1: 2·artanh(x / (2 + x)) by its series, which loses no digits of a small x.
+#[inline(always)]
+pub(crate) fn ln_1p<S: Simd>(s: S, x: S::V) -> S::V {
+    let u = s.div(x, s.add(x, s.splat(2.0)));
+    let square = s.mul(u, u);
+    let mut p = s.splat(1.0 / 15.0);
+    for odd in [13.0, 11.0, 9.0, 7.0, 5.0, 3.0] {
+        p = s.fma(p, square, s.splat(1.0 / odd));
+    }
+    s.mul(s.add(u, u), s.fma(p, square, s.splat(1.0)))
+}
+
 /// The standard normal distribution: (Φ(x), φ(x)·√(2π)), that is (½·erfc(-x/√2), e^(-x²/2)).
 #[inline(always)]
 pub(crate) fn normal<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
@@ -73,6 +85,7 @@ mod tests {
                 let y = match self.1 {
                     0 => exp(s, x),
                     1 => sigmoid(s, x),
+                    3 => ln_1p(s, x),
                     _ => normal(s, x).0,
                 };
                 s.set(&mut out[i..], y);
@@ -103,6 +116,8 @@ mod tests {
                 0.5 * (1.0 - erf64(-x * std::f64::consts::FRAC_1_SQRT_2))
             });
             assert!(e < 1e-6, "{isa}: normal {e:e}");
+            let e = worst(3, 1e-9, 1.0, f64::ln_1p).max(worst(3, 1e-20, 1e-6, f64::ln_1p));
+            assert!(e < 3e-7, "{isa}: ln_1p {e:e}");
         });
     }
 

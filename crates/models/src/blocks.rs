@@ -7,7 +7,8 @@ use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, AttentionShape};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear, ones, zeros};
-use bifocal_nn::{Module, Param, Tensor, plain};
+use bifocal_nn::noise::{self, Rows};
+use bifocal_nn::{Module, Param, Tensor, checkpoint, plain};
 use serde::{Deserialize, Serialize};
 
 use crate::load::Loader;
@@ -148,12 +149,21 @@ impl StackConfig {
     }
 
     /// What blocks need to run.
-    pub(crate) fn pass<'a>(&self, offsets: &'a Arc<[usize]>, causal: bool) -> Pass<'a> {
+    pub(crate) fn pass(&self, offsets: &Arc<[usize]>, causal: bool) -> Pass {
         Pass {
-            offsets,
+            offsets: Arc::clone(offsets),
             attention: self.attention(causal),
             rotation: None,
             gelu: self.gelu,
+        }
+    }
+
+    /// The first layer of the feed-forward part, which is two in one for a SwiGLU.
+    fn first(&self, fc: Linear) -> Linear {
+        if self.swiglu {
+            fc.with_parts(&gate_up_parts(self.mlp))
+        } else {
+            fc
         }
     }
 
@@ -171,19 +181,31 @@ impl StackConfig {
 }
 
 /// What a block needs besides its rows.
-pub(crate) struct Pass<'a> {
+#[derive(Clone)]
+pub(crate) struct Pass {
     /// Where each sequence begins, then the number of rows.
-    pub offsets: &'a Arc<[usize]>,
+    pub offsets: Arc<[usize]>,
     pub attention: AttentionShape,
     /// Angles of rotary positions.
-    pub rotation: Option<&'a Rotation>,
+    pub rotation: Option<Rotation>,
     pub gelu: Gelu,
 }
 
 /// Cosines and sines of rotary positions, `[tokens, head_dim / 2]` each, the same for every sequence.
+#[derive(Clone)]
 pub(crate) struct Rotation {
     pub cos: Tensor<2>,
     pub sin: Tensor<2>,
+}
+
+/// Queries, keys and values, each of which has its own adapter ([`bifocal_nn::lora`]).
+pub(crate) fn qkv_parts(q: usize, kv: usize) -> [(&'static str, usize); 3] {
+    [("q", q), ("k", kv), ("v", kv)]
+}
+
+/// A gate and what it gates, each of which has its own adapter.
+pub(crate) fn gate_up_parts(width: usize) -> [(&'static str, usize); 2] {
+    [("gate", width), ("up", width)]
 }
 
 /// One block: x ← x + attention(norm(x)); x ← x + mlp(norm(x)).
@@ -225,12 +247,12 @@ impl Block {
         let fc = if config.swiglu { 2 * mlp } else { mlp };
         Self {
             ln_1: LayerNorm::new(width, eps),
-            qkv: linear(width, 3 * width, std),
+            qkv: linear(width, 3 * width, std).with_parts(&qkv_parts(width, width)),
             ln_out: norm(width),
             out: linear(width, width, shallow),
             scale_1: scale(),
             ln_2: LayerNorm::new(width, eps),
-            fc: linear(width, fc, (2.0 * width as f32).powf(-0.5)),
+            fc: config.first(linear(width, fc, (2.0 * width as f32).powf(-0.5))),
             ln_proj: norm(mlp),
             proj: linear(mlp, width, shallow),
             scale_2: scale(),
@@ -265,12 +287,12 @@ impl Block {
         let proj = if c.swiglu { names.swiglu_proj } else { names.proj };
         Ok(Self {
             ln_1: norm(names.ln_1, c.width)?,
-            qkv,
+            qkv: qkv.with_parts(&qkv_parts(c.width, c.width)),
             ln_out: sub_norm(names.ln_out, c.width)?,
             out: loader.linear(&name(names.out), c.width, c.width, true)?,
             scale_1: scale(names.scale_1)?,
             ln_2: norm(names.ln_2, c.width)?,
-            fc,
+            fc: c.first(fc),
             ln_proj: sub_norm(names.ln_proj, c.mlp)?,
             proj: loader.linear(&name(proj), c.mlp, c.width, true)?,
             scale_2: scale(names.scale_2)?,
@@ -279,28 +301,35 @@ impl Block {
 
     /// `[t, c]` → `[t, c]`.
     pub(crate) fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let mixed = self.mix(&x, pass);
-        self.finish(x, mixed, pass.gelu)
+        let pass = pass.clone();
+        checkpoint::block(self, x, move |block, x| {
+            let mixed = block.mix(&x, &pass);
+            block.finish(x, mixed, pass.gelu)
+        })
     }
 
-    /// As [`Self::forward`], of which only some rows are wanted: the last block of a tower that reads nothing but its class tokens leaves out three
-    /// quarters of its products.
+    /// As [`Self::forward`], of which only one row of each sequence is wanted: the last block of a tower that reads nothing but its class tokens
+    /// leaves out three quarters of its products.
     ///
     /// # Shapes
     /// `[t, c]`, `r` rows below `t` → `[r, c]`.
     pub(crate) fn forward_rows(&self, x: Tensor<2>, pass: &Pass, rows: &Arc<[u32]>) -> Tensor<2> {
-        let mixed = self.mix(&x, pass);
-        self.finish(fused::embedding(x, rows), fused::embedding(mixed, rows), pass.gelu)
+        let (pass, rows) = (pass.clone(), Arc::clone(rows));
+        checkpoint::block(self, x, move |block, x| {
+            let mixed = block.mix(&x, &pass);
+            let (x, mixed) = (fused::embedding(x, &rows), fused::embedding(mixed, &rows));
+            noise::rows(Rows::Items, || block.finish(x, mixed, pass.gelu))
+        })
     }
 
     /// Attention over the normed rows, before its output layer.
     fn mix(&self, x: &Tensor<2>, pass: &Pass) -> Tensor<2> {
         let mut qkv = self.qkv.forward(self.ln_1.forward(x.clone()));
-        if let Some(Rotation { cos, sin }) = pass.rotation {
+        if let Some(Rotation { cos, sin }) = &pass.rotation {
             let heads = pass.attention.heads;
             qkv = plain::rotate(qkv, cos.clone(), sin.clone(), 2 * heads, 3 * heads);
         }
-        fused::attention(qkv, pass.offsets, &pass.attention)
+        fused::attention(qkv, &pass.offsets, &pass.attention)
     }
 
     /// What follows attention, row by row.
@@ -321,15 +350,12 @@ fn normed(x: Tensor<2>, norm: Option<&LayerNorm>) -> Tensor<2> {
     norm.map_or(x.clone(), |norm| norm.forward(x))
 }
 
-/// x + scale · layer(h). The scale goes into the layer's rows, which are far fewer than those of h.
+/// x + scale · layer(h).
 fn add(layer: &Linear, scale: Option<&Param<Tensor<1>>>, h: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
-    let Some(scale) = scale else {
-        return layer.fused(h, Activation::Identity, Some(x));
-    };
-    let scale = scale.val();
-    let bias = layer.bias.as_ref().map(|bias| bias.val() * scale.clone());
-    let weight = layer.weight.val() * scale.unsqueeze_dim::<2>(1);
-    fused::linear(h, weight, bias, Activation::Identity, Some(x))
+    match scale {
+        Some(scale) => layer.scaled(h, scale.val(), x),
+        None => layer.fused(h, Activation::Identity, Some(x)),
+    }
 }
 
 /// Queries, keys and values of a file in which keys have no bias: it is zero here.

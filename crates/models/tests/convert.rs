@@ -8,9 +8,9 @@ use std::path::Path;
 
 use bifocal_models::bundle::Model;
 use bifocal_models::convert::{Layout, convert};
-use bifocal_models::open::TextOptions;
+use bifocal_models::open::{TextOptions, open_vision};
 use bifocal_models::weights::{self, HostTensor};
-use common::{Numbers, assert_close, complete};
+use common::{Numbers, assert_close, complete, fixture};
 
 const HF: &str = "clip-hugging-face";
 const OPEN_CLIP: [&str; 2] = ["clip-open-clip-quick", "clip-open-clip-erf"];
@@ -85,6 +85,48 @@ fn a_bundle_keeps_everything_and_gives_it_back() {
         assert!(kept == tensors(&at("back")), "{fixture}");
         assert_same(&before, &open(&at("back")), fixture);
     }
+}
+
+/// A bundle and back; open_clip's names have a unit test, since open_clip has no towers as small as this one.
+#[test]
+fn a_siglip_comes_back_from_a_bundle_and_its_vision_tower_stands_alone() {
+    let original = fixture("siglip");
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    convert(&original, &at("bundle"), Layout::Bundle).unwrap();
+    let written = convert(&at("bundle"), &at("back"), Layout::HuggingFace).unwrap();
+    let tensors_of_original = tensors(&original);
+    assert_eq!(written.tensors, tensors_of_original.len());
+    assert!(tensors(&at("back")) == tensors_of_original);
+    let [before, after] = [&original, &at("back")].map(|folder| open(folder));
+    let numbers = Numbers::open("siglip/expected.safetensors");
+    let pixels = numbers.get("images");
+    let texts = ["a photo of a cat", "", "The small RED dog"];
+    let images = after.embed_images_raw(&pixels, 3).unwrap();
+    assert_close(&images, &numbers.get("image_embeddings"), 2e-5, "pictures");
+    assert_eq!(images, before.embed_images_raw(&pixels, 3).unwrap());
+    let rows = after.embed_texts_raw(&texts).unwrap();
+    assert_close(&rows, &numbers.get("text_embeddings")[..rows.len()], 2e-5, "texts");
+    assert_eq!(before.logit_scale(), after.logit_scale());
+    assert_eq!(before.preprocess(), after.preprocess());
+
+    let clip = complete(HF);
+    for (fixture, folder) in [("siglip", original.as_path()), (HF, clip.path())] {
+        let to = at(&format!("vision of {fixture}"));
+        convert(folder, &to, Layout::HuggingFaceVision).unwrap();
+        assert!(!to.join("tokenizer.json").exists());
+        let numbers = Numbers::open(&format!("{fixture}/expected.safetensors"));
+        let found = open_vision(&to).unwrap().embed(&numbers.get("images"), 3).unwrap();
+        assert_close(&found, &numbers.get("image_embeddings"), 2e-5, fixture);
+    }
+    let error = convert(&original, &at("open-clip"), Layout::OpenClip)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("2 blocks of width 24") && error.contains("none of timm's"),
+        "{error}"
+    );
+    assert!(!at("open-clip").exists());
 }
 
 #[test]

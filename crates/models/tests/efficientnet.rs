@@ -82,9 +82,9 @@ fn the_best_class_of_real_pictures_is_that_of_the_port() {
     assert_eq!(rows.len(), expected.len());
     let (mut agree, mut right) = (0, 0);
     for (rows, expected) in rows.chunks(50).zip(expected.chunks(50)) {
-        let paths: Vec<_> = rows
+        let paths: Vec<bifocal_data::ImageSource> = rows
             .iter()
-            .map(|row| folder.join(row["image"].as_str().unwrap()))
+            .map(|row| folder.join(row["image"].as_str().unwrap()).into())
             .collect();
         let loaded = bifocal_data::load_images(&paths, &encoder.preprocess, &Limits::default()).unwrap();
         assert!(loaded.bad.is_empty());

@@ -5,6 +5,7 @@ mod common;
 use bifocal_models::adapter::{Head, HeadConfig, HeadError, HeadKind, normalize};
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::init::Rng;
+use bifocal_nn::noise::{self, Noise};
 use bifocal_nn::{Tensor, params};
 use common::{Numbers, assert_close};
 
@@ -50,7 +51,7 @@ fn heads_equal_those_of_pytorch() {
         let expected = numbers.get(&format!("{prefix}.y"));
         let largest = expected.iter().fold(1.0f32, |m, v| m.max(v.abs()));
         assert_close(
-            &values(head.forward(x(&numbers), None)),
+            &values(head.forward(x(&numbers), false)),
             &expected,
             2e-6 * largest,
             prefix,
@@ -87,7 +88,11 @@ fn dropout_is_seeded_and_only_in_training() {
     };
     let head = config.build(6, &mut Rng::new(0)).unwrap();
     let numbers = Numbers::open("heads.safetensors");
-    let run = |seed: Option<u64>| values(head.forward(x(&numbers), seed.map(Rng::new).as_mut()));
+    let forward = || values(head.forward(x(&numbers), true));
+    let run = |seed: Option<u64>| match seed {
+        Some(seed) => noise::scope(Noise::new(seed), forward),
+        None => forward(),
+    };
     assert_eq!(run(None), run(None));
     assert_eq!(run(Some(1)), run(Some(1)));
     assert_ne!(run(Some(1)), run(Some(2)));
@@ -116,14 +121,14 @@ fn dropout_is_seeded_and_only_in_training() {
 fn the_identity_changes_nothing_but_length() {
     let numbers = Numbers::open("heads.safetensors");
     let plain = HeadConfig::default().build(6, &mut Rng::new(0)).unwrap();
-    assert_eq!(values(plain.forward(x(&numbers), None)), numbers.get("x"));
+    assert_eq!(values(plain.forward(x(&numbers), false)), numbers.get("x"));
     let unit = HeadConfig {
         normalize_input: true,
         ..HeadConfig::default()
     }
     .build(6, &mut Rng::new(0))
     .unwrap();
-    assert_eq!(values(unit.forward(x(&numbers), None)), values(normalize(x(&numbers))));
+    assert_eq!(values(unit.forward(x(&numbers), false)), values(normalize(x(&numbers))));
     assert!(params::list(&unit).is_empty());
 }
 

@@ -11,6 +11,7 @@ use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::engine::values;
 use bifocal_nn::init::Rng;
 use bifocal_nn::params;
+use bifocal_nn::precision::{Precision, scope};
 use common::{Numbers, assert_close, fixture, worst_cosine};
 
 const TOWERS: [&str; 9] = [
@@ -220,4 +221,20 @@ fn a_residual_network_is_that_of_open_clip() {
     }
     assert_eq!(unreached(again, 64), Vec::<String>::new());
     assert!(encoder.with_image_size(96).is_err());
+}
+
+#[test]
+fn bf16_is_as_close_to_f32_as_the_autocast_of_pytorch() {
+    let (encoder, expected) = open("clip-open-clip-erf");
+    let dim = encoder.tower.dim();
+    let images = expected.get("images");
+    let found = scope(Precision::Bf16, || encoder.embed(&images, 3)).unwrap();
+    let (exact, autocast) = (
+        expected.get("image_embeddings"),
+        Numbers::open("autocast.safetensors").get("image_embeddings"),
+    );
+    assert!(worst_cosine(&found, &autocast, dim) > 0.9995);
+    let error = |numbers: &[f32]| worst_cosine(numbers, &exact, dim);
+    // not f32 in disguise, and not worse than PyTorch, which rounds activations as well
+    assert!(error(&found) < 0.999_999_9 && 1.0 - error(&found) < 2.0 * (1.0 - error(&autocast)));
 }

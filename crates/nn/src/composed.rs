@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor, TensorData, activation, module, ops::ConvOptions};
 
-use crate::fused::{Activation, AttentionShape, ConvShape, Rope, RopeStyle};
+use crate::fused::{Activation, AttentionShape, ConvShape, Divergence, Penalty, Rope, RopeStyle, Softmax, Targets};
 
 /// Applies an activation.
 pub fn activate<const D: usize>(x: Tensor<D>, act: Activation) -> Tensor<D> {
@@ -228,4 +228,99 @@ pub fn depthwise_conv2d(
     let options = ConvOptions::new([s.stride; 2], [0, 0], [1, 1], s.c);
     let y = module::conv2d(padded(channels_first(x, s), s), w, bias, options);
     activate(rows(y), act)
+}
+
+/// ln Σ exp along an axis, shifted by the largest value so that nothing overflows.
+fn log_sum_exp(x: Tensor<2>, axis: usize) -> Tensor<2> {
+    let largest = x.clone().detach().max_dim(axis);
+    (x - largest.clone()).exp().sum_dim(axis).log() + largest
+}
+
+/// Similarities of all pairs, `[n, m]`.
+fn similarities(x: Tensor<2>, y: Tensor<2>, scale: Tensor<1>) -> Tensor<2> {
+    x.matmul(y.transpose()) * scale.reshape([1, 1])
+}
+
+/// See [`crate::fused::softmax_pairs`].
+pub fn softmax_pairs(x: Tensor<2>, y: Tensor<2>, scale: Tensor<1>, what: &Softmax) -> Tensor<1> {
+    let ([n, _], [m, _], device) = (x.dims(), y.dims(), x.device());
+    let constant =
+        |data: &[f32], shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(data.to_vec(), shape), &device);
+    let mut pulls = vec![0.0; n * m];
+    for i in 0..n {
+        what.pulls(i).for_each(|(j, pull)| pulls[i * m + j] = pull as f32);
+    }
+    let z = similarities(x, y, scale);
+    let by_row = log_sum_exp(z.clone(), 1) * constant(what.rows(), [n, 1]);
+    let by_column = log_sum_exp(z.clone(), 0) * constant(what.cols(), [1, m]);
+    by_row.sum() + by_column.sum() - (z * constant(&pulls, [n, m])).sum()
+}
+
+/// See [`crate::fused::sigmoid_pairs`].
+pub fn sigmoid_pairs(
+    x: Tensor<2>,
+    y: Tensor<2>,
+    scale: Tensor<1>,
+    bias: Tensor<1>,
+    targets: &Targets,
+    divisor: f64,
+) -> Tensor<1> {
+    let ([n, _], [m, _]) = (x.dims(), y.dims());
+    let mut signs = vec![-1.0; n * m];
+    for i in 0..n {
+        targets.of_row(i).iter().for_each(|&j| signs[i * m + j] = 1.0);
+    }
+    let signs = Tensor::<2>::from_data(TensorData::new(signs, [n, m]), &x.device());
+    let z = similarities(x, y, scale) + bias.reshape([1, 1]);
+    // Row by row first: one long f32 sum over all pairs would lose the small terms.
+    let total = activation::log_sigmoid(z * signs).sum_dim(1).sum();
+    total.neg() / divisor as f32
+}
+
+/// See [`crate::fused::distill_pairs`].
+pub fn distill_pairs(
+    x: Tensor<2>,
+    y: Tensor<2>,
+    scale: Tensor<1>,
+    [tx, ty]: [Tensor<2>; 2],
+    teacher_scale: f32,
+    divergence: Divergence,
+) -> Tensor<1> {
+    let z = similarities(x, y, scale);
+    let t = tx.matmul(ty.transpose()) * teacher_scale;
+    let [n, m] = z.dims();
+    let along = |axis: usize, count: usize| {
+        let log_p = z.clone() - log_sum_exp(z.clone(), axis);
+        let log_q = t.clone() - log_sum_exp(t.clone(), axis);
+        let q = log_q.clone().exp();
+        let missing = match divergence {
+            Divergence::CrossEntropy => log_p.neg(),
+            Divergence::KullbackLeibler => log_q - log_p,
+        };
+        (missing * q).sum() / count as f32
+    };
+    (along(1, n) + along(0, m)) * 0.5
+}
+
+/// See [`crate::fused::structure`].
+pub fn structure(x: Tensor<2>, teacher: Tensor<2>, penalty: Penalty) -> Tensor<1> {
+    let distances = |x: Tensor<2>| {
+        let [n, d] = x.dims();
+        let squares = (x.clone().reshape([n, 1, d]) - x.reshape([1, n, d])).powi_scalar(2);
+        let squares = squares.sum_dim(2).reshape([n, n]);
+        // The root has no slope at 0: pairs that coincide are constants.
+        let same = squares.clone().lower_equal_elem(0.0);
+        squares.mask_fill(same.clone(), 1.0).sqrt().mask_fill(same, 0.0)
+    };
+    let u = distances(x) - distances(teacher);
+    let cost = match penalty {
+        Penalty::Squared => u.powi_scalar(2),
+        Penalty::SmoothL1 => {
+            let size = u.abs();
+            let near = size.clone().clamp_max(1.0);
+            near.clone().powi_scalar(2) * 0.5 + (size - near)
+        }
+    };
+    // Each pair stands twice in the matrix.
+    cost.sum() * 0.5
 }

@@ -17,7 +17,7 @@ impl Rng {
 
     /// Uniform in [0, 1) with 24 bits.
     pub fn unit(&mut self) -> f32 {
-        (self.0.next_u32() >> 8) as f32 / (1u32 << 24) as f32
+        unit(self.0.next_u32())
     }
 
     /// Standard normal (Box and Muller 1958).
@@ -30,6 +30,11 @@ impl Rng {
     pub fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
     }
+}
+
+/// A random word as a number in [0, 1).
+pub(crate) fn unit(word: u32) -> f32 {
+    (word >> 8) as f32 / (1u32 << 24) as f32
 }
 
 /// How a parameter begins.

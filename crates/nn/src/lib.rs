@@ -4,19 +4,28 @@
 //! - [`layers`]: modules with parameters, without any model's name in them;
 //! - [`params`]: parameters by name: loading, saving, freezing;
 //! - [`plain`]: operations that no kernel is worth;
-//! - [`optim`]: AdamW in place, gradients by name.
+//! - [`optim`]: optimizers in place, gradients by name;
+//! - [`lora`]: adapters of low rank on any linear layer; [`noise`]: dropout that does not depend on micro-batches;
+//! - [`ema`]: a teacher that follows a student;
+//! - [`precision`]: whether matrix products multiply in f32 or in bf16;
+//! - [`checkpoint`]: blocks that drop their activations and compute them again.
 //!
 //! Activations are packed rows: a batch of sequences is `[t, c]` with `offsets` where each begins; there is no
 //! padding anywhere, so that cost follows the real number of tokens.
 
+pub mod checkpoint;
 pub mod composed;
+pub mod ema;
 pub mod engine;
 pub mod fused;
 pub mod init;
 pub mod layers;
+pub mod lora;
+pub mod noise;
 pub mod optim;
 pub mod params;
 pub mod plain;
+pub mod precision;
 
 mod packed;
 

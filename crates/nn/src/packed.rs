@@ -8,6 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
 use crate::fused::constant;
+use crate::precision;
 
 /// Rows of input from which the order of a packed weight helps.
 const ROWS: usize = 5;
@@ -45,10 +46,12 @@ impl PackedWeight {
         match &mut *seen {
             Some(seen) if seen.weight.as_slice::<f32>().map(<[f32]>::as_ptr) == Some(data.as_ptr()) => {
                 let [dout, din] = weight.dims();
-                let packed = seen
-                    .packed
-                    .get_or_insert_with(|| Arc::new(pack_weight(data, din, dout)));
-                Some(packed.clone())
+                let precision = precision::current();
+                let packed = match seen.packed.take().filter(|packed| packed.serves(precision)) {
+                    Some(packed) => packed,
+                    None => Arc::new(pack_weight(data, din, dout, precision)),
+                };
+                Some(seen.packed.insert(packed).clone())
             }
             other => {
                 *other = Some(Seen {
@@ -97,6 +100,23 @@ mod tests {
             let twice: Vec<f32> = first.iter().map(|v| 2.0 * v).collect();
             assert_eq!(values(layer.forward(x.clone())), twice);
         }
+    }
+
+    #[test]
+    fn the_weight_below_an_adapter_is_packed() {
+        let (layer, x, first) = warm();
+        let config = crate::lora::LoraConfig {
+            rank: 2,
+            alpha: 4.0,
+            dropout: 0.0,
+        };
+        let (layer, count) = crate::lora::attach(layer, &config, |_| true, 1).expect("fine");
+        let layer = params::set_trainable(layer, |name| name.contains("lora"));
+        assert_eq!(count, 1);
+        for _ in 0..2 {
+            assert_eq!(values(layer.forward(x.clone())), first);
+        }
+        assert!(layer.packed.of(&layer.weight.val(), 20).is_some());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Symmetric InfoNCE (CLIP, arXiv 2103.00020, figure 3), with any number of texts per picture.
 
-use bifocal_nn::Tensor;
-use bifocal_nn::fused::{Activation, linear};
+use std::sync::Arc;
 
-use super::Positives;
+use bifocal_nn::Tensor;
+use bifocal_nn::fused::{Softmax, Targets, softmax_pairs};
+
+use super::{Positives, Shard, stack};
 
 /// ½ [CE(images → texts) + CE(texts → images)] on `scale · ⟨image, text⟩`.
 ///
@@ -14,28 +16,74 @@ use super::Positives;
 /// # Shapes
 /// `images` `[n, d]` and `texts` `[m, d]`, rows of unit length; `scale` `[1]`; the result `[1]`.
 pub fn infonce(images: Tensor<2>, texts: Tensor<2>, scale: Tensor<1>, positives: &Positives) -> Tensor<1> {
-    let n = positives.images() as f32;
-    let scale = scale.reshape([1, 1]);
-    let own = positives.own(images.clone(), texts.clone()) * scale.clone();
-    let logits = linear(images, texts, None, Activation::Identity, None) * scale;
-    let shares = positives.shares();
-    // Σ over a picture's texts of share · (lse − own) = lse − mean of own: the shares of a picture sum to 1.
-    let own = (own * shares.clone()).sum();
-    let by_image = log_sum_exp(logits.clone(), 1).sum() - own.clone();
-    let by_text = (log_sum_exp(logits, 0).swap_dims(0, 1) * shares).sum() - own;
-    (by_image + by_text) / (2.0 * n)
+    infonce_with(images, texts, None, scale, positives)
 }
 
-/// ln Σ exp along an axis, shifted by the largest value so that nothing overflows.
-fn log_sum_exp(x: Tensor<2>, axis: usize) -> Tensor<2> {
-    let largest = x.clone().detach().max_dim(axis);
-    (x - largest.clone()).exp().sum_dim(axis).log() + largest
+/// As [`infonce`], with texts that belong to no picture (hard negatives, NegCLIP: arXiv 2210.01936): each picture must tell its own texts from
+/// them too. They have no direction of their own, since no picture is theirs.
+///
+/// # Shapes
+/// As [`infonce`]; `extra` `[k, d]`.
+pub fn infonce_with(
+    images: Tensor<2>,
+    texts: Tensor<2>,
+    extra: Option<Tensor<2>>,
+    scale: Tensor<1>,
+    positives: &Positives,
+) -> Tensor<1> {
+    let n = positives.images();
+    let half = 0.5 / n as f32;
+    let others = extra.as_ref().map_or(0, |extra| extra.dims()[0]);
+    let mut by_text: Vec<f32> = positives.shares().iter().map(|share| share * half).collect();
+    by_text.resize(by_text.len() + others, 0.0);
+    let what = Softmax::new(positives.targets(0..n, others), vec![half; n], by_text);
+    let candidates = match extra {
+        Some(extra) => stack(vec![texts, extra]),
+        None => texts,
+    };
+    softmax_pairs(images, candidates, scale, &Arc::new(what))
+}
+
+/// One process's part of [`infonce`] over a batch that several hold: its pictures against all texts, and its texts against all pictures.
+///
+/// The mean over the processes is the loss of the whole batch, and so are the gradients, if `all_images` and `all_texts` pass gradients back to
+/// the processes that they came from, and if each process has as many pictures (open_clip's `--local-loss --gather-with-grad`).
+///
+/// # Shapes
+/// `images` and `texts`: the rows that `shard` names of `all_images` `[n, d]` and `all_texts` `[m, d]`; `scale` and the result `[1]`.
+pub fn infonce_local(
+    images: Tensor<2>,
+    texts: Tensor<2>,
+    all_images: Tensor<2>,
+    all_texts: Tensor<2>,
+    scale: Tensor<1>,
+    positives: &Positives,
+    shard: &Shard,
+) -> Tensor<1> {
+    let half = 0.5 / shard.images.len() as f32;
+    let columns = positives.of_text().len();
+    let targets = positives.targets(shard.images.clone(), 0);
+    let by_image = Softmax::new(targets, vec![half; shard.images.len()], vec![0.0; columns]);
+    let own = shard
+        .texts
+        .clone()
+        .map(|j| (j - shard.texts.start, positives.of_text()[j]));
+    let Some(targets) = Targets::new(shard.texts.len(), positives.images(), own) else {
+        unreachable!("each text has one picture, and it is below `images`")
+    };
+    let shares = positives.shares()[shard.texts.clone()]
+        .iter()
+        .map(|share| share * half)
+        .collect();
+    let by_text = Softmax::new(targets, shares, vec![0.0; positives.images()]);
+    softmax_pairs(images, all_texts, scale.clone(), &Arc::new(by_image))
+        + softmax_pairs(texts, all_images, scale, &Arc::new(by_text))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::testing::{self, Case};
+    use crate::losses::testing::{self, Case, Leaves};
 
     /// The definition, entry by entry, in f64.
     fn naive(case: &Case) -> f64 {
@@ -44,15 +92,24 @@ mod tests {
         let mut total = 0.0;
         for (j, &i) in case.positives.of_text().iter().enumerate() {
             let mates = case.positives.of_text().iter().filter(|&&k| k == i).count();
-            let row: f64 = testing::log_sum_exp((0..m).map(|k| z(i, k)));
+            let to_extra = (0..case.extra.len() / case.dim).map(|k| f64::from(case.scale) * case.dot_extra(i, k));
+            let row: f64 = testing::log_sum_exp((0..m).map(|k| z(i, k)).chain(to_extra));
             let column: f64 = testing::log_sum_exp((0..n).map(|k| z(k, j)));
             total += (row + column - 2.0 * z(i, j)) / mates as f64;
         }
         total / (2 * n) as f64
     }
 
-    fn loss(case: &Case, images: Tensor<2>, texts: Tensor<2>) -> Tensor<1> {
-        infonce(images, texts, testing::scalar(case.scale), &case.positives)
+    fn loss(case: &Case, of: Leaves) -> Tensor<1> {
+        let extra = (!case.extra.is_empty()).then_some(of.extra);
+        infonce_with(of.images, of.texts, extra, of.scale, &case.positives)
+    }
+
+    fn cases() -> Vec<Case> {
+        let mut cases = Case::several();
+        let with_extra = |case: &Case, k| case.clone().with_extra(k);
+        cases.extend([with_extra(&cases[0], 4), with_extra(&cases[1], 1)]);
+        cases
     }
 
     #[test]
@@ -65,28 +122,27 @@ mod tests {
 
     #[test]
     fn equals_pytorch_with_gradients() {
-        testing::against_fixture("infonce", |case, images, texts, scale, _| {
-            infonce(images, texts, scale, &case.positives)
-        });
+        testing::against_fixture("infonce", loss);
+        testing::against_fixture("infonce_extra", loss);
     }
 
     #[test]
     fn equals_its_naive_twin() {
-        for case in Case::several() {
+        for case in cases() {
             testing::close(testing::value(&case, loss), naive(&case), 1e-5);
         }
     }
 
     #[test]
     fn has_the_slope_of_its_naive_twin() {
-        for case in Case::several() {
+        for case in cases() {
             testing::finite_differences(&case, loss, naive);
         }
     }
 
     #[test]
     fn does_not_depend_on_the_order_of_the_batch() {
-        for case in Case::several() {
+        for case in cases() {
             let shuffled = case.shuffled();
             testing::close(testing::value(&case, loss), testing::value(&shuffled, loss), 2e-6);
         }
@@ -98,6 +154,59 @@ mod tests {
             let case = Case::random(6, 2, 4, scale, 0.0, 3);
             testing::close(testing::value(&case, loss), naive(&case), naive(&case).abs() * 1e-5);
             testing::finite_gradients(&case, loss);
+        }
+    }
+
+    /// §7.1 of the golden numbers: three processes with a pair each.
+    #[test]
+    fn shards_equal_the_published_numbers() {
+        let case = Case::golden(1.0 / 0.07);
+        let parts = shards(&case, 3).0;
+        for (found, expected) in parts.iter().zip([4.834_908_989_0, 5.526_622_940_7, 0.003_932_369_4]) {
+            testing::close(*found, expected, 1e-5);
+        }
+    }
+
+    /// Loss of each shard; gradients of their mean.
+    fn shards(case: &Case, count: usize) -> (Vec<f64>, testing::Grads) {
+        let of = case.leaves();
+        let (n, m) = (case.positives.images(), case.positives.of_text().len());
+        let parts: Vec<Tensor<1>> = (0..count)
+            .map(|rank| {
+                let shard = Shard {
+                    images: n * rank / count..n * (rank + 1) / count,
+                    texts: m * rank / count..m * (rank + 1) / count,
+                };
+                let rows =
+                    |all: &Tensor<2>, range: &std::ops::Range<usize>| all.clone().slice([range.clone(), 0..case.dim]);
+                infonce_local(
+                    rows(&of.images, &shard.images),
+                    rows(&of.texts, &shard.texts),
+                    of.images.clone(),
+                    of.texts.clone(),
+                    of.scale.clone(),
+                    &case.positives,
+                    &shard,
+                )
+            })
+            .collect();
+        let values = parts
+            .iter()
+            .map(|part| f64::from(bifocal_nn::engine::scalar(part.clone())));
+        let values = values.collect();
+        let mean = Tensor::cat(parts, 0).mean();
+        (values, of.gradients(mean))
+    }
+
+    #[test]
+    fn the_mean_over_shards_is_the_loss_of_the_whole() {
+        for case in [Case::random(6, 1, 5, 14.3, 0.0, 1), Case::random(4, 3, 6, 3.0, 0.0, 2)] {
+            for count in [1, 2] {
+                let (parts, grads) = shards(&case, count);
+                let mean = parts.iter().sum::<f64>() / count as f64;
+                testing::close(mean, testing::value(&case, loss), 1e-6);
+                grads.close(&testing::gradients(&case, loss), 1e-5);
+            }
         }
     }
 }

@@ -2,20 +2,30 @@
 //!
 //! They know nothing of towers, methods or files. Embeddings come in as they leave the heads; what a
 //! loss needs normalised, its caller normalises. Several captions per picture are given by [`Positives`].
+//! Losses over all pairs go over the batch in chunks and never hold the matrix of similarities, so that their memory is that of the embeddings.
 
+mod caption;
+mod cosine;
+mod distill;
 mod infonce;
+mod proclip;
 mod sigmoid;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use infonce::infonce;
-pub use sigmoid::{PairCount, sigmoid};
+pub use bifocal_nn::fused::{Divergence, Penalty};
+pub use caption::{CAPTION_SCALE, caption_contrastive};
+pub use cosine::cosine;
+pub use distill::{TeacherRows, similarity_distillation};
+pub use infonce::{infonce, infonce_local, infonce_with};
+pub use proclip::{SelfDistillation, instance_alignment, structure_alignment};
+pub use sigmoid::{PairCount, sigmoid, sigmoid_local};
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bifocal_nn::Tensor;
-use bifocal_nn::engine::{cpu, tensor};
-use burn::tensor::{Int, TensorData};
+use bifocal_nn::fused::Targets;
 
 /// Which picture each text belongs to. Every picture has at least one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,33 +66,38 @@ impl Positives {
     }
 
     /// For each text 1 / (number of texts of its picture).
-    fn shares(&self) -> Tensor<2> {
+    fn shares(&self) -> Vec<f32> {
         let mut count = vec![0usize; self.images];
         for &image in self.of_text.iter() {
             count[image] += 1;
         }
-        let shares = self.of_text.iter().map(|&i| 1.0 / count[i] as f32);
-        tensor(shares.collect(), [self.of_text.len(), 1])
+        self.of_text.iter().map(|&i| 1.0 / count[i] as f32).collect()
     }
 
-    /// 1 where a text belongs to a picture, −1 elsewhere, `[n, m]`.
-    fn signs(&self) -> Tensor<2> {
-        let m = self.of_text.len();
-        let mut signs = vec![-1.0; self.images * m];
-        for (j, &image) in self.of_text.iter().enumerate() {
-            signs[image * m + j] = 1.0;
+    /// The texts `0..m`, and `others` that belong to no picture after them, as columns of the pictures of `shard`.
+    fn targets(&self, shard: Range<usize>, others: usize) -> Targets {
+        let own = self.of_text.iter().enumerate().filter(|(_, i)| shard.contains(i));
+        let pairs = own.map(|(j, &i)| (i - shard.start, j));
+        match Targets::new(shard.len(), self.of_text.len() + others, pairs) {
+            Some(targets) => targets,
+            None => unreachable!("a text has one picture, and it is below `images`"),
         }
-        tensor(signs, [self.images, m])
     }
+}
 
-    /// The similarity of each text with its own picture.
-    ///
-    /// # Shapes
-    /// `images` `[n, d]`, `texts` `[m, d]` → `[m, 1]`.
-    fn own(&self, images: Tensor<2>, texts: Tensor<2>) -> Tensor<2> {
-        let index: Vec<i64> = self.of_text.iter().map(|&i| i as i64).collect();
-        let n = index.len();
-        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [n]), &cpu());
-        (images.select(0, index) * texts).sum_dim(1)
+/// The part of a batch that one of several processes holds; the rows of all, in this order, come from a gather that passes gradients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which of the batch's pictures.
+    pub images: Range<usize>,
+    /// Which of the batch's texts.
+    pub texts: Range<usize>,
+}
+
+/// Rows of several tensors below each other. The engine joins only tensors that are all recorded or all not.
+fn stack(parts: Vec<Tensor<2>>) -> Tensor<2> {
+    if parts.iter().any(Tensor::is_autodiff) {
+        return Tensor::cat(parts.into_iter().map(Tensor::autodiff).collect(), 0);
     }
+    Tensor::cat(parts, 0)
 }

@@ -1,10 +1,11 @@
-//! Pairwise sigmoid loss (SigLIP, arXiv 2303.15343 §3; SAIL's form with several captions).
+//! Pairwise sigmoid loss (SigLIP, arXiv 2303.15343 §3; with several captions as in SAIL and FLAME).
+
+use std::sync::Arc;
 
 use bifocal_nn::Tensor;
-use bifocal_nn::fused::{Activation, linear};
-use burn::tensor::activation::log_sigmoid;
+use bifocal_nn::fused::sigmoid_pairs;
 
-use super::Positives;
+use super::{Positives, Shard};
 
 /// What the sum over all pairs is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,18 @@ pub enum PairCount {
     Pairs,
     /// Images (SigLIP).
     Images,
+    /// Texts (FLAME).
+    Texts,
+}
+
+impl PairCount {
+    fn of(self, images: usize, texts: usize) -> f64 {
+        match self {
+            PairCount::Pairs => images as f64 * texts as f64,
+            PairCount::Images => images as f64,
+            PairCount::Texts => texts as f64,
+        }
+    }
 }
 
 /// −Σ log σ(y z) over all pairs, z = `scale · ⟨image, text⟩ + bias`, y = 1 for a picture with its own text and −1 otherwise.
@@ -29,22 +42,44 @@ pub fn sigmoid(
     positives: &Positives,
     divide_by: PairCount,
 ) -> Tensor<1> {
-    let (n, m) = (positives.images(), positives.of_text().len());
-    let (scale, bias) = (scale.reshape([1, 1]), bias.reshape([1, 1]));
-    let logits = linear(images, texts, None, Activation::Identity, None) * scale + bias;
-    // Summed row by row first: one long f32 sum over all pairs would lose the small terms.
-    let total = log_sigmoid(logits * positives.signs()).sum_dim(1).sum();
-    let divisor = match divide_by {
-        PairCount::Pairs => n * m,
-        PairCount::Images => n,
-    };
-    total.neg() / divisor as f32
+    let n = positives.images();
+    let divisor = divide_by.of(n, positives.of_text().len());
+    sigmoid_pairs(
+        images,
+        texts,
+        scale,
+        bias,
+        &Arc::new(positives.targets(0..n, 0)),
+        divisor,
+    )
+}
+
+/// One process's part of [`sigmoid`] over a batch that several hold: its pictures against the texts of all.
+///
+/// The mean over the processes is the loss of the whole batch, and so are the gradients, if `all_texts` passes gradients back to
+/// the processes that they came from, and if each has as many pictures.
+///
+/// # Shapes
+/// `images`: the rows that `shard` names; `all_texts` `[m, d]`; `scale`, `bias` and the result `[1]`.
+pub fn sigmoid_local(
+    images: Tensor<2>,
+    all_texts: Tensor<2>,
+    scale: Tensor<1>,
+    bias: Tensor<1>,
+    positives: &Positives,
+    divide_by: PairCount,
+    shard: &Shard,
+) -> Tensor<1> {
+    let share = shard.images.len() as f64 / positives.images() as f64;
+    let divisor = share * divide_by.of(positives.images(), positives.of_text().len());
+    let targets = Arc::new(positives.targets(shard.images.clone(), 0));
+    sigmoid_pairs(images, all_texts, scale, bias, &targets, divisor)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::testing::{self, Case};
+    use crate::losses::testing::{self, Case, Leaves};
 
     /// The definition, entry by entry, in f64.
     fn naive(case: &Case) -> f64 {
@@ -61,11 +96,8 @@ mod tests {
         total / n as f64
     }
 
-    fn with(divide_by: PairCount) -> impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1> {
-        move |case, images, texts| {
-            let (scale, bias) = (testing::scalar(case.scale), testing::scalar(case.bias));
-            sigmoid(images, texts, scale, bias, &case.positives, divide_by)
-        }
+    fn with(divide_by: PairCount) -> impl Fn(&Case, Leaves) -> Tensor<1> {
+        move |case, of| sigmoid(of.images, of.texts, of.scale, of.bias, &case.positives, divide_by)
     }
 
     #[test]
@@ -79,12 +111,9 @@ mod tests {
 
     #[test]
     fn equals_pytorch_with_gradients() {
-        testing::against_fixture("sigmoid_images", |case, images, texts, scale, bias| {
-            sigmoid(images, texts, scale, bias, &case.positives, PairCount::Images)
-        });
-        testing::against_fixture("sigmoid_pairs", |case, images, texts, scale, bias| {
-            sigmoid(images, texts, scale, bias, &case.positives, PairCount::Pairs)
-        });
+        testing::against_fixture("sigmoid_images", with(PairCount::Images));
+        testing::against_fixture("sigmoid_pairs", with(PairCount::Pairs));
+        testing::against_fixture("sigmoid_texts", with(PairCount::Texts));
     }
 
     #[test]
@@ -94,6 +123,9 @@ mod tests {
             testing::close(testing::value(&case, with(PairCount::Images)), naive(&case), 2e-5);
             let mean = testing::value(&case, with(PairCount::Pairs));
             testing::close(mean, naive(&case) / texts, 1e-5);
+            let by_text = testing::value(&case, with(PairCount::Texts));
+            let images = case.positives.images() as f64;
+            testing::close(by_text, naive(&case) * images / texts, 2e-5);
         }
     }
 
@@ -127,6 +159,28 @@ mod tests {
                 expected * 1e-5,
             );
             testing::finite_gradients(&case, with(PairCount::Images));
+        }
+    }
+
+    #[test]
+    fn the_mean_over_shards_is_the_loss_of_the_whole() {
+        for divide_by in [PairCount::Pairs, PairCount::Images, PairCount::Texts] {
+            let case = Case::random(4, 3, 6, 3.0, -4.0, 2);
+            let of = case.leaves();
+            let parts = (0..2).map(|rank| {
+                let shard = Shard {
+                    images: 2 * rank..2 * rank + 2,
+                    texts: 6 * rank..6 * rank + 6,
+                };
+                let images = of.images.clone().slice([shard.images.clone(), 0..case.dim]);
+                let (texts, scale, bias) = (of.texts.clone(), of.scale.clone(), of.bias.clone());
+                sigmoid_local(images, texts, scale, bias, &case.positives, divide_by, &shard)
+            });
+            let mean = Tensor::cat(parts.collect(), 0).mean();
+            let whole = testing::value(&case, with(divide_by));
+            testing::close(f64::from(bifocal_nn::engine::scalar(mean.clone())), whole, 1e-6 * whole);
+            of.gradients(mean)
+                .close(&testing::gradients(&case, with(divide_by)), 1e-5);
         }
     }
 }

@@ -11,6 +11,8 @@ use super::Positives;
 pub(crate) struct Case {
     pub images: Vec<f32>,
     pub texts: Vec<f32>,
+    /// Rows that belong to nobody: hard negatives, or what a teacher makes of the batch.
+    pub extra: Vec<f32>,
     pub dim: usize,
     pub scale: f32,
     pub bias: f32,
@@ -34,6 +36,7 @@ impl Case {
         Self {
             images,
             texts,
+            extra: Vec::new(),
             dim: 4,
             scale,
             bias: 0.0,
@@ -52,11 +55,20 @@ impl Case {
         Self {
             images,
             texts,
+            extra: Vec::new(),
             dim,
             scale,
             bias,
             positives: Positives::new(n, of_text).expect("5 is prime to the sizes used"),
         }
+    }
+
+    /// The same with `rows` more unit rows.
+    pub fn with_extra(mut self, rows: usize) -> Self {
+        let mut rng = Rng::new(rows as u64 + 77);
+        self.extra = (0..rows * self.dim).map(|_| rng.normal()).collect();
+        unit_rows(&mut self.extra, self.dim);
+        self
     }
 
     /// One text per picture, several, and a single picture.
@@ -87,17 +99,83 @@ impl Case {
     }
 
     pub fn dot(&self, i: usize, j: usize) -> f64 {
-        let (a, b) = (&self.images[i * self.dim..][..self.dim], &self.texts[j * self.dim..]);
-        a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+        self.product(i, &self.texts[j * self.dim..])
     }
 
-    fn tensors(&self) -> (Tensor<2>, Tensor<2>) {
+    pub fn dot_extra(&self, i: usize, k: usize) -> f64 {
+        self.product(i, &self.extra[k * self.dim..])
+    }
+
+    fn product(&self, i: usize, other: &[f32]) -> f64 {
+        let pairs = self.images[i * self.dim..][..self.dim].iter().zip(other);
+        pairs.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+    }
+
+    pub fn leaves(&self) -> Leaves {
         let rows = |v: &[f32]| {
-            tensor(v.to_vec(), [v.len() / self.dim, self.dim])
-                .autodiff()
-                .require_grad()
+            let rows = tensor(v.to_vec(), [v.len() / self.dim, self.dim]);
+            rows.autodiff().require_grad()
         };
-        (rows(&self.images), rows(&self.texts))
+        Leaves {
+            images: rows(&self.images),
+            texts: rows(&self.texts),
+            extra: rows(&self.extra),
+            scale: scalar(self.scale).autodiff().require_grad(),
+            bias: scalar(self.bias).autodiff().require_grad(),
+        }
+    }
+}
+
+/// The tensors of a case, each asking for its gradient.
+#[derive(Clone)]
+pub(crate) struct Leaves {
+    pub images: Tensor<2>,
+    pub texts: Tensor<2>,
+    pub extra: Tensor<2>,
+    pub scale: Tensor<1>,
+    pub bias: Tensor<1>,
+}
+
+impl Leaves {
+    /// Of a loss of these leaves; zeros where it does not depend on one.
+    pub fn gradients(&self, loss: Tensor<1>) -> Grads {
+        let grads = loss.backward();
+        let rows = |t: &Tensor<2>| {
+            let [n, d] = t.dims();
+            t.grad(&grads).map_or_else(|| vec![0.0; n * d], values)
+        };
+        let one = |t: &Tensor<1>| t.grad(&grads).map_or_else(|| vec![0.0], values);
+        Grads([
+            rows(&self.images),
+            rows(&self.texts),
+            rows(&self.extra),
+            one(&self.scale),
+            one(&self.bias),
+        ])
+    }
+}
+
+/// Gradients in the order of [`Leaves`].
+#[derive(Clone, Debug)]
+pub(crate) struct Grads(pub [Vec<f32>; 5]);
+
+const NAMES: [&str; 5] = ["images", "texts", "extra", "scale", "bias"];
+
+impl Grads {
+    /// Each number within `tolerance` of the largest of its tensor.
+    #[track_caller]
+    pub fn close(&self, expected: &Grads, tolerance: f64) {
+        for ((found, expected), name) in self.0.iter().zip(&expected.0).zip(NAMES) {
+            assert_eq!(found.len(), expected.len(), "gradient of {name}");
+            let largest = expected.iter().fold(1e-3f32, |m, g| m.max(g.abs()));
+            for (f, e) in found.iter().zip(expected) {
+                let error = (f64::from(*f) - f64::from(*e)).abs();
+                assert!(
+                    error <= f64::from(largest) * tolerance,
+                    "gradient of {name}: {f} should be {e}"
+                );
+            }
+        }
     }
 }
 
@@ -115,33 +193,61 @@ pub(crate) fn close(found: f64, expected: f64, tolerance: f64) {
     assert!((found - expected).abs() <= tolerance, "{found} should be {expected}");
 }
 
-pub(crate) fn value(case: &Case, loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1>) -> f64 {
-    let (images, texts) = case.tensors();
-    f64::from(engine::scalar(loss(case, images, texts)))
+pub(crate) fn value(case: &Case, loss: impl Fn(&Case, Leaves) -> Tensor<1>) -> f64 {
+    f64::from(engine::scalar(loss(case, case.leaves())))
 }
 
-fn gradients(case: &Case, loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1>) -> (Vec<f32>, Vec<f32>) {
-    let (images, texts) = case.tensors();
-    let grads = loss(case, images.clone(), texts.clone()).backward();
-    let of = |t: &Tensor<2>| values(t.grad(&grads).expect("both sides reach the loss"));
-    (of(&images), of(&texts))
+pub(crate) fn gradients(case: &Case, loss: impl Fn(&Case, Leaves) -> Tensor<1>) -> Grads {
+    let leaves = case.leaves();
+    leaves.gradients(loss(case, leaves.clone()))
 }
 
-pub(crate) fn finite_gradients(case: &Case, loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1>) {
-    let (a, b) = gradients(case, loss);
-    assert!(a.iter().chain(&b).all(|g| g.is_finite()));
+pub(crate) fn finite_gradients(case: &Case, loss: impl Fn(&Case, Leaves) -> Tensor<1>) {
+    let grads = gradients(case, loss);
+    assert!(grads.0.iter().flatten().all(|g| g.is_finite()));
 }
 
-/// The recorded gradient against central differences of the f64 twin.
-pub(crate) fn finite_differences(
+/// The recorded gradient of all rows against central differences of the f64 twin.
+pub(crate) fn finite_differences(case: &Case, loss: impl Fn(&Case, Leaves) -> Tensor<1>, naive: impl Fn(&Case) -> f64) {
+    differences(
+        case,
+        loss,
+        naive,
+        &[|c| &mut c.images, |c| &mut c.texts, |c| &mut c.extra],
+    );
+}
+
+/// As [`finite_differences`], where the texts or the extra rows are a teacher's: those must have no gradient if they are.
+pub(crate) fn finite_differences_of_student(
     case: &Case,
-    loss: impl Fn(&Case, Tensor<2>, Tensor<2>) -> Tensor<1>,
+    loss: impl Fn(&Case, Leaves) -> Tensor<1>,
     naive: impl Fn(&Case) -> f64,
 ) {
-    let (by_image, by_text) = gradients(case, loss);
-    let largest = by_image.iter().chain(&by_text).fold(1e-3f32, |m, g| m.max(g.abs()));
+    if case.extra.is_empty() {
+        assert!(
+            gradients(case, &loss).0[1].iter().all(|&g| g == 0.0),
+            "the teacher learns"
+        );
+        differences(case, loss, naive, &[|c| &mut c.images]);
+    } else {
+        assert!(
+            gradients(case, &loss).0[2].iter().all(|&g| g == 0.0),
+            "the teacher learns"
+        );
+        differences(case, loss, naive, &[|c| &mut c.images, |c| &mut c.texts]);
+    }
+}
+
+fn differences(
+    case: &Case,
+    loss: impl Fn(&Case, Leaves) -> Tensor<1>,
+    naive: impl Fn(&Case) -> f64,
+    picks: &[fn(&mut Case) -> &mut Vec<f32>],
+) {
+    let grads = gradients(case, loss).0;
+    let largest = grads[..3].iter().flatten().fold(1e-3f32, |m, g| m.max(g.abs()));
     let step = 1e-3f32;
-    let check = |grads: &[f32], pick: fn(&mut Case) -> &mut Vec<f32>| {
+    for (grads, pick) in grads.iter().zip(picks) {
         for (k, &grad) in grads.iter().enumerate() {
             let (mut up, mut down) = (case.clone(), case.clone());
             pick(&mut up)[k] += step;
@@ -150,16 +256,11 @@ pub(crate) fn finite_differences(
             let slope = (naive(&up) - naive(&down)) / width;
             close(f64::from(grad), slope, f64::from(largest) * 2e-3);
         }
-    };
-    check(&by_image, |c| &mut c.images);
-    check(&by_text, |c| &mut c.texts);
+    }
 }
 
 /// Values and gradients that `scripts/fixtures/losses.py` computed with PyTorch in f64.
-pub(crate) fn against_fixture(
-    name: &str,
-    loss: impl Fn(&Case, Tensor<2>, Tensor<2>, Tensor<1>, Tensor<1>) -> Tensor<1>,
-) {
+pub(crate) fn against_fixture(name: &str, loss: impl Fn(&Case, Leaves) -> Tensor<1>) {
     let text = include_str!("../../tests/fixtures/losses.json");
     let all: serde_json::Value = serde_json::from_str(text).expect("the fixture is JSON");
     let numbers = |v: &serde_json::Value| -> Vec<f32> {
@@ -174,37 +275,22 @@ pub(crate) fn against_fixture(
         let case = Case {
             positives: Positives::new(images.len() / dim, of_text).expect("valid positives"),
             texts: numbers(&entry["texts"]),
+            extra: numbers(&entry["extra"]),
             images,
             dim,
             scale: entry["scale"].as_f64().expect("scale") as f32,
             bias: entry["bias"].as_f64().expect("bias") as f32,
         };
-        let (images, texts) = case.tensors();
-        let scale = scalar(case.scale).autodiff().require_grad();
-        let bias = scalar(case.bias).autodiff().require_grad();
-        let out = loss(&case, images.clone(), texts.clone(), scale.clone(), bias.clone());
+        let leaves = case.leaves();
+        let out = loss(&case, leaves.clone());
         let expected = entry["loss"].as_f64().expect("loss");
         close(
             f64::from(engine::scalar(out.clone())),
             expected,
             1e-5 * expected.abs().max(1.0),
         );
-        let grads = out.backward();
-        let pairs = [
-            (images.grad(&grads).map(values), "grad_images"),
-            (texts.grad(&grads).map(values), "grad_texts"),
-            (scale.grad(&grads).map(values), "grad_scale"),
-            (bias.grad(&grads).map(values), "grad_bias"),
-        ];
-        for (found, key) in pairs {
-            let expected = numbers(&entry[key]);
-            let found = found.unwrap_or_else(|| vec![0.0; expected.len()]);
-            let largest = expected.iter().fold(1e-3f32, |m, g| m.max(g.abs()));
-            assert_eq!(found.len(), expected.len(), "{key}");
-            for (f, e) in found.iter().zip(&expected) {
-                close(f64::from(*f), f64::from(*e), f64::from(largest) * 1e-4);
-            }
-        }
+        let expected = NAMES.map(|name| numbers(&entry[format!("grad_{name}")]));
+        leaves.gradients(out).close(&Grads(expected), 1e-4);
         cases += 1;
     }
     assert!(cases >= 3, "the fixture has only {cases} cases of {name}");

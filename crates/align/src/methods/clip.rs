@@ -1,10 +1,11 @@
 //! CLIP (arXiv 2103.00020): both towers and both projections learn, symmetric InfoNCE.
 
-use super::{Contrastive, Entry, Stage};
+use super::{Contrastive, Entry};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "clip",
     summary: "both towers learn; symmetric InfoNCE (CLIP, arXiv 2103.00020)",
+    stages: &["contrastive"],
     defaults: r#"
 [image_head]
 kind = "linear"
@@ -19,11 +20,5 @@ weight_decay = 0.2
 betas = [0.9, 0.98]
 eps = 1e-6
 "#,
-    build: |recipe| {
-        let stage = Stage {
-            name: "contrastive",
-            rules: Vec::new(),
-        };
-        Box::new(Contrastive::new(stage, recipe))
-    },
+    build: |_, recipe| Contrastive::stage("contrastive", Vec::new(), recipe),
 };

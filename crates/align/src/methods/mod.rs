@@ -1,39 +1,93 @@
 //! Methods: everything that a paper changes, one file per paper.
 //!
-//! A method says which parameters learn, what it needs of the data and how a batch becomes loss terms. It never opens
-//! files and does not know how it is run; the loop in [`crate::train`] does not know which method it runs.
+//! A method is a list of stages. A stage says which parameters learn, what it needs of the data, and, as an [`Objective`], how samples
+//! become embeddings and embeddings a loss. It never opens files and does not know how it is run; the loop in [`crate::train`] does
+//! not know which method it runs.
 
+mod caption;
 mod clip;
 mod contrastive;
+mod embed;
+mod flame;
+mod lift;
+mod lit;
 mod llm2clip;
+mod proclip;
 mod sail;
+mod sharelock;
+mod siglip;
 
 use std::fmt::Debug;
 
 use bifocal_models::towers::Towers;
 use bifocal_nn::Tensor;
-use bifocal_nn::init::Rng;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Embeddings, Part};
 use crate::recipe::{FreezeRule, Recipe, RecipeError};
 
 pub use contrastive::Contrastive;
 
-/// A stretch of training with its own set of learning parameters.
-#[derive(Clone, Debug, PartialEq)]
+/// A stretch of training with its own objective and its own set of learning parameters.
+#[derive(Debug)]
 pub struct Stage {
-    /// For the log.
+    /// As recipes name it.
     pub name: &'static str,
     /// Ordered; the last rule that matches a parameter counts, and one that no rule matches learns.
     pub rules: Vec<FreezeRule>,
+    /// What it asks of the data.
+    pub needs: BatchNeeds,
+    /// Whether a copy of the vision tower and its head, as they are when the stage begins, is kept as [`Towers::teacher`].
+    pub keeps_teacher: bool,
+    /// How samples become a loss.
+    pub objective: Box<dyn Objective>,
 }
 
 /// What a stage asks of the data. Whether pictures come as pixels or as cached features is not the method's
 /// business: it follows from whether the stage's rules freeze the tower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchNeeds {
+    /// Whether it looks at pictures.
+    pub images: bool,
     /// Captions per picture, drawn without repetition as long as there are enough.
     pub captions: usize,
+    /// One more caption of each picture, different from the others if there is one, with this before it.
+    pub queries: Option<String>,
+    /// Texts per picture that belong to no picture of the batch.
+    pub negatives: Negatives,
+    /// What the teacher of the recipe makes of the texts.
+    pub teacher_texts: bool,
+}
+
+impl BatchNeeds {
+    /// Pictures, each with some captions.
+    pub fn pictures(captions: usize) -> Self {
+        Self {
+            images: true,
+            captions,
+            queries: None,
+            negatives: Negatives::None,
+            teacher_texts: false,
+        }
+    }
+
+    /// Captions alone.
+    pub fn captions(captions: usize) -> Self {
+        Self {
+            images: false,
+            ..Self::pictures(captions)
+        }
+    }
+}
+
+/// Where texts come from that belong to no picture of the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Negatives {
+    /// There are none.
+    None,
+    /// So many of those that the data has for the picture.
+    Hard(usize),
+    /// One caption of another picture for each.
+    Random,
 }
 
 /// The terms of a loss and their sum.
@@ -45,12 +99,43 @@ pub struct LossTerms {
     pub terms: Vec<(&'static str, Tensor<1>)>,
 }
 
-/// What changes from step to step.
-pub struct Step {
-    /// Counted from 0.
-    pub index: u64,
-    /// For dropout and noise; seeded by the run's seed and the step alone, so that a resumed run draws the same.
-    pub rng: Rng,
+impl LossTerms {
+    /// A loss of one term.
+    pub fn one(name: &'static str, term: Tensor<1>) -> Self {
+        Self {
+            terms: vec![(name, term.clone())],
+            total: term,
+        }
+    }
+
+    /// With a term added.
+    #[must_use]
+    pub fn plus(mut self, name: &'static str, term: Tensor<1>) -> Self {
+        self.total = self.total + term.clone();
+        self.terms.push((name, term));
+        self
+    }
+}
+
+/// From samples to a loss, in two steps: what towers and heads make of each sample does not depend on the others, so that a batch can pass
+/// through them in pieces, or on several machines; the loss sees the whole batch.
+pub trait Objective: Debug {
+    /// What towers and heads make of samples. Dropout and noise are drawn from the step's seed.
+    ///
+    /// # Errors
+    /// [`MethodError`] when batch and towers do not fit.
+    fn embed(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError>;
+
+    /// From the embeddings of the whole batch to loss terms. Of `towers` it reads scale and bias only.
+    ///
+    /// # Errors
+    /// [`MethodError`] when there are no rows that it compares.
+    fn loss(&self, towers: &Towers, all: &Embeddings) -> Result<LossTerms, MethodError>;
+
+    /// After the optimizer: clamps, moving averages.
+    fn after_step(&self, towers: Towers) -> Towers {
+        towers
+    }
 }
 
 /// Why a batch did not become a loss.
@@ -72,26 +157,12 @@ pub enum MethodError {
         /// What it says.
         message: String,
     },
-}
-
-/// Everything a paper changes, and nothing else.
-pub trait Method: Debug {
-    /// What is trained, in order.
-    fn stages(&self) -> Vec<Stage>;
-
-    /// What a stage needs of the data.
-    fn needs(&self, stage: &Stage) -> BatchNeeds;
-
-    /// From a batch to loss terms.
-    ///
-    /// # Errors
-    /// [`MethodError`] when batch and towers do not fit.
-    fn forward(&self, towers: &Towers, batch: &Batch, step: &mut Step) -> Result<LossTerms, MethodError>;
-
-    /// After the optimizer: clamps, moving averages, merges.
-    fn after_step(&mut self, towers: Towers, _step: &Step) -> Towers {
-        towers
-    }
+    /// The loss compares what has not been embedded.
+    #[error("the batch has no rows of {part:?} to compare; this is a mistake in how the run was put together")]
+    NoRows {
+        /// What is missing.
+        part: Part,
+    },
 }
 
 /// A method as the registry knows it.
@@ -100,14 +171,39 @@ pub struct Entry {
     pub name: &'static str,
     /// In one line.
     pub summary: &'static str,
+    /// Names of its stages, in order.
+    pub stages: &'static [&'static str],
     /// TOML below every recipe of this method: what the paper or its code does unless told otherwise.
     pub defaults: &'static str,
-    /// Builds it from a recipe.
-    pub build: fn(&Recipe) -> Box<dyn Method>,
+    /// Builds the stage of a name from the recipe as that stage has it.
+    pub build: fn(&str, &Recipe) -> Stage,
+}
+
+/// The stages of a recipe's method that are not left out.
+///
+/// # Errors
+/// [`RecipeError::Method`] for a method that there is not.
+pub fn stages(recipe: &Recipe) -> Result<Vec<(Stage, Recipe)>, RecipeError> {
+    let entry = find(&recipe.method)?;
+    let stage = |name: &'static str| {
+        let recipe = recipe.of_stage(name);
+        ((entry.build)(name, &recipe), recipe)
+    };
+    Ok(recipe.running().into_iter().map(stage).collect())
 }
 
 /// All methods.
-pub const METHODS: &[Entry] = &[clip::ENTRY, sail::ENTRY, llm2clip::ENTRY];
+pub const METHODS: &[Entry] = &[
+    clip::ENTRY,
+    siglip::ENTRY,
+    lit::ENTRY,
+    sharelock::ENTRY,
+    sail::ENTRY,
+    flame::ENTRY,
+    llm2clip::ENTRY,
+    lift::ENTRY,
+    proclip::ENTRY,
+];
 
 /// The method of a name.
 ///
@@ -121,6 +217,14 @@ pub fn find(name: &str) -> Result<&'static Entry, RecipeError> {
             known: known.join(", "),
         }
     })
+}
+
+/// A rule that lets what it matches learn.
+fn learns(pattern: &str) -> FreezeRule {
+    FreezeRule {
+        frozen: false,
+        ..frozen(pattern)
+    }
 }
 
 /// A rule that keeps what it matches as it is.
@@ -148,6 +252,6 @@ mod tests {
     #[test]
     fn an_unknown_method_is_answered_with_those_there_are() {
         let error = find("clap").err().expect("there is no such method");
-        assert!(error.to_string().contains("clip, sail, llm2clip"), "{error}");
+        assert!(error.to_string().contains("clip, siglip, lit"), "{error}");
     }
 }

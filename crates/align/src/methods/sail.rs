@@ -1,13 +1,12 @@
 //! SAIL (Zhang et al. 2024, "Assessing and Learning Alignment of Unimodal Vision and Language Models"): both towers are frozen and
 //! read once, two gated heads learn with the sigmoid loss averaged over all pairs, several captions per picture are positives.
-//!
-//! The published run uses Lion; here AdamW is the optimizer, with its own learning rate in the recipe.
 
-use super::{Contrastive, Entry, Stage, frozen};
+use super::{Contrastive, Entry, frozen};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "sail",
     summary: "both towers frozen, gated heads learn; sigmoid loss, several captions per picture (SAIL)",
+    stages: &["heads"],
     defaults: r#"
 [image_head]
 kind = "glu"
@@ -23,7 +22,8 @@ bias_init = -10.0
 normalizer = "pairs"
 captions = 2
 [optimizer]
-lr = 1e-4
+kind = "lion"
+lr = 1e-5
 weight_decay = 1e-4
 decay = "all"
 betas = [0.9, 0.99]
@@ -31,11 +31,5 @@ eps = 1e-8
 [schedule]
 warmup = 0.1
 "#,
-    build: |recipe| {
-        let stage = Stage {
-            name: "heads",
-            rules: vec![frozen("vision.*"), frozen("text.*")],
-        };
-        Box::new(Contrastive::new(stage, recipe))
-    },
+    build: |_, recipe| Contrastive::stage("heads", vec![frozen("vision.*"), frozen("text.*")], recipe),
 };

@@ -1,6 +1,6 @@
 //! Values that no run can work with.
 
-use super::{HeadSpec, Recipe, RecipeError, SourceKind};
+use super::{HeadKind, HeadSpec, LossKind, Recipe, RecipeError, SourceKind};
 use crate::methods;
 
 impl Recipe {
@@ -9,7 +9,7 @@ impl Recipe {
     /// # Errors
     /// [`RecipeError::Value`] with the key and what to do.
     pub fn check(&self) -> Result<(), RecipeError> {
-        methods::find(&self.method)?;
+        let stages = methods::find(&self.method)?.stages;
         need(!self.vision.model.is_empty(), "vision.model", || {
             "which vision tower? Write the folder or file of its weights".to_owned()
         })?;
@@ -20,14 +20,51 @@ impl Recipe {
         need(prompt.is_none_or(|p| p.contains("{}")), "text.prompt", || {
             "it has no {}, where the text goes".to_owned()
         })?;
+        need(self.text.facets.iter().all(|f| f.contains("{}")), "text.facets", || {
+            "one of them has no {}, where the caption goes".to_owned()
+        })?;
+        need(prompt.is_none() || self.text.facets.is_empty(), "text.prompt", || {
+            "text.facets are prompts already; take one of the two away".to_owned()
+        })?;
         within("embed_dim", self.embed_dim as f64, 1.0, 16_384.0)?;
         head(&self.image_head, "image_head")?;
         head(&self.text_head, "text_head")?;
+        if let Some(name) = self.stage.keys().find(|name| !stages.contains(&name.as_str())) {
+            let known = stages.join(", ");
+            return Err(RecipeError::Value {
+                key: "stage",
+                message: format!("{} has no stage {name:?} (it has: {known})", self.method),
+            });
+        }
+        let normed = self.image_head.batch_norm || self.text_head.batch_norm;
+        need(self.compute.micro_batch == 0 || !normed, "compute.micro_batch", || {
+            "a head with batch_norm needs the whole batch at once; set it to 0".to_owned()
+        })?;
+        need(!self.running().is_empty(), "stage", || {
+            "all stages are left out; take one `skip` away".to_owned()
+        })?;
+        for name in self.running() {
+            self.of_stage(name).check_stage()?;
+        }
+        need(self.caption.scale > 0.0, "caption.scale", || {
+            "must be greater than zero".to_owned()
+        })?;
+        within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
+        within("run.keep", self.run.keep as f64, 1.0, 1e6)
+    }
+
+    fn check_stage(&self) -> Result<(), RecipeError> {
         self.check_loss()?;
         self.check_length()?;
         self.check_data()?;
-        within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
-        within("run.keep", self.run.keep as f64, 1.0, 1e6)
+        let (lora, distill) = (&self.lora, &self.distill);
+        within("lora.rank", lora.rank as f64, 0.0, 4096.0)?;
+        within("lora.alpha", f64::from(lora.alpha), 1e-6, 1e6)?;
+        within("lora.dropout", f64::from(lora.dropout), 0.0, 0.99)?;
+        within("distill.ema", f64::from(distill.ema), 0.0, 1.0)?;
+        within("distill.lambda", f64::from(distill.lambda), 0.0, 1e6)?;
+        within("distill.instance", f64::from(distill.instance), 0.0, 1e6)?;
+        within("distill.structure", f64::from(distill.structure), 0.0, 1e6)
     }
 
     fn check_loss(&self) -> Result<(), RecipeError> {
@@ -38,6 +75,11 @@ impl Recipe {
         }
         within("loss.bias_init", f64::from(loss.bias_init), -1e4, 1e4)?;
         within("loss.captions", loss.captions as f64, 1.0, 64.0)?;
+        within("loss.negatives", loss.negatives as f64, 0.0, 64.0)?;
+        let one = loss.kind != LossKind::Cosine || loss.captions == 1;
+        need(one, "loss.captions", || {
+            "the cosine loss compares a picture with one text; set it to 1".to_owned()
+        })?;
         within("optimizer.lr", optimizer.lr, 1e-12, 10.0)?;
         within("optimizer.weight_decay", optimizer.weight_decay, 0.0, 1e4)?;
         for beta in optimizer.betas {
@@ -46,6 +88,9 @@ impl Recipe {
         within("optimizer.eps", f64::from(optimizer.eps), 1e-30, 1.0)?;
         if let Some(norm) = optimizer.clip_norm {
             within("optimizer.clip_norm", norm, 1e-9, 1e9)?;
+        }
+        for decay in optimizer.layer_decay.values() {
+            within("optimizer.layer_decay", *decay, 1e-6, 1.0)?;
         }
         for rule in &self.freeze {
             within("freeze.lr", rule.lr, 0.0, 1e4)?;
@@ -57,6 +102,7 @@ impl Recipe {
     fn check_length(&self) -> Result<(), RecipeError> {
         let schedule = &self.schedule;
         within("schedule.warmup", schedule.warmup, 0.0, 1e12)?;
+        within("schedule.cooldown", schedule.cooldown, 0.0, 1e12)?;
         match (schedule.steps, schedule.epochs) {
             (Some(steps), _) => within("schedule.steps", steps as f64, 1.0, 1e12),
             (None, Some(epochs)) => within("schedule.epochs", epochs, 1e-6, 1e9),
@@ -68,6 +114,7 @@ impl Recipe {
 
     fn check_data(&self) -> Result<(), RecipeError> {
         within("data.batch", self.data.batch as f64, 2.0, 1_048_576.0)?;
+        within("data.accumulate", self.data.accumulate as f64, 1.0, 65_536.0)?;
         need(!self.data.sources.is_empty(), "data.sources", || {
             "nothing to learn from; add a [[data.sources]] with a path".to_owned()
         })?;
@@ -93,7 +140,9 @@ impl Recipe {
 
 fn head(head: &HeadSpec, key: &'static str) -> Result<(), RecipeError> {
     within(key, head.blocks as f64, 1.0, 64.0).map_err(|e| inside(e, "blocks"))?;
-    within(key, head.ratio as f64, 1.0, 64.0).map_err(|e| inside(e, "ratio"))?;
+    within(key, head.layers as f64, 1.0, 64.0).map_err(|e| inside(e, "layers"))?;
+    let mlp = matches!(head.kind, HeadKind::Mlp | HeadKind::Patches);
+    within(key, head.ratio as f64, f64::from(u8::from(!mlp)), 64.0).map_err(|e| inside(e, "ratio"))?;
     within(key, f64::from(head.dropout), 0.0, 0.99).map_err(|e| inside(e, "dropout"))?;
     within(key, f64::from(head.input_dropout), 0.0, 0.99).map_err(|e| inside(e, "input_dropout"))?;
     within(key, f64::from(head.noise), 0.0, 100.0).map_err(|e| inside(e, "noise"))

@@ -54,11 +54,33 @@ pub(super) fn resolve(text: &str, path: &Path, profile: Option<&str>, sets: &[St
         Err(error) => unreachable!("defaults of {method} are tested to parse: {error}"),
     };
     merge(&mut layered, table);
+    spread(&mut layered);
     Recipe::deserialize(Value::Table(layered)).map_err(|error| RecipeError::Parse {
         path: path.to_owned(),
         line: 1,
         message: explain(error.message()),
     })
+}
+
+/// Lays each stage's table onto what the recipe says for all stages.
+fn spread(recipe: &mut Table) {
+    let Some(Value::Table(stages)) = recipe.remove("stage") else {
+        return;
+    };
+    let keys = ["loss", "distill", "lora", "optimizer", "schedule", "data", "freeze"];
+    let common: Table = keys
+        .into_iter()
+        .filter_map(|key| Some((key.to_owned(), recipe.get(key)?.clone())))
+        .collect();
+    let mut whole = Table::new();
+    for (name, stage) in stages {
+        let mut table = common.clone();
+        if let Value::Table(stage) = stage {
+            merge(&mut table, stage);
+        }
+        whole.insert(name, Value::Table(table));
+    }
+    recipe.insert("stage".to_owned(), Value::Table(whole));
 }
 
 /// Lays `over` onto `base`; tables are merged, everything else replaced.

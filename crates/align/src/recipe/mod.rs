@@ -11,8 +11,9 @@ mod spec;
 
 pub use error::RecipeError;
 pub use spec::{
-    BadStep, ClassRows, DataSpec, Decay, FreezeRule, HeadKind, HeadSpec, LossKind, LossSpec, Normalizer, OptimizerSpec,
-    RunSpec, ScheduleKind, ScheduleSpec, SourceKind, SourceSpec, TextSpec, VisionSpec,
+    BadStep, CaptionSpec, ClassRows, ComputeSpec, DataSpec, Decay, DistillSpec, FreezeRule, HeadActivation, HeadKind,
+    HeadSpec, LoraSpec, LossKind, LossSpec, Normalizer, OptimizerKind, OptimizerSpec, Precision, Rho, RunSpec,
+    ScheduleKind, ScheduleSpec, SourceKind, SourceSpec, StageSpec, TeacherSpec, TextSpec, VisionSpec,
 };
 
 use std::collections::BTreeMap;
@@ -20,11 +21,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::methods;
+
 /// A run, described.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
-    /// Which method trains: `clip`, `sail`, `llm2clip` (see [`crate::methods::METHODS`]).
+    /// Which method trains (see [`crate::methods::METHODS`]).
     pub method: String,
     /// Seed of everything that is drawn: initial weights, order of the data, choice of captions, dropout, noise.
     pub seed: u64,
@@ -34,13 +37,21 @@ pub struct Recipe {
     pub vision: VisionSpec,
     /// The tower for texts.
     pub text: TextSpec,
+    /// A model to distil from.
+    pub teacher: TeacherSpec,
     /// What stands between the vision tower and the embedding space.
     pub image_head: HeadSpec,
     /// What stands between the text tower and the embedding space.
     pub text_head: HeadSpec,
     /// The objective.
     pub loss: LossSpec,
-    /// AdamW.
+    /// What ProCLIP distils, and how much.
+    pub distill: DistillSpec,
+    /// How LLM2CLIP tunes its language model.
+    pub caption: CaptionSpec,
+    /// Small matrices that learn beside frozen layers.
+    pub lora: LoraSpec,
+    /// The rule that moves the weights.
     pub optimizer: OptimizerSpec,
     /// How the learning rate changes and how long the run is.
     pub schedule: ScheduleSpec,
@@ -48,6 +59,10 @@ pub struct Recipe {
     pub data: DataSpec,
     /// Which parameters learn and how, after the method's own rules; the last rule that matches a parameter counts.
     pub freeze: Vec<FreezeRule>,
+    /// What single stages of the method do otherwise (`[stage.NAME]`); what a table does not say is as in the recipe.
+    pub stage: BTreeMap<String, StageSpec>,
+    /// How it is computed.
+    pub compute: ComputeSpec,
     /// Checkpoints and reactions; these knobs do not change what is learnt, and may differ when a run is resumed.
     pub run: RunSpec,
     /// Named partial recipes (`[profile.smoke]`): what they say replaces what stands above.
@@ -63,13 +78,19 @@ impl Default for Recipe {
             embed_dim: 512,
             vision: VisionSpec::default(),
             text: TextSpec::default(),
+            teacher: TeacherSpec::default(),
             image_head: HeadSpec::default(),
             text_head: HeadSpec::default(),
             loss: LossSpec::default(),
+            distill: DistillSpec::default(),
+            caption: CaptionSpec::default(),
+            lora: LoraSpec::default(),
             optimizer: OptimizerSpec::default(),
             schedule: ScheduleSpec::default(),
             data: DataSpec::default(),
             freeze: Vec::new(),
+            stage: BTreeMap::new(),
+            compute: ComputeSpec::default(),
             run: RunSpec::default(),
             profile: BTreeMap::new(),
         }
@@ -99,6 +120,29 @@ impl Recipe {
         let recipe = layers::resolve(text, path, profile, sets)?;
         recipe.check()?;
         Ok(recipe)
+    }
+
+    /// The stages that are not left out, in order.
+    pub fn running(&self) -> Vec<&'static str> {
+        let all = methods::find(&self.method).map_or(&[][..], |entry| entry.stages);
+        let skipped = |name: &str| self.stage.get(name).is_some_and(|stage| stage.skip);
+        all.iter().copied().filter(|name| !skipped(name)).collect()
+    }
+
+    /// The recipe as a stage of its method has it.
+    #[must_use]
+    pub fn of_stage(&self, name: &str) -> Self {
+        let mut recipe = self.clone();
+        if let Some(stage) = self.stage.get(name).cloned() {
+            recipe.loss = stage.loss;
+            recipe.distill = stage.distill;
+            recipe.lora = stage.lora;
+            recipe.optimizer = stage.optimizer;
+            recipe.schedule = stage.schedule;
+            recipe.data = stage.data;
+            recipe.freeze = stage.freeze;
+        }
+        recipe
     }
 
     /// The recipe with every knob written out.

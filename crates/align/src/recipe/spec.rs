@@ -1,17 +1,32 @@
 //! The parts of a recipe. Each field is a knob of the TOML file under the same name.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use bifocal_data::{Augment, CaptionMix};
 use bifocal_models::adapter::HeadConfig;
-pub use bifocal_models::adapter::HeadKind;
+pub use bifocal_models::adapter::{HeadActivation, HeadKind};
 use bifocal_models::text::{Attention, Pooling};
+use bifocal_nn::optim::{self, OptimizerConfig};
 
 /// `[vision]`: the tower for pictures.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VisionSpec {
-    /// Folder or file of the pretrained tower; looked for as it stands, then in `$BIFOCAL_MODELS`.
+    /// Folder or file of the pretrained tower, or a bundle; looked for as it stands, then in `$BIFOCAL_MODELS`.
     pub model: String,
+    /// Whether a vision transformer keeps the projection at its end (LLM2CLIP trains a new one in its place).
+    pub projection: bool,
+}
+
+impl Default for VisionSpec {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            projection: true,
+        }
+    }
 }
 
 /// `[text]`: the tower for texts.
@@ -35,20 +50,41 @@ pub struct TextSpec {
     /// A sentence with `{}` in which every text is put, in training and afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
+    /// Sentences with `{}` that ask about a caption; in training each caption is put into all of them, afterwards texts are put into the first
+    /// (FLAME). In place of `prompt`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub facets: Vec<String>,
+}
+
+/// `[teacher]`: a model whose embeddings are what a stage distils (ProCLIP).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TeacherSpec {
+    /// Folder of a CLIP or a bundle. Without it, `vision.model`.
+    pub model: String,
 }
 
 /// `[image_head]`, `[text_head]`: the layers that are trained between a tower and the embedding space.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeadSpec {
-    /// `identity` (the tower's width must be `embed_dim`), `linear`, `glu` (SAIL) or `residual` (the adaptor of LLM2CLIP).
+    /// `identity` (the tower's width must be `embed_dim`), `linear`, `glu` (SAIL), `residual` (the adaptor of LLM2CLIP), `mlp` (ShareLock, LIFT)
+    /// or `patches` (FLAME: an MLP over each patch).
     pub kind: HeadKind,
     /// Number of residual blocks (`residual` only; 4 in LLM2CLIP).
     pub blocks: usize,
-    /// Inner width over input width (`glu`: 8 in SAIL; `residual`: 2 in LLM2CLIP).
+    /// Number of linear layers (`mlp`, `patches`; 4 in ShareLock, 2 in LIFT).
+    pub layers: usize,
+    /// Inner width over input width (`glu`: 8 in SAIL; `residual`: 2 in LLM2CLIP; `mlp`: 1 in ShareLock, and 0 for `embed_dim` in LIFT).
     pub ratio: usize,
+    /// Between the layers of an MLP: `gelu` or `relu`.
+    pub activation: HeadActivation,
+    /// Whether an MLP normalises over the batch before each activation (ShareLock).
+    pub batch_norm: bool,
     /// Whether a linear head has a bias.
     pub bias: bool,
+    /// Start from the head of the bundle that is `vision.model` or `text.model`; what this table says about its shape does not count then.
+    pub pretrained: bool,
     /// Share of inner values that is dropped in training (`glu`, `residual`).
     pub dropout: f32,
     /// Share of the head's inputs that is dropped in training.
@@ -68,7 +104,10 @@ impl HeadSpec {
             kind: self.kind,
             width: Some(embed_dim),
             blocks: self.blocks,
+            layers: self.layers,
             ratio: self.ratio,
+            activation: self.activation,
+            batch_norm: self.batch_norm,
             dropout: self.dropout,
             normalize_input: self.normalize_input,
             bias: self.bias,
@@ -81,8 +120,12 @@ impl Default for HeadSpec {
         Self {
             kind: HeadKind::Linear,
             blocks: 4,
+            layers: 2,
             ratio: 2,
+            activation: HeadActivation::Gelu,
+            batch_norm: false,
             bias: true,
+            pretrained: false,
             dropout: 0.0,
             input_dropout: 0.0,
             normalize_input: false,
@@ -100,6 +143,8 @@ pub enum LossKind {
     Infonce,
     /// Pairwise sigmoid (SigLIP, SAIL).
     Sigmoid,
+    /// One minus the cosine of each pair, without negatives (LIFT).
+    Cosine,
 }
 
 /// What the sum over all pairs of the sigmoid loss is divided by.
@@ -110,25 +155,31 @@ pub enum Normalizer {
     Pairs,
     /// The number of images (SigLIP).
     Images,
+    /// The number of texts (FLAME).
+    Texts,
 }
 
 /// `[loss]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossSpec {
-    /// `infonce` or `sigmoid`.
+    /// `infonce`, `sigmoid` or `cosine`.
     pub kind: LossKind,
     /// What the similarities are multiplied by at the start (learnt as its logarithm).
     pub scale_init: f32,
+    /// Whether the scale of `vision.model` is taken in place of `scale_init`, where it has one.
+    pub scale_pretrained: bool,
     /// The scale never exceeds this after a step (100 in CLIP and SAIL); without it there is no limit above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale_max: Option<f32>,
     /// What is added to the scaled similarities at the start (`sigmoid` only).
     pub bias_init: f32,
-    /// Divisor of the sigmoid loss: `pairs` or `images`.
+    /// Divisor of the sigmoid loss: `pairs`, `images` or `texts`.
     pub normalizer: Normalizer,
     /// Captions drawn per picture and step; all of them are positives of the picture.
     pub captions: usize,
+    /// Texts drawn per picture and step from the group `negatives` of a source; they are candidates that no picture belongs to (`infonce`).
+    pub negatives: usize,
 }
 
 impl Default for LossSpec {
@@ -136,10 +187,98 @@ impl Default for LossSpec {
         Self {
             kind: LossKind::Infonce,
             scale_init: 1.0 / 0.07,
+            scale_pretrained: false,
             scale_max: Some(100.0),
             bias_init: -10.0,
             normalizer: Normalizer::Images,
             captions: 1,
+            negatives: 0,
+        }
+    }
+}
+
+/// How the difference of two distances counts (ProCLIP, eq. 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rho {
+    /// Squared, as the paper writes it.
+    Squared,
+    /// Half the square below 1, linear above, as its code has it.
+    SmoothL1,
+}
+
+/// `[distill]`: what ProCLIP adds to a contrastive loss, and what its first stage is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistillSpec {
+    /// `smooth-l1` or `squared`.
+    pub rho: Rho,
+    /// Weight of the alignment of instances in the first stage.
+    pub instance: f32,
+    /// Weight of the alignment of distances between instances in the first stage.
+    pub structure: f32,
+    /// Weight of the vision tower's regulariser beside the contrastive loss, for batches of 512; for others it is re-scaled so that the mean
+    /// of its terms keeps its weight.
+    pub lambda: f32,
+    /// The teacher of the regulariser moves to the student by one minus this each step; 1: it stays as it was.
+    pub ema: f32,
+}
+
+impl Default for DistillSpec {
+    fn default() -> Self {
+        Self {
+            rho: Rho::SmoothL1,
+            instance: 1.0,
+            structure: 1.0,
+            lambda: 4e-4,
+            ema: 0.999,
+        }
+    }
+}
+
+/// `[caption]`: tuning a language model on captions of the same picture (LLM2CLIP, stage 1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptionSpec {
+    /// Put before the caption that asks, not before those that answer.
+    pub instruction: String,
+    /// What cosines are multiplied by.
+    pub scale: f32,
+    /// Captions of other pictures added as candidates, one for each picture.
+    pub negatives: bool,
+}
+
+impl Default for CaptionSpec {
+    fn default() -> Self {
+        Self {
+            instruction: "Given a caption, retrieve a similar relevant caption; ".to_owned(),
+            scale: 50.0,
+            negatives: true,
+        }
+    }
+}
+
+/// `[lora]`: small matrices that learn beside frozen layers (Hu et al. 2021).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraSpec {
+    /// Inner width; 0: none.
+    pub rank: usize,
+    /// The product of the two matrices is multiplied by this over the rank.
+    pub alpha: f32,
+    /// Share of inputs that is dropped in training.
+    pub dropout: f32,
+    /// Which linear layers, by name: `text.*`, `vision.blocks.*.qkv`.
+    pub targets: Vec<String>,
+}
+
+impl Default for LoraSpec {
+    fn default() -> Self {
+        Self {
+            rank: 0,
+            alpha: 32.0,
+            dropout: 0.0,
+            targets: vec!["text.*".to_owned()],
         }
     }
 }
@@ -154,10 +293,25 @@ pub enum Decay {
     All,
 }
 
-/// `[optimizer]`: AdamW.
+/// Which rule moves the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Loshchilov & Hutter 2019.
+    #[default]
+    Adamw,
+    /// Weight decay as part of the gradient (ShareLock).
+    Adam,
+    /// Chen et al. 2023 (SAIL).
+    Lion,
+}
+
+/// `[optimizer]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerSpec {
+    /// `adamw`, `adam` or `lion`.
+    pub kind: OptimizerKind,
     /// Peak learning rate.
     pub lr: f64,
     /// Decoupled weight decay.
@@ -171,17 +325,39 @@ pub struct OptimizerSpec {
     /// The gradient over all parameters is scaled down to this L2 norm; without it, it stays as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
+    /// By tower (`vision`, `text`): each block learns with the rate of the block above it times this, what comes before the first block
+    /// last (LLM2CLIP: 0.85 for its vision tower).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub layer_decay: BTreeMap<String, f64>,
 }
 
 impl Default for OptimizerSpec {
     fn default() -> Self {
         Self {
+            kind: OptimizerKind::Adamw,
             lr: 5e-4,
             weight_decay: 0.2,
             decay: Decay::Matrices,
             betas: [0.9, 0.98],
             eps: 1e-6,
             clip_norm: None,
+            layer_decay: BTreeMap::new(),
+        }
+    }
+}
+
+impl OptimizerSpec {
+    /// What does not change from step to step.
+    pub(crate) fn config(&self) -> OptimizerConfig {
+        OptimizerConfig {
+            kind: match self.kind {
+                OptimizerKind::Adamw => optim::OptimizerKind::AdamW,
+                OptimizerKind::Adam => optim::OptimizerKind::Adam,
+                OptimizerKind::Lion => optim::OptimizerKind::Lion,
+            },
+            beta1: self.betas[0],
+            beta2: self.betas[1],
+            eps: self.eps,
         }
     }
 }
@@ -194,16 +370,20 @@ pub enum ScheduleKind {
     Cosine,
     /// Stays.
     Constant,
+    /// Stays, and at the end goes down to zero in a straight line.
+    Cooldown,
 }
 
 /// `[schedule]`. The length is given as `epochs` or as `steps`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleSpec {
-    /// `cosine` or `constant`.
+    /// `cosine`, `constant` or `cooldown`.
     pub kind: ScheduleKind,
     /// Linear warm-up: below 1 a share of all steps (rounded up), otherwise a number of steps.
     pub warmup: f64,
+    /// Length of the way down (`cooldown`): below 1 a share of all steps (rounded up), otherwise a number of steps.
+    pub cooldown: f64,
     /// How often each training picture is seen; used unless `steps` is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
@@ -217,6 +397,7 @@ impl Default for ScheduleSpec {
         Self {
             kind: ScheduleKind::Cosine,
             warmup: 0.0,
+            cooldown: 0.2,
             epochs: None,
             steps: None,
         }
@@ -243,8 +424,14 @@ pub struct SourceSpec {
     pub path: String,
     /// `captions` or `classifier`.
     pub kind: SourceKind,
-    /// Languages whose captions are used; empty: all.
+    /// Languages, or other groups of captions, that are used; empty: all.
     pub languages: Vec<String>,
+    /// The group of captions that are near a picture's own and wrong (see `loss.negatives`).
+    pub negatives: String,
+    /// How often captions of each group are drawn, for example `{ short = 0.5, long = 0.5 }`; groups without a weight are never drawn. Empty:
+    /// all captions alike.
+    #[serde(skip_serializing_if = "unweighted")]
+    pub mix: CaptionMix,
     /// How often each row is seen per epoch.
     pub weight: f64,
     /// Sentences that captions are put into, in place of `{}`; one is drawn each time. Empty: captions as they are.
@@ -259,11 +446,17 @@ impl Default for SourceSpec {
             path: String::new(),
             kind: SourceKind::Captions,
             languages: Vec::new(),
+            negatives: String::new(),
+            mix: CaptionMix::default(),
             weight: 1.0,
             templates: Vec::new(),
             holdout: 0.0,
         }
     }
+}
+
+fn unweighted(mix: &CaptionMix) -> bool {
+    mix.weights().is_empty()
 }
 
 /// What stands for a picture of a class in a `classifier` source.
@@ -283,6 +476,12 @@ pub enum ClassRows {
 pub struct DataSpec {
     /// Pictures per step.
     pub batch: usize,
+    /// Batches whose gradients are averaged for a step; each has its own loss, so that this does not enlarge the set of negatives (see
+    /// `compute.micro_batch` for what does).
+    pub accumulate: usize,
+    /// Random changes of pictures that learn (a frozen tower reads each picture once, as it is); without this table there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augment>,
     /// What stands for the picture in `classifier` sources: `patterns` (needs pictures in another source; without them as `weights`) or
     /// `weights`.
     pub class_rows: ClassRows,
@@ -294,6 +493,8 @@ impl Default for DataSpec {
     fn default() -> Self {
         Self {
             batch: 256,
+            accumulate: 1,
+            augment: None,
             class_rows: ClassRows::Patterns,
             sources: Vec::new(),
         }
@@ -321,6 +522,52 @@ fn one() -> f64 {
     1.0
 }
 
+/// In what numbers products are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Products of bfloat16 numbers, summed in 32 bits; weights and everything else stay in 32 bits.
+    Bf16,
+}
+
+/// `[compute]`: how the same mathematics is computed. These knobs change results by rounding only.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ComputeSpec {
+    /// `f32` or `bf16`.
+    pub precision: Precision,
+    /// Pictures that pass through the towers at once; the loss is that of the whole batch all the same (gradient caching, Gao et al. 2021), for
+    /// one more forward pass. 0: the whole batch.
+    pub micro_batch: usize,
+    /// Whether blocks of transformers forget what they computed and compute it again for the gradient.
+    pub recompute: bool,
+}
+
+/// `[stage.NAME]`: what one stage of a method does otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StageSpec {
+    /// Leaves the stage out.
+    pub skip: bool,
+    /// As `[loss]`.
+    pub loss: LossSpec,
+    /// As `[distill]`.
+    pub distill: DistillSpec,
+    /// As `[lora]`.
+    pub lora: LoraSpec,
+    /// As `[optimizer]`.
+    pub optimizer: OptimizerSpec,
+    /// As `[schedule]`.
+    pub schedule: ScheduleSpec,
+    /// As `[data]`.
+    pub data: DataSpec,
+    /// As `[[freeze]]`.
+    pub freeze: Vec<FreezeRule>,
+}
+
 /// What to do about a step whose loss or gradient is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -339,6 +586,12 @@ pub struct RunSpec {
     pub checkpoint_every: u64,
     /// How many checkpoints stay.
     pub keep: usize,
+    /// Steps between evaluations on what was held out, and the page about the run written anew; 0: only at the end of each stage.
+    pub evaluate_every: u64,
+    /// The checkpoint with the highest of this stays as `checkpoints/best`: `t2i_r1`, `i2t_r5` and the like.
+    pub best_by: String,
+    /// Held-out pictures that are looked at while a run goes on, at most.
+    pub evaluate_on: usize,
     /// `stop` or `skip`.
     pub bad_step: BadStep,
     /// Folder in which the features of frozen towers are kept for later runs.
@@ -352,6 +605,9 @@ impl Default for RunSpec {
         Self {
             checkpoint_every: 500,
             keep: 3,
+            evaluate_every: 0,
+            best_by: "t2i_r1".to_owned(),
+            evaluate_on: 200,
             bad_step: BadStep::Stop,
             cache: ".bifocal/features".to_owned(),
             copy_towers: false,

@@ -3,9 +3,10 @@
 //! ```text
 //! checkpoints/
 //!   LATEST                    name of the newest one
+//!   best/                     the one with the best evaluation
 //!   step-000000500/
 //!     weights.safetensors     parameters that learn
-//!     optimizer.safetensors   their moments, `m.NAME` and `v.NAME`
+//!     optimizer.safetensors   their moments, `m.NAME` and, where the optimizer has a second one, `v.NAME`
 //!     state.json              position in the run
 //!     manifest.json           length and BLAKE3 of the three files
 //! ```
@@ -29,6 +30,8 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 const MANIFEST: &str = "manifest.json";
 const LATEST: &str = "LATEST";
+/// The one with the best evaluation.
+const BEST: &str = "best";
 const PREFIX: &str = "step-";
 /// Name of a checkpoint that is being written.
 const UNFINISHED: &str = ".unfinished-";
@@ -160,6 +163,29 @@ fn at(path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
 }
 
 impl<D: Disk> Checkpoints<D> {
+    /// Makes a checkpoint, which has just been written, the best one: it stays as `best` in place of the one that was.
+    ///
+    /// # Errors
+    /// When the disk refuses; the best one before may be gone then, the checkpoint is not.
+    pub fn keep_best(&self, checkpoint: &Path) -> Result<(), CheckpointError> {
+        let (best, new) = (self.dir.join(BEST), self.dir.join(format!("{UNFINISHED}{BEST}")));
+        if new.exists() {
+            self.disk.remove_dir(&new).map_err(at(&new))?;
+        }
+        self.disk.create_dir(&new).map_err(at(&new))?;
+        for file in [WEIGHTS, OPTIMIZER, STATE, MANIFEST] {
+            // the files never change, so that both folders may share them
+            let (from, to) = (checkpoint.join(file), new.join(file));
+            self.disk.link(&from, &to).map_err(at(&to))?;
+        }
+        self.disk.sync_dir(&new).map_err(at(&new))?;
+        if best.exists() {
+            self.disk.remove_dir(&best).map_err(at(&best))?;
+        }
+        self.disk.rename(&new, &best).map_err(at(&best))?;
+        self.disk.sync_dir(&self.dir).map_err(at(&self.dir))
+    }
+
     /// Writes a checkpoint and deletes those that are too old. When this fails, what was there before is there still.
     ///
     /// # Errors
@@ -246,10 +272,10 @@ fn encode(snapshot: &Snapshot) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
         .map(|(name, t)| (name.clone(), t.shape.clone(), t.data.as_slice()));
     let moments = snapshot.moments.iter().flat_map(|(name, moments)| {
         let shape = shape_of(name, moments.m.len());
-        [
-            (format!("m.{name}"), shape.clone(), moments.m.as_slice()),
-            (format!("v.{name}"), shape, moments.v.as_slice()),
-        ]
+        let first = (format!("m.{name}"), shape.clone(), moments.m.as_slice());
+        // Lion has no second one
+        let second = (!moments.v.is_empty()).then(|| (format!("v.{name}"), shape, moments.v.as_slice()));
+        [Some(first), second].into_iter().flatten()
     });
     let mut files = vec![
         (WEIGHTS, tensors(weights)?),
@@ -303,12 +329,10 @@ fn read(dir: &Path) -> Result<Snapshot, String> {
     let mut moments = BTreeMap::new();
     for (name, m) in &optimizer {
         if let Some(name) = name.strip_prefix("m.") {
-            let v = optimizer
-                .get(&format!("v.{name}"))
-                .ok_or_else(|| format!("{OPTIMIZER}: {name} has no second moment"))?;
+            let v = optimizer.get(&format!("v.{name}"));
             let both = Moments {
                 m: m.data.clone(),
-                v: v.data.clone(),
+                v: v.map_or_else(Vec::new, |v| v.data.clone()),
             };
             moments.insert(name.to_owned(), both);
         }

@@ -112,6 +112,11 @@ impl Disk for FailingDisk {
         SystemDisk.rename(from, to)
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.pass()?;
+        SystemDisk.link(from, to)
+    }
+
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.pass()?;
         SystemDisk.sync_dir(path)

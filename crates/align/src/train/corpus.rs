@@ -1,10 +1,11 @@
 //! What is learnt from: the recipe's sources as one list of rows over one list of distinct texts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use bifocal_data::Dataset;
 use bifocal_data::split::{HoldOut, split};
+use bifocal_data::{CaptionMix, Dataset, ImageSource};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
@@ -20,10 +21,12 @@ const HOLDOUT_SEED: u64 = 0;
 /// What stands on the picture's side of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Picture {
-    /// A file.
-    File(PathBuf),
+    /// A picture of a dataset.
+    File(ImageSource),
     /// A row of the vision tower's classifier.
     Class(usize),
+    /// There is none: the row is texts alone.
+    None,
 }
 
 /// A picture and its texts.
@@ -34,6 +37,17 @@ pub(crate) struct Row {
     pub picture: Picture,
     /// Into [`Corpus::texts`].
     pub texts: Vec<u32>,
+    /// Texts that are near the picture's own and wrong; into [`Corpus::texts`].
+    pub negatives: Vec<u32>,
+    /// How captions are drawn, when not all are alike.
+    pub mixed: Option<Mixed>,
+}
+
+/// Groups of a row's texts, in their order, and how often each is drawn.
+#[derive(Clone, Debug)]
+pub(crate) struct Mixed {
+    pub mix: Arc<CaptionMix>,
+    pub groups: Vec<(Arc<str>, usize)>,
 }
 
 /// A picture that is kept out of training.
@@ -44,14 +58,18 @@ pub(crate) struct HeldOut {
 }
 
 /// All sources together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Corpus {
     pub rows: Vec<Row>,
     pub shares: Vec<Share>,
     pub texts: Vec<String>,
     pub held_out: Vec<HeldOut>,
+    /// Held-out pictures with captions as they are searched for.
+    pub held: Vec<(ImageSource, Vec<String>)>,
     pub unusable: Vec<String>,
     known: HashMap<String, u32>,
+    /// Sentences that each caption is put into.
+    facets: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -69,8 +87,11 @@ enum Names {
 
 impl Corpus {
     /// Opens all sources.
-    pub fn open(spec: &DataSpec) -> Result<Self, TrainError> {
-        let mut corpus = Self::default();
+    pub fn open(spec: &DataSpec, facets: &[String]) -> Result<Self, TrainError> {
+        let mut corpus = Self {
+            facets: facets.to_vec(),
+            ..Self::default()
+        };
         for source in &spec.sources {
             let first = corpus.rows.len();
             match source.kind {
@@ -93,6 +114,7 @@ impl Corpus {
 
     fn add_captions(&mut self, spec: &SourceSpec) -> Result<(), TrainError> {
         let path = Path::new(&spec.path);
+        let mix = mix_of(spec);
         let dataset = Dataset::open(path)?;
         for skipped in &dataset.skipped {
             self.unusable.push(format!("{}: {skipped}", spec.path));
@@ -106,9 +128,14 @@ impl Corpus {
         let held: BTreeSet<usize> = split(&keys, HOLDOUT_SEED, how).held_out.into_iter().collect();
         for (i, sample) in dataset.samples.into_iter().enumerate() {
             let held = held.contains(&i);
-            let captions = wanted(&sample.captions, spec);
-            let texts: Vec<u32> = captions.iter().flat_map(|c| self.fill(c, spec)).collect();
+            let (texts, groups) = self.fill_groups(&sample.captions, spec);
+            let negatives = sample.captions.get(&spec.negatives).into_iter().flatten();
+            let negatives = negatives.map(|text| self.number(text.clone())).collect();
             if held {
+                let captions = wanted(&sample.captions, spec)
+                    .into_iter()
+                    .flat_map(|(_, captions)| captions);
+                self.held.push((sample.image.clone(), captions.cloned().collect()));
                 self.held_out.push(HeldOut {
                     source: spec.path.clone(),
                     image: sample.key,
@@ -116,8 +143,13 @@ impl Corpus {
             } else if !texts.is_empty() {
                 self.rows.push(Row {
                     key: format!("{}/{}", spec.path.trim_end_matches('/'), sample.key),
-                    picture: Picture::File(sample.image),
+                    picture: match sample.image.is_none() {
+                        true => Picture::None,
+                        false => Picture::File(sample.image),
+                    },
                     texts,
+                    negatives,
+                    mixed: mix.clone().map(|mix| Mixed { mix, groups }),
                 });
             }
         }
@@ -126,6 +158,7 @@ impl Corpus {
 
     fn add_classes(&mut self, spec: &SourceSpec) -> Result<(), TrainError> {
         let path = Path::new(&spec.path);
+        let mix = mix_of(spec);
         let fail = |message: String| TrainError::Data {
             path: path.to_owned(),
             message,
@@ -148,26 +181,42 @@ impl Corpus {
                     Names::Several(names) => (language, names),
                 })
                 .collect();
-            let names = wanted(&names, spec);
-            let texts: Vec<u32> = names.iter().flat_map(|n| self.fill(n, spec)).collect();
+            let (texts, groups) = self.fill_groups(&names, spec);
             if !texts.is_empty() {
                 self.rows.push(Row {
                     key: format!("{}, class {class}", spec.path),
                     picture: Picture::Class(class),
                     texts,
+                    negatives: Vec::new(),
+                    mixed: mix.clone().map(|mix| Mixed { mix, groups }),
                 });
             }
         }
         Ok(())
     }
 
-    /// A caption in each of the source's templates, as numbers of texts.
-    fn fill(&mut self, caption: &str, spec: &SourceSpec) -> Vec<u32> {
-        if spec.templates.is_empty() {
-            return vec![self.number(caption.to_owned())];
+    /// The texts of a row, group after group, and how many each has.
+    fn fill_groups(
+        &mut self,
+        captions: &BTreeMap<String, Vec<String>>,
+        spec: &SourceSpec,
+    ) -> (Vec<u32>, Vec<(Arc<str>, usize)>) {
+        let (mut texts, mut groups) = (Vec::new(), Vec::new());
+        for (group, captions) in wanted(captions, spec) {
+            let before = texts.len();
+            for caption in captions {
+                texts.extend(self.fill(caption, spec));
+            }
+            groups.push((group.into(), texts.len() - before));
         }
-        let fill = |template: &String| self.number(template.replace("{}", caption));
-        spec.templates.iter().map(fill).collect()
+        (texts, groups)
+    }
+
+    /// A caption in each of the source's templates, and that in each facet, as numbers of texts.
+    fn fill(&mut self, caption: &str, spec: &SourceSpec) -> Vec<u32> {
+        let mut texts = each_of(&spec.templates, vec![caption.to_owned()]);
+        texts = each_of(&self.facets, texts);
+        texts.into_iter().map(|text| self.number(text)).collect()
     }
 
     fn number(&mut self, text: String) -> u32 {
@@ -179,6 +228,11 @@ impl Corpus {
         self.texts.push(text.clone());
         self.known.insert(text, number);
         number
+    }
+
+    /// The first row that is texts alone, if there is one.
+    pub fn without_picture(&self) -> Option<&Row> {
+        self.rows.iter().find(|row| row.picture == Picture::None)
     }
 
     /// Whether there are rows without a picture of their own.
@@ -212,7 +266,7 @@ impl Corpus {
         }
         for row in &self.rows {
             hasher.update(blake3::hash(row.key.as_bytes()).as_bytes());
-            row.texts.iter().for_each(|t| {
+            row.texts.iter().chain(&row.negatives).for_each(|t| {
                 hasher.update(&t.to_le_bytes());
             });
         }
@@ -220,14 +274,28 @@ impl Corpus {
     }
 }
 
-/// Captions of the languages that a source uses.
-fn wanted(captions: &BTreeMap<String, Vec<String>>, spec: &SourceSpec) -> Vec<String> {
-    let of = |language: &String| captions.get(language).into_iter().flatten().cloned();
-    if spec.languages.is_empty() {
-        captions.keys().flat_map(of).collect()
-    } else {
-        spec.languages.iter().flat_map(of).collect()
+/// Each text in each of some sentences; as it is when there are none.
+fn each_of(sentences: &[String], texts: Vec<String>) -> Vec<String> {
+    if sentences.is_empty() {
+        return texts;
     }
+    let within = |text: &String| sentences.iter().map(|s| s.replace("{}", text)).collect::<Vec<_>>();
+    texts.iter().flat_map(within).collect()
+}
+
+/// Groups of captions that a source uses; a group that is never drawn is not among them.
+fn wanted<'a>(captions: &'a BTreeMap<String, Vec<String>>, spec: &'a SourceSpec) -> Vec<(&'a str, &'a [String])> {
+    let used = |group: &&String| **group != spec.negatives && spec.mix.uses(group);
+    let of = |group: &'a String| Some((group.as_str(), captions.get(group)?.as_slice()));
+    if spec.languages.is_empty() {
+        captions.keys().filter(used).filter_map(of).collect()
+    } else {
+        spec.languages.iter().filter(used).filter_map(of).collect()
+    }
+}
+
+fn mix_of(spec: &SourceSpec) -> Option<Arc<CaptionMix>> {
+    (!spec.mix.weights().is_empty()).then(|| Arc::new(spec.mix.clone()))
 }
 
 #[cfg(test)]
@@ -252,8 +320,9 @@ mod tests {
             batch: 2,
             class_rows: crate::recipe::ClassRows::Weights,
             sources: vec![source],
+            ..DataSpec::default()
         };
-        let corpus = Corpus::open(&spec).expect("open");
+        let corpus = Corpus::open(&spec, &[]).expect("open");
         let pictures: Vec<_> = corpus.rows.iter().map(|r| r.picture.clone()).collect();
         assert_eq!(pictures, [Picture::Class(0), Picture::Class(7)]);
         assert_eq!(corpus.rows[0].texts, [0, 1]);

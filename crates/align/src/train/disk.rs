@@ -12,6 +12,8 @@ pub trait Disk {
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Renames; a file is replaced.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name, or copies it where that cannot be.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Waits until the names in a folder are on the disk.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Deletes a folder with all that is in it.
@@ -35,6 +37,16 @@ impl Disk for SystemDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match fs::hard_link(from, to) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                fs::copy(from, to)?;
+                File::open(to)?.sync_all()
+            }
+        }
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

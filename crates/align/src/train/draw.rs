@@ -7,28 +7,7 @@
 use bifocal_data::batches::Batches;
 use bifocal_nn::init::Rng;
 
-/// Numbers for different purposes from one seed (SplitMix64's finaliser over a running sum).
-pub(crate) fn mix(seed: u64, purpose: u64, index: u64) -> u64 {
-    let mut z = seed;
-    for part in [purpose, index] {
-        z = z
-            .wrapping_add(0x9e37_79b9_7f4a_7c15)
-            .wrapping_add(part.wrapping_mul(0xd134_2543_de82_ef95));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-    }
-    z
-}
-
-const ORDER: u64 = 1;
-const CAPTIONS: u64 = 2;
-/// For [`mix`]: dropout and noise.
-pub(crate) const STEP: u64 = 3;
-/// For [`mix`]: initial weights.
-pub(crate) const INIT: u64 = 4;
-/// This and above: one for each source.
-const EXTRA: u64 = 16;
+use crate::random::{CAPTIONS, EXTRA, NEGATIVES, ORDER, SAMPLE, mix};
 
 /// Rows of one source and how often each is seen per epoch.
 #[derive(Clone, Debug)]
@@ -98,11 +77,31 @@ impl Draw {
         order.into_iter().map(|i| all[i]).collect()
     }
 
+    /// For whatever else is drawn for a sample.
+    pub fn seed_of(&self, sample: u64) -> u64 {
+        mix(self.seed, SAMPLE, sample)
+    }
+
     /// `k` different ones of `n` captions for a sample; all of them when there are not more.
     pub fn captions(&self, sample: u64, n: usize, k: usize) -> Vec<usize> {
+        self.some(CAPTIONS, sample, n, k)
+    }
+
+    /// As [`Draw::captions`], of a sample's hard negatives.
+    pub fn negatives(&self, sample: u64, n: usize, k: usize) -> Vec<usize> {
+        self.some(NEGATIVES, sample, n, k)
+    }
+
+    /// One of `n` rows for a sample, and a number to choose one of its captions by.
+    pub fn other(&self, sample: u64, n: usize) -> (usize, usize) {
+        let mut rng = Rng::new(mix(self.seed, NEGATIVES, sample));
+        (rng.below(n), rng.below(1 << 30))
+    }
+
+    fn some(&self, purpose: u64, sample: u64, n: usize, k: usize) -> Vec<usize> {
         let mut all: Vec<usize> = (0..n).collect();
         if n > k {
-            let mut rng = Rng::new(mix(self.seed, CAPTIONS, sample));
+            let mut rng = Rng::new(mix(self.seed, purpose, sample));
             for i in 0..k {
                 let j = i + rng.below(n - i);
                 all.swap(i, j);

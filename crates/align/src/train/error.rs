@@ -125,6 +125,9 @@ pub enum TrainError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The page about the run.
+    #[error(transparent)]
+    Report(#[from] super::watch::report::ReportError),
     /// The finished model could not be written.
     #[error(transparent)]
     Bundle(#[from] BundleError),

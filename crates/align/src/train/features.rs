@@ -1,9 +1,10 @@
 //! Features of frozen towers: computed once, kept for later runs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bifocal_data::cache::{Computed, Dtype, FeatureSpec, FeatureStore, FillError, FillOptions, ItemKey, fill};
-use bifocal_data::{Limits, load_images};
+use bifocal_data::{ImageSource, Limits, load_images};
+use bifocal_models::bundle::Model;
 use bifocal_models::open::{TextEncoder, VisionEncoder};
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::VisionTower;
@@ -39,7 +40,7 @@ impl<'a> Features<'a> {
         class_rows: ClassRows,
         progress: &mut dyn Progress,
     ) -> Result<Table, TrainError> {
-        let mut paths: Vec<PathBuf> = Vec::new();
+        let mut paths: Vec<ImageSource> = Vec::new();
         for row in &corpus.rows {
             if let Picture::File(path) = &row.picture {
                 paths.push(path.clone());
@@ -58,6 +59,7 @@ impl<'a> Features<'a> {
             let features = match &row.picture {
                 Picture::File(_) => pictures.next().flatten(),
                 Picture::Class(class) => classes.as_ref().and_then(|c| c.get(*class).cloned()),
+                Picture::None => None,
             };
             if let (None, Picture::Class(class)) = (&features, &row.picture) {
                 progress.warning(&format!(
@@ -72,11 +74,27 @@ impl<'a> Features<'a> {
         Ok(Table { dim, values })
     }
 
+    /// A row for each of some pictures, all of which can be read.
+    pub fn held(
+        &self,
+        encoder: &VisionEncoder,
+        pictures: &[ImageSource],
+        progress: &mut dyn Progress,
+    ) -> Result<Table, TrainError> {
+        let rows = self.pictures(encoder, pictures, progress)?;
+        let dim = encoder.tower.dim();
+        let zeros = || vec![0.0; dim];
+        Ok(Table {
+            dim,
+            values: rows.into_iter().flat_map(|row| row.unwrap_or_else(zeros)).collect(),
+        })
+    }
+
     /// Features of picture files; `None` for one that cannot be read, which is told.
     fn pictures(
         &self,
         encoder: &VisionEncoder,
-        paths: &[PathBuf],
+        paths: &[ImageSource],
         progress: &mut dyn Progress,
     ) -> Result<Vec<Option<Vec<f32>>>, TrainError> {
         let spec = FeatureSpec::new()
@@ -86,24 +104,24 @@ impl<'a> Features<'a> {
         let mut readable = Vec::with_capacity(paths.len());
         let mut keys = Vec::with_capacity(paths.len());
         let mut warnings = Vec::new();
-        for (i, key) in ItemKey::of_files(paths).into_iter().enumerate() {
+        for (i, key) in ItemKey::of_images(paths, &Limits::default()).into_iter().enumerate() {
             match key {
                 Ok(key) => {
                     readable.push(i);
                     keys.push(key);
                 }
-                Err(error) => warnings.push(format!("{} is left out: {error}", paths[i].display())),
+                Err(error) => warnings.push(format!("{} is left out: {error}", paths[i])),
             }
         }
         let compute = |wanted: &[usize]| {
-            let files: Vec<&PathBuf> = wanted.iter().map(|&k| &paths[readable[k]]).collect();
+            let files: Vec<&ImageSource> = wanted.iter().map(|&k| &paths[readable[k]]).collect();
             let loaded =
                 load_images(&files, &encoder.preprocess, &Limits::default()).map_err(|error| TrainError::Features {
                     what: "pictures".to_owned(),
                     message: error.to_string(),
                 })?;
             for bad in &loaded.bad {
-                warnings.push(format!("{} is left out: {}", bad.path.display(), bad.error));
+                warnings.push(format!("{} is left out: {}", bad.image, bad.error));
             }
             Ok::<_, TrainError>(Computed {
                 rows: encoder.embed(&loaded.pixels, loaded.good.len())?,
@@ -145,20 +163,21 @@ impl<'a> Features<'a> {
             .with("max_tokens", encoder.max_tokens.to_string());
         let mut store = FeatureStore::open(self.cache, &spec, dim, Dtype::F32)?;
         let texts = self.prompted(texts);
-        let keys: Vec<ItemKey> = texts.iter().map(|text| ItemKey::of_text(text)).collect();
-        // Long texts cost more: in order of length, each batch holds texts that fit together.
-        let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|&i| texts[i].len());
-        let sorted: Vec<ItemKey> = order.iter().map(|&i| keys[i]).collect();
-        let compute = |wanted: &[usize]| {
-            let batch: Vec<&str> = wanted.iter().map(|&k| texts[order[k]].as_str()).collect();
-            let (rows, _) = encoder.embed(&batch)?;
-            Ok::<_, TrainError>(rows)
-        };
-        let tell = |done, total| progress.features("texts", done, total);
-        fill(&mut store, &sorted, &FillOptions::batch(TEXTS), compute, tell).map_err(stopped)?;
-        let values = store.gather(&keys)?;
-        Ok(Table { dim, values })
+        let compute = |batch: &[&str]| Ok(encoder.embed(batch)?.0);
+        filled(&mut store, &texts, "texts", compute, progress)
+    }
+
+    /// A row for each text as a teacher embeds it, of unit length.
+    pub fn teacher_texts(
+        &self,
+        teacher: &Model,
+        texts: &[String],
+        progress: &mut dyn Progress,
+    ) -> Result<Table, TrainError> {
+        let spec = FeatureSpec::new().with("teacher", teacher.fingerprint());
+        let mut store = FeatureStore::open(self.cache, &spec, teacher.dim(), Dtype::F32)?;
+        let compute = |batch: &[&str]| Ok(teacher.embed_texts(batch)?);
+        filled(&mut store, texts, "texts by the teacher", compute, progress)
     }
 
     /// Texts in the prompt.
@@ -169,12 +188,45 @@ impl<'a> Features<'a> {
         }
     }
 
-    /// Tokens of each text, for a tower that learns.
-    pub fn tokens(&self, encoder: &TextEncoder, texts: &[String]) -> Result<Vec<Encoding>, TrainError> {
+    /// Tokens of each text, for a tower that learns; after an instruction where there is one.
+    pub fn tokens(
+        &self,
+        encoder: &TextEncoder,
+        texts: &[String],
+        instruction: Option<&str>,
+    ) -> Result<Vec<Encoding>, TrainError> {
         let texts = self.prompted(texts);
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        Ok(encoder.tokenize(&texts)?)
+        Ok(match instruction {
+            Some(instruction) => encoder.tokenize_after(instruction, &texts)?,
+            None => encoder.tokenize(&texts)?,
+        })
     }
+}
+
+/// Features of texts out of a store, after computing those that it lacks.
+fn filled(
+    store: &mut FeatureStore,
+    texts: &[String],
+    what: &str,
+    compute: impl Fn(&[&str]) -> Result<Vec<f32>, TrainError>,
+    progress: &mut dyn Progress,
+) -> Result<Table, TrainError> {
+    let keys: Vec<ItemKey> = texts.iter().map(|text| ItemKey::of_text(text)).collect();
+    // Long texts cost more: in order of length, each batch holds texts that fit together.
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    order.sort_by_key(|&i| texts[i].len());
+    let sorted: Vec<ItemKey> = order.iter().map(|&i| keys[i]).collect();
+    let compute = |wanted: &[usize]| {
+        let batch: Vec<&str> = wanted.iter().map(|&k| texts[order[k]].as_str()).collect();
+        compute(&batch)
+    };
+    let tell = |done, total| progress.features(what, done, total);
+    fill(store, &sorted, &FillOptions::batch(TEXTS), compute, tell).map_err(stopped)?;
+    Ok(Table {
+        dim: store.dim(),
+        values: store.gather(&keys)?,
+    })
 }
 
 fn stopped(error: FillError<TrainError>) -> TrainError {

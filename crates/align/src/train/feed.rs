@@ -1,9 +1,8 @@
 //! Batches of a stage: cached features where a tower is frozen, pixels and tokens where it learns.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
-use bifocal_data::{Limits, Preprocess, ResizeMode, load_images};
+use bifocal_data::{Augment, ImageSource, Limits, Preprocess, ResizeMode, load_images, load_images_augmented};
 use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::ImageBatch;
@@ -13,8 +12,9 @@ use bifocal_nn::engine::tensor;
 use super::TrainError;
 use super::corpus::{Picture, Row};
 use super::draw::Draw;
-use crate::batch::{Batch, Images, Texts};
+use crate::batch::{Batch, Images, Texts, Tokens};
 use crate::losses::Positives;
+use crate::methods::{BatchNeeds, Negatives};
 
 /// Rows of features.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +28,7 @@ impl Table {
         &self.values[i * self.dim..(i + 1) * self.dim]
     }
 
-    fn gather(&self, rows: impl ExactSizeIterator<Item = usize>) -> Tensor<2> {
+    pub fn gather(&self, rows: impl ExactSizeIterator<Item = usize>) -> Tensor<2> {
         let n = rows.len();
         let mut values = Vec::with_capacity(n * self.dim);
         rows.for_each(|i| values.extend_from_slice(self.row(i)));
@@ -39,6 +39,8 @@ impl Table {
 /// The pictures' side.
 #[derive(Debug)]
 pub(crate) enum ImageFeed {
+    /// The stage learns from texts alone.
+    None,
     /// A row of features for each row of the corpus.
     Features(Table),
     /// Files, read when they are needed.
@@ -59,17 +61,23 @@ pub(crate) enum TextFeed {
 pub(crate) struct Feed {
     pub rows: Vec<Row>,
     pub draw: Draw,
-    pub captions: usize,
+    pub needs: BatchNeeds,
     pub images: ImageFeed,
     pub texts: TextFeed,
+    /// Tokens of each text of the corpus with the instruction before it.
+    pub queries: Option<Vec<Encoding>>,
+    /// What the teacher makes of each text of the corpus.
+    pub teacher: Option<Table>,
+    /// Random changes of pictures that learn.
+    pub augment: Option<Augment>,
     /// Pictures that could not be read, told once each.
-    pub told: BTreeSet<PathBuf>,
+    pub told: BTreeSet<String>,
 }
 
-/// A batch with the names of its pictures.
-#[derive(Debug)]
+/// The batches of a step with the names of their samples.
+#[derive(Debug, Default)]
 pub(crate) struct Sampled {
-    pub batch: Batch,
+    pub batches: Vec<Batch>,
     pub keys: Vec<String>,
     /// Of samples whose features are not finite.
     pub broken: Vec<String>,
@@ -77,10 +85,23 @@ pub(crate) struct Sampled {
     pub warnings: Vec<String>,
 }
 
+impl Sampled {
+    pub fn add(&mut self, other: Self) {
+        self.batches.extend(other.batches);
+        self.keys.extend(other.keys);
+        self.broken.extend(other.broken);
+        self.warnings.extend(other.warnings);
+    }
+}
+
 /// A picture of a batch and the texts drawn for it.
 struct Drawn {
     row: usize,
+    /// Its number in the run.
+    sample: u64,
     texts: Vec<u32>,
+    query: Option<u32>,
+    negatives: Vec<u32>,
 }
 
 impl Feed {
@@ -89,69 +110,109 @@ impl Feed {
         let mut drawn = self.draw(step);
         let mut warnings = Vec::new();
         let images = match &self.images {
-            ImageFeed::Features(table) => Images::Features(table.gather(drawn.iter().map(|d| d.row))),
+            ImageFeed::None => None,
+            ImageFeed::Features(table) => Some(Images::Features(table.gather(drawn.iter().map(|d| d.row)))),
             ImageFeed::Pixels(preprocess) => {
-                let paths: Vec<PathBuf> = drawn.iter().map(|d| self.path(d.row)).collect();
-                let loaded =
-                    load_images(&paths, preprocess, &Limits::default()).map_err(|error| TrainError::Features {
-                        what: "pictures".to_owned(),
-                        message: error.to_string(),
-                    })?;
-                for bad in &loaded.bad {
-                    if self.told.insert(bad.path.clone()) {
-                        warnings.push(format!("{} is left out: {}", bad.path.display(), bad.error));
-                    }
-                }
-                let good: BTreeSet<usize> = loaded.good.iter().copied().collect();
-                let mut at = 0..;
-                drawn.retain(|_| at.next().is_some_and(|i| good.contains(&i)));
-                if let ResizeMode::Patches { .. } = preprocess.resize {
-                    return Err(TrainError::Features {
-                        what: "pictures".to_owned(),
-                        message:
-                            "a tower that reads pictures of any proportions cannot learn yet; freeze it in the recipe"
-                                .to_owned(),
-                    });
-                }
-                let batch = ImageBatch::square(loaded.pixels, drawn.len(), preprocess.size as usize);
-                Images::Pixels(batch.filter(|_| !drawn.is_empty()).ok_or_else(|| {
-                    TrainError::NoPictures {
-                        step: number,
-                        first: loaded
-                            .bad
-                            .first()
-                            .map_or_else(String::new, |b| format!("{}: {}", b.path.display(), b.error)),
-                    }
-                })?)
+                let pixels = self.pixels(preprocess, &mut drawn, number, &mut warnings)?;
+                Some(Images::Pixels(pixels))
             }
         };
+        warnings.retain(|(path, _)| self.told.insert(path.clone()));
+        let of = |texts: fn(&Drawn) -> &[u32]| drawn.iter().flat_map(texts).map(|&t| t as usize).collect::<Vec<_>>();
         let owners: Vec<usize> = drawn
             .iter()
             .enumerate()
             .flat_map(|(i, d)| std::iter::repeat_n(i, d.texts.len()))
             .collect();
-        let numbers: Vec<usize> = drawn.iter().flat_map(|d| &d.texts).map(|&t| t as usize).collect();
-        let broken = self.broken(&drawn);
-        let texts = match &self.texts {
-            TextFeed::Features(table) => Texts::Features(table.gather(numbers.into_iter())),
-            TextFeed::Tokens(tokens, pooling) => {
-                Texts::Tokens(TokenBatch::of(numbers.iter().map(|&t| &tokens[t])), *pooling)
-            }
-        };
+        let numbers = of(|d| &d.texts);
         let Some(positives) = Positives::new(drawn.len(), owners) else {
             unreachable!("rows without texts do not come into the corpus");
         };
-        let keys = drawn.iter().map(|d| self.rows[d.row].key.clone()).collect();
+        let asked = of(|d| d.query.as_slice());
+        let queries = self
+            .queries
+            .as_ref()
+            .map(|tokens| packed(tokens, &asked, self.pooling()));
+        let negatives = of(|d| &d.negatives);
+        let batch = Batch {
+            images,
+            texts: self.texts(&numbers),
+            positives,
+            queries,
+            negatives: (!negatives.is_empty()).then(|| {
+                (
+                    self.texts(&negatives),
+                    drawn.iter().map(|d| d.negatives.len()).collect(),
+                )
+            }),
+            teacher_texts: self.teacher.as_ref().map(|table| table.gather(numbers.iter().copied())),
+            first: [0; 3],
+        };
         Ok(Sampled {
-            batch: Batch {
-                images,
-                texts,
-                positives,
-            },
-            keys,
-            broken,
-            warnings,
+            batches: vec![batch],
+            keys: drawn.iter().map(|d| self.rows[d.row].key.clone()).collect(),
+            broken: self.broken(&drawn),
+            warnings: warnings.into_iter().map(|(_, warning)| warning).collect(),
         })
+    }
+
+    /// Pictures that learn; those that cannot be read are taken out of what was drawn.
+    fn pixels(
+        &self,
+        preprocess: &Preprocess,
+        drawn: &mut Vec<Drawn>,
+        number: u64,
+        warnings: &mut Vec<(String, String)>,
+    ) -> Result<ImageBatch, TrainError> {
+        let trouble = |message: String| TrainError::Features {
+            what: "pictures".to_owned(),
+            message,
+        };
+        if let ResizeMode::Patches { .. } = preprocess.resize {
+            let message = "a tower that reads pictures of any proportions cannot learn yet; freeze it in the recipe";
+            return Err(trouble(message.to_owned()));
+        }
+        let images: Vec<&ImageSource> = drawn.iter().map(|d| self.image(d.row)).collect();
+        let limits = Limits::default();
+        let loaded = match &self.augment {
+            Some(augment) => {
+                let seeds: Vec<u64> = drawn.iter().map(|d| self.draw.seed_of(d.sample)).collect();
+                load_images_augmented(&images, preprocess, &limits, augment, &seeds)
+            }
+            None => load_images(&images, preprocess, &limits),
+        };
+        let loaded = loaded.map_err(|error| trouble(error.to_string()))?;
+        for bad in &loaded.bad {
+            let warning = format!("{} is left out: {}", bad.image, bad.error);
+            warnings.push((bad.image.to_string(), warning));
+        }
+        let good: BTreeSet<usize> = loaded.good.iter().copied().collect();
+        let mut at = 0..;
+        drawn.retain(|_| at.next().is_some_and(|i| good.contains(&i)));
+        let batch = ImageBatch::square(loaded.pixels, drawn.len(), preprocess.size as usize);
+        batch
+            .filter(|_| !drawn.is_empty())
+            .ok_or_else(|| TrainError::NoPictures {
+                step: number,
+                first: loaded
+                    .bad
+                    .first()
+                    .map_or_else(String::new, |b| format!("{}: {}", b.image, b.error)),
+            })
+    }
+
+    fn texts(&self, numbers: &[usize]) -> Texts {
+        match &self.texts {
+            TextFeed::Features(table) => Texts::Features(table.gather(numbers.iter().copied())),
+            TextFeed::Tokens(tokens, pooling) => packed(tokens, numbers, *pooling),
+        }
+    }
+
+    fn pooling(&self) -> Pooling {
+        match &self.texts {
+            TextFeed::Tokens(_, pooling) => *pooling,
+            TextFeed::Features(_) => Pooling::Mean,
+        }
     }
 
     /// The step's pictures, each once: one that is drawn twice gets the captions of both draws.
@@ -159,30 +220,77 @@ impl Feed {
         let mut drawn: Vec<Drawn> = Vec::new();
         let mut at: BTreeMap<usize, usize> = BTreeMap::new();
         for (sample, row) in self.draw.step(step) {
-            let all = &self.rows[row].texts;
-            let picked = self.draw.captions(sample, all.len(), self.captions);
-            let picked = picked.into_iter().map(|i| all[i]);
-            match at.get(&row) {
-                Some(&i) => {
-                    let known = drawn[i].texts.clone();
-                    drawn[i].texts.extend(picked.filter(|t| !known.contains(t)));
-                }
-                None => {
-                    at.insert(row, drawn.len());
-                    drawn.push(Drawn {
-                        row,
-                        texts: picked.collect(),
-                    });
-                }
+            let asks = usize::from(self.needs.queries.is_some());
+            let mut picked = self.captions(sample, row, self.needs.captions + asks);
+            // of a single caption, the question is the answer too
+            let query = match asks {
+                0 => None,
+                _ if picked.len() > 1 => picked.pop(),
+                _ => picked.first().copied(),
+            };
+            if let Some(&i) = at.get(&row) {
+                let known = drawn[i].texts.clone();
+                drawn[i].texts.extend(picked.into_iter().filter(|t| !known.contains(t)));
+                continue;
             }
+            at.insert(row, drawn.len());
+            drawn.push(Drawn {
+                row,
+                sample,
+                texts: picked,
+                query,
+                negatives: self.negatives(sample, row),
+            });
         }
         drawn
     }
 
-    fn path(&self, row: usize) -> PathBuf {
+    /// `k` of a row's captions, or all when there are not more; by the weights of their groups where the source has some.
+    fn captions(&self, sample: u64, row: usize, k: usize) -> Vec<u32> {
+        let row = &self.rows[row];
+        let Some(mixed) = &row.mixed else {
+            let picked = self.draw.captions(sample, row.texts.len(), k);
+            return picked.into_iter().map(|i| row.texts[i]).collect();
+        };
+        let groups: Vec<(&str, usize)> = mixed.groups.iter().map(|(name, n)| (&**name, *n)).collect();
+        let usable: usize = groups
+            .iter()
+            .filter(|(name, _)| mixed.mix.uses(name))
+            .map(|(_, n)| n)
+            .sum();
+        let begin = |group: usize| groups[..group].iter().map(|(_, n)| n).sum::<usize>();
+        let picks = mixed.mix.draw(&groups, k.min(usable), self.draw.seed_of(sample));
+        picks
+            .into_iter()
+            .map(|pick| row.texts[begin(pick.group) + pick.caption])
+            .collect()
+    }
+
+    /// Texts that do not belong to the picture of a sample.
+    fn negatives(&self, sample: u64, row: usize) -> Vec<u32> {
+        match self.needs.negatives {
+            Negatives::None => Vec::new(),
+            Negatives::Hard(n) => {
+                let all = &self.rows[row].negatives;
+                let picked = self.draw.negatives(sample, all.len(), n);
+                picked.into_iter().map(|i| all[i]).collect()
+            }
+            Negatives::Random => {
+                let own = &self.rows[row].texts;
+                let (other, caption) = self.draw.other(sample, self.rows.len());
+                let texts = &self.rows[other].texts;
+                let text = texts[caption % texts.len()];
+                if own.contains(&text) { Vec::new() } else { vec![text] }
+            }
+        }
+    }
+
+    fn image(&self, row: usize) -> &ImageSource {
         match &self.rows[row].picture {
-            Picture::File(path) => path.clone(),
-            Picture::Class(_) => unreachable!("classifier rows are refused when the vision tower learns"),
+            Picture::File(image) => image,
+            Picture::Class(_) | Picture::None => {
+                unreachable!("rows without a picture are refused when the vision tower learns")
+            }
         }
     }
 
@@ -195,4 +303,12 @@ impl Feed {
         };
         drawn.iter().filter(bad).map(|d| self.rows[d.row].key.clone()).collect()
     }
+}
+
+fn packed(tokens: &[Encoding], numbers: &[usize], pooling: Pooling) -> Texts {
+    Texts::Tokens(Tokens {
+        batch: TokenBatch::of(numbers.iter().map(|&t| &tokens[t])),
+        pooling,
+        before: 0,
+    })
 }

@@ -32,13 +32,17 @@ pub struct Pairs {
 /// As [`super::run`], before its first step.
 pub fn pairs(recipe: &Recipe, progress: &mut dyn Progress) -> Result<Pairs, TrainError> {
     recipe.check()?;
-    let mut setup = Setup::open(recipe)?;
+    let setup = Setup::open(recipe)?;
     progress.started(&setup.overview(recipe));
-    let features = Features::new(Path::new(&recipe.run.cache), recipe.text.prompt.as_deref());
-    let images = features.images(&setup.vision, &mut setup.corpus, recipe.data.class_rows, progress)?;
-    let texts = features.texts(&setup.text, &setup.corpus.texts, progress)?;
-    let mut means = Vec::with_capacity(setup.corpus.rows.len() * texts.dim);
-    for row in &setup.corpus.rows {
+    let features = Features::new(Path::new(&recipe.run.cache), setup.prompt.as_deref());
+    // the last stage is the one that learns from pictures
+    let Some(mut corpus) = setup.stages.last().map(|last| setup.corpora[last.corpus].clone()) else {
+        unreachable!("a recipe without stages was refused");
+    };
+    let images = features.images(&setup.vision, &mut corpus, recipe.data.class_rows, progress)?;
+    let texts = features.texts(&setup.text, &corpus.texts, progress)?;
+    let mut means = Vec::with_capacity(corpus.rows.len() * texts.dim);
+    for row in &corpus.rows {
         let mut mean = vec![0.0; texts.dim];
         for &text in &row.texts {
             let values = texts.row(text as usize);

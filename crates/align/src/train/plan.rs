@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use bifocal_nn::optim::Rate;
+use bifocal_nn::optim::{Rate, layer_decay};
 use bifocal_nn::params::ParamInfo;
 
 use crate::recipe::{Decay, FreezeRule, OptimizerSpec};
@@ -59,6 +59,16 @@ impl Plan {
                 });
             }
         }
+        let names = || params.iter().map(|p| p.name.as_str());
+        let mut by_layer: BTreeMap<String, f64> = BTreeMap::new();
+        for (tower, &decay) in &optimizer.layer_decay {
+            let below = format!("{tower}.");
+            by_layer.extend(layer_decay(
+                names().filter(|name| name.starts_with(&below)),
+                decay,
+                false,
+            ));
+        }
         let mut learns = BTreeMap::new();
         let mut rows: Vec<Row> = Vec::new();
         for param in params {
@@ -71,7 +81,7 @@ impl Plan {
             let rate = match rule {
                 Some(rule) if rule.frozen || rule.lr == 0.0 => None,
                 rule => Some(Learns {
-                    lr: rule.map_or(1.0, |r| r.lr),
+                    lr: rule.map_or(1.0, |r| r.lr) * by_layer.get(&param.name).copied().unwrap_or(1.0),
                     weight_decay: if decays {
                         rule.and_then(|r| r.weight_decay).unwrap_or(optimizer.weight_decay)
                     } else {
@@ -157,7 +167,7 @@ fn beginnings(params: &[ParamInfo]) -> String {
 }
 
 /// Whether a pattern, in which `*` stands for any characters, matches all of a name.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or("");
     let Some(mut rest) = name.strip_prefix(first) else {

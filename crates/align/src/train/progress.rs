@@ -10,10 +10,8 @@ use super::plan::Plan;
 pub struct Overview {
     /// Method of the recipe.
     pub method: String,
-    /// Which parameters learn, stage by stage.
-    pub stages: Vec<(String, Plan)>,
-    /// Steps of each stage.
-    pub steps: u64,
+    /// What each stage does.
+    pub stages: Vec<StageOverview>,
     /// Training pictures, held-out pictures and distinct texts.
     pub images: usize,
     /// Pictures that are kept out of training.
@@ -22,6 +20,26 @@ pub struct Overview {
     pub texts: usize,
     /// Rows of the data that could not be used, with the reason.
     pub unusable: Vec<String>,
+}
+
+/// What a stage is about to do.
+#[derive(Clone, Debug)]
+pub struct StageOverview {
+    /// As recipes name it.
+    pub name: String,
+    /// Which parameters learn.
+    pub plan: Plan,
+    /// How many steps.
+    pub steps: u64,
+    /// Samples a step.
+    pub batch: usize,
+}
+
+impl Overview {
+    /// Steps of all stages.
+    pub fn steps(&self) -> u64 {
+        self.stages.iter().map(|stage| stage.steps).sum()
+    }
 }
 
 /// A step that was taken.
@@ -48,6 +66,8 @@ pub trait Progress {
     fn features(&mut self, _what: &str, _done: usize, _total: usize) {}
     /// A step was taken.
     fn step(&mut self, _report: &StepReport<'_>) {}
+    /// Held-out pictures were looked at.
+    fn evaluated(&mut self, _evaluation: &super::watch::Evaluation) {}
     /// A checkpoint is on the disk.
     fn checkpoint(&mut self, _step: u64, _path: &Path) {}
     /// Something that the user should know.

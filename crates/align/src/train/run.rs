@@ -8,9 +8,12 @@ use bifocal_data::atomic::{FileLock, write_atomic};
 
 use super::checkpoint::{Checkpoints, Snapshot, State};
 use super::feed::{Feed, Sampled};
+use super::judge::Judge;
 use super::metrics::{Log, Metrics, Timing};
-use super::setup::Setup;
+use super::plan::Plan;
+use super::setup::{Prepared, Setup};
 use super::trainer::{Outcome, Trainer};
+use super::watch::Watch;
 use super::{Overview, Progress, StepReport, TrainError};
 use crate::recipe::{BadStep, Recipe};
 
@@ -86,16 +89,18 @@ pub fn run(recipe: &Recipe, options: &Options, progress: &mut dyn Progress) -> R
         progress.resumed(start.step, &skipped);
     }
     write(&out.join("recipe.toml"), recipe.to_toml().as_bytes())?;
-    write(&out.join("holdout.json"), setup.held_out().as_bytes())?;
+    let held_out = serde_json::json!(setup.held_out());
+    write(&out.join("holdout.json"), format!("{held_out:#}\n").as_bytes())?;
     let session = Session {
         recipe,
         out,
         checkpoints,
         metrics: open_log(out, "metrics.jsonl", start.step)?,
         timings: open_log(out, "timings.jsonl", start.step)?,
+        watch: Watch::open(out, start.step, &recipe.run.best_by)?,
         state: start,
         progress,
-        total: overview.steps * overview.stages.len() as u64,
+        total: overview.steps(),
         last: None,
         skipped_steps: 0,
         began: Instant::now(),
@@ -146,6 +151,7 @@ struct Session<'a> {
     checkpoints: Checkpoints,
     metrics: Log,
     timings: Log,
+    watch: Watch,
     state: State,
     progress: &'a mut dyn Progress,
     /// Steps of all stages.
@@ -160,32 +166,39 @@ struct Session<'a> {
 impl Session<'_> {
     fn run(mut self, mut setup: Setup, mut snapshot: Option<Snapshot>) -> Result<RunSummary, TrainError> {
         let resumed_from = snapshot.as_ref().map(|s| s.state.step);
-        let steps = setup.schedule.total();
         for index in self.state.stage..setup.stages.len() {
-            let mut feed = setup.feed(self.recipe, index, self.progress)?;
-            let mut trainer = setup.trainer(self.recipe, index);
+            let mut trainer = setup.trainer(index);
             if let Some(snapshot) = snapshot.take() {
                 trainer.restore(snapshot).map_err(|message| TrainError::OtherRun {
                     path: self.out.to_owned(),
                     message: format!("{message}; begin anew in another folder"),
                 })?;
             }
+            let mut feed = setup.feed(index, trainer.towers(), self.progress)?;
+            let judge = setup.judge(index, self.progress)?;
+            let prepared = &setup.stages[index];
+            let steps = prepared.schedule.total();
             self.began = Instant::now();
             while self.state.stage_step < steps {
-                self.step(&mut trainer, &mut feed, setup.schedule.at(self.state.stage_step))?;
+                self.step(&mut trainer, &mut feed, prepared)?;
                 let ended = self.state.stage_step == steps;
-                let stop = self.progress.stop() && !ended;
-                if stop || ended || self.state.step.is_multiple_of(self.recipe.run.checkpoint_every) {
-                    self.checkpoint(&trainer)?;
+                let stop = self.progress.stop() && !(ended && index + 1 == setup.stages.len());
+                let every = self.recipe.run.evaluate_every;
+                let due = ended || (every > 0 && self.state.step.is_multiple_of(every));
+                let best = due && self.look(judge.as_ref(), &trainer, &prepared.plan)?;
+                if stop || ended || best || self.state.step.is_multiple_of(self.recipe.run.checkpoint_every) {
+                    self.checkpoint(&trainer, best)?;
                 }
                 if stop {
                     return Ok(self.summary(resumed_from, None));
                 }
             }
+            drop(feed);
             setup.take_back(trainer);
             if index + 1 < setup.stages.len() {
                 self.state.stage += 1;
                 self.state.stage_step = 0;
+                self.state.optimizer_step = 0;
             }
         }
         let bundle = self.out.join("model");
@@ -193,13 +206,19 @@ impl Session<'_> {
         Ok(self.summary(resumed_from, Some((bundle, manifest.fingerprint))))
     }
 
-    fn step(&mut self, trainer: &mut Trainer, feed: &mut Feed, lr: f64) -> Result<(), TrainError> {
+    fn step(&mut self, trainer: &mut Trainer, feed: &mut Feed, prepared: &Prepared) -> Result<(), TrainError> {
         let clock = Instant::now();
         let number = self.state.step + 1;
-        let sampled = feed.batch(self.state.stage_step, number)?;
+        let lr = prepared.schedule.at(self.state.stage_step);
+        let times = prepared.recipe.data.accumulate as u64;
+        let first = self.state.stage_step * times;
+        let mut sampled = Sampled::default();
+        for i in first..first + times {
+            sampled.add(feed.batch(i, number)?);
+        }
         sampled.warnings.iter().for_each(|w| self.progress.warning(w));
         let outcome = trainer
-            .step(self.state.step, &sampled.batch, lr)
+            .step(&*prepared.stage.objective, self.state.step, &sampled.batches, lr)
             .map_err(|source| TrainError::Method { step: number, source })?;
         if outcome.not_finite.is_some() {
             self.not_finite(number, &outcome, &sampled)?;
@@ -234,6 +253,7 @@ impl Session<'_> {
         self.timings
             .push(&timing)
             .map_err(TrainError::io(self.timings.path()))?;
+        self.watch.step(&metrics)?;
         let pace = self.pace.map_or(seconds, |pace| 0.95 * pace + 0.05 * seconds);
         self.pace = Some(pace);
         self.progress.step(&StepReport {
@@ -281,12 +301,32 @@ impl Session<'_> {
         }
     }
 
-    fn checkpoint(&mut self, trainer: &Trainer) -> Result<(), TrainError> {
-        // The checkpoint stands for these lines; they go to the disk first.
+    /// Looks at the held-out pictures, if there are some, and writes the page about the run; tells whether they were never found better.
+    fn look(&mut self, judge: Option<&Judge>, trainer: &Trainer, plan: &Plan) -> Result<bool, TrainError> {
+        self.sync_logs()?;
+        let (mut best, mut retrievals) = (false, Vec::new());
+        if let Some(judge) = judge {
+            let rows = judge.embed(trainer.towers())?;
+            let evaluation = judge.evaluate(&rows, self.state.step)?;
+            self.progress.evaluated(&evaluation);
+            best = self.watch.evaluated(&evaluation)?;
+            retrievals = judge.retrievals(&rows);
+        }
+        self.watch.page(self.out, plan, retrievals)?;
+        Ok(best)
+    }
+
+    /// What checkpoints and the page stand for goes to the disk first.
+    fn sync_logs(&mut self) -> Result<(), TrainError> {
         for log in [&mut self.metrics, &mut self.timings] {
             let path = log.path().to_owned();
             log.sync().map_err(TrainError::io(&path))?;
         }
+        self.watch.sync()
+    }
+
+    fn checkpoint(&mut self, trainer: &Trainer, best: bool) -> Result<(), TrainError> {
+        self.sync_logs()?;
         let snapshot = Snapshot {
             state: self.state.clone(),
             weights: trainer.learnt(),
@@ -304,6 +344,9 @@ impl Session<'_> {
             });
         }
         let path = self.checkpoints.save(&snapshot)?;
+        if best {
+            self.checkpoints.keep_best(&path)?;
+        }
         self.progress.checkpoint(self.state.step, &path);
         Ok(())
     }

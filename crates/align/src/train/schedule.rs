@@ -2,12 +2,13 @@
 
 use crate::recipe::{ScheduleKind, ScheduleSpec};
 
-/// Linear warm-up, then a cosine to zero or a constant (open_clip `scheduler.py`).
+/// Linear warm-up, then a cosine to zero, or a constant with or without a way down at the end (open_clip `scheduler.py`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     base: f64,
     kind: ScheduleKind,
     warmup: u64,
+    cooldown: u64,
     total: u64,
 }
 
@@ -18,6 +19,7 @@ impl Schedule {
             base,
             kind,
             warmup,
+            cooldown: 0,
             total,
         }
     }
@@ -27,12 +29,14 @@ impl Schedule {
         let epochs = spec.epochs.unwrap_or(1.0);
         let by_epochs = (epochs * rows as f64 / batch.max(1) as f64).round() as u64;
         let total = spec.steps.unwrap_or(by_epochs).max(1);
-        let warmup = if spec.warmup < 1.0 {
-            (spec.warmup * total as f64).ceil() as u64
-        } else {
-            spec.warmup as u64
+        let steps = |share: f64| match share < 1.0 {
+            true => (share * total as f64).ceil() as u64,
+            false => share as u64,
         };
-        Self::new(spec.kind, base, warmup, total)
+        Self {
+            cooldown: steps(spec.cooldown).min(total),
+            ..Self::new(spec.kind, base, steps(spec.warmup), total)
+        }
     }
 
     /// Number of steps.
@@ -52,6 +56,12 @@ impl Schedule {
         }
         match self.kind {
             ScheduleKind::Constant => self.base,
+            // open_clip's const_lr_cooldown with power 1 and end 0
+            ScheduleKind::Cooldown => {
+                let start = self.total - self.cooldown;
+                let done = t.saturating_sub(start) as f64 / self.cooldown.max(1) as f64;
+                self.base * (1.0 - done).max(0.0)
+            }
             ScheduleKind::Cosine => {
                 let length = self.total.saturating_sub(self.warmup).max(1);
                 let done = (t - self.warmup).min(length) as f64 / length as f64;
@@ -87,6 +97,20 @@ mod tests {
     fn a_constant_stays_after_its_warm_up() {
         let schedule = Schedule::new(ScheduleKind::Constant, 2.0, 4, 10);
         assert_eq!([0, 3, 4, 9].map(|t| schedule.at(t)), [0.5, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn a_cooldown_is_a_straight_line_at_the_end() {
+        let spec = ScheduleSpec {
+            kind: ScheduleKind::Cooldown,
+            warmup: 2.0,
+            cooldown: 0.5,
+            steps: Some(8),
+            ..ScheduleSpec::default()
+        };
+        let schedule = Schedule::from_spec(&spec, 4.0, 1, 1);
+        let all: Vec<f64> = (0..9).map(|t| schedule.at(t)).collect();
+        assert_eq!(all, [2.0, 4.0, 4.0, 4.0, 4.0, 3.0, 2.0, 1.0, 0.0]);
     }
 
     #[test]

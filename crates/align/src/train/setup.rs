@@ -1,24 +1,34 @@
 //! From a recipe to everything that a run needs: towers, heads, data.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use bifocal_models::bundle::{self, Located, Manifest, Parts, SaveTower, Standardize, locate};
-use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
-use bifocal_models::towers::Towers;
+use bifocal_data::{ImageSource, Limits, ResizeMode};
+use bifocal_models::adapter::{Head, HeadConfig};
+use bifocal_models::bundle::{
+    self, Located, Manifest, Model, Parts, SaveTower, Standardize, TextSide, VisionSide, locate, open_text_side,
+    open_vision_side,
+};
+use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
+use bifocal_models::towers::{Teacher, Towers};
+use bifocal_nn::Module;
 use bifocal_nn::init::Rng;
+use bifocal_nn::lora::{self, Fold};
 use bifocal_nn::params::{self, ParamInfo};
 
 use super::corpus::{Corpus, Picture, Row};
-use super::draw::{Draw, INIT, mix};
+use super::draw::Draw;
 use super::features::Features;
 use super::feed::{Feed, ImageFeed, Table, TextFeed};
-use super::plan::Plan;
+use super::judge::{HeldImages, HeldTexts, Judge};
+use super::plan::{Plan, matches};
 use super::schedule::Schedule;
 use super::trainer::Trainer;
-use super::{Overview, Progress, TrainError};
-use crate::methods::{self, Method, Stage};
-use crate::recipe::{LossKind, Recipe, RecipeError};
+use super::{Overview, Progress, StageOverview, TrainError};
+use crate::methods::{self, Stage};
+use crate::random::{INIT, mix};
+use crate::recipe::{HeadKind, HeadSpec, LoraSpec, LossKind, Recipe, RecipeError};
 
 /// A pretrained tower: as the recipe names it and where it was found.
 #[derive(Clone, Debug)]
@@ -27,18 +37,36 @@ struct Origin {
     path: PathBuf,
 }
 
+/// A stage before it runs.
+pub(crate) struct Prepared {
+    pub stage: Stage,
+    /// The recipe as the stage has it.
+    pub recipe: Recipe,
+    pub plan: Plan,
+    pub schedule: Schedule,
+    /// Into [`Setup::corpora`].
+    pub corpus: usize,
+}
+
 /// A run before its first step and between its stages.
 pub(crate) struct Setup {
-    pub stages: Vec<(Stage, Plan)>,
-    pub schedule: Schedule,
+    pub stages: Vec<Prepared>,
     /// A trainer has them while a stage runs. A tower is among them from the first stage on in which it learns; until then it is
     /// frozen, and its features are computed by the encoder below.
-    moving: Option<(Box<dyn Method>, Towers)>,
+    moving: Option<Towers>,
     pub vision: VisionEncoder,
     pub text: TextEncoder,
+    /// A sentence with `{}` around each text.
+    pub prompt: Option<String>,
+    /// The text encoder as it was opened.
+    text_fingerprint: String,
     vision_origin: Origin,
     text_origin: Origin,
-    pub corpus: Corpus,
+    teacher_origin: Option<Origin>,
+    image_head: HeadConfig,
+    text_head: HeadConfig,
+    /// What stages learn from; those with the same `[data]` share one.
+    pub corpora: Vec<Corpus>,
     standardize_image: Option<Standardize>,
     standardize_text: Option<Standardize>,
 }
@@ -46,134 +74,198 @@ pub(crate) struct Setup {
 impl Setup {
     /// Opens towers and data, builds heads. Computes no features and writes nothing.
     pub fn open(recipe: &Recipe) -> Result<Self, TrainError> {
-        let corpus = Corpus::open(&recipe.data)?;
+        let mut corpora: Vec<Corpus> = Vec::new();
+        let mut known: Vec<(crate::recipe::DataSpec, usize)> = Vec::new();
+        let mut stages = Vec::new();
+        for (stage, recipe) in methods::stages(recipe)? {
+            let same = known.iter().find(|(data, _)| data.sources == recipe.data.sources);
+            let corpus = match same {
+                Some((_, corpus)) => *corpus,
+                None => {
+                    corpora.push(Corpus::open(&recipe.data, &recipe.text.facets)?);
+                    known.push((recipe.data.clone(), corpora.len() - 1));
+                    corpora.len() - 1
+                }
+            };
+            stages.push((stage, recipe, corpus));
+        }
         let vision_origin = find("vision.model", &recipe.vision.model)?;
         let text_origin = find("text.model", &recipe.text.model)?;
-        let vision = open_vision(&vision_origin.path)?;
-        let options = TextOptions {
-            pooling: recipe.text.pooling,
-            attention: recipe.text.attention,
-            layer: recipe.text.layer,
-            prompt: recipe.text.prompt_name.clone(),
+        let mut vision = open_vision_side(&vision_origin.path)?;
+        if !recipe.vision.projection {
+            vision.encoder.tower = vision.encoder.tower.without_projection();
+        }
+        let mut text = open_text_side(&text_origin.path, &text_options(recipe))?;
+        let teacher_origin = match stages.iter().any(|(stage, _, _)| stage.needs.teacher_texts) {
+            true => Some(match recipe.teacher.model.as_str() {
+                "" => vision_origin.clone(),
+                name => find("teacher.model", name)?,
+            }),
+            false => None,
         };
-        let text = open_text(&text_origin.path, &options)?;
-        let method = (methods::find(&recipe.method)?.build)(recipe);
-        let towers = heads(recipe, &vision, &text)?;
-        let params = all_params(&towers, &vision, &text);
-        let stages = method
-            .stages()
+        for (which, (_, recipe, _)) in stages.iter().enumerate() {
+            attach(
+                &recipe.lora,
+                &mut vision,
+                &mut text,
+                mix(recipe.seed, INIT, 2 + which as u64),
+            )?;
+        }
+        let (towers, image_head, text_head) = heads(recipe, &mut vision, &mut text)?;
+        let params = all_params(&towers, &vision.encoder, &text.encoder);
+        let stages = stages
             .into_iter()
-            .map(|stage| {
+            .map(|(stage, recipe, corpus)| {
                 let rules: Vec<_> = stage.rules.iter().chain(&recipe.freeze).cloned().collect();
-                Ok((stage, Plan::new(&params, &rules, &recipe.optimizer)?))
+                let length = draw(&recipe, &corpora[corpus]).epoch_length();
+                if length < recipe.data.batch as u64 {
+                    return Err(RecipeError::Value {
+                        key: "data.batch",
+                        message: format!(
+                            "{} is more than the {length} samples of an epoch; set it lower",
+                            recipe.data.batch
+                        ),
+                    }
+                    .into());
+                }
+                let plan = Plan::new(&params, &rules, &recipe.optimizer)?;
+                check_stage(&stage, &recipe, &plan)?;
+                Ok(Prepared {
+                    plan,
+                    schedule: Schedule::from_spec(
+                        &recipe.schedule,
+                        recipe.optimizer.lr,
+                        length as usize,
+                        recipe.data.batch * recipe.data.accumulate,
+                    ),
+                    stage,
+                    recipe,
+                    corpus,
+                })
             })
             .collect::<Result<Vec<_>, TrainError>>()?;
-        let length = draw(recipe, &corpus).epoch_length();
-        if length < recipe.data.batch as u64 {
-            return Err(RecipeError::Value {
-                key: "data.batch",
-                message: format!(
-                    "{} is more than the {length} samples of an epoch; set it lower",
-                    recipe.data.batch
-                ),
-            }
-            .into());
-        }
-        let schedule = Schedule::from_spec(
-            &recipe.schedule,
-            recipe.optimizer.lr,
-            length as usize,
-            recipe.data.batch,
-        );
         Ok(Self {
             stages,
-            schedule,
-            moving: Some((method, towers)),
-            vision,
-            text,
+            moving: Some(towers),
+            prompt: recipe.text.prompt.clone().or(text.prompt),
+            text_fingerprint: text.encoder.fingerprint.clone(),
+            vision: vision.encoder,
+            text: text.encoder,
             vision_origin,
             text_origin,
-            corpus,
+            teacher_origin,
+            image_head,
+            text_head,
+            corpora,
             standardize_image: None,
             standardize_text: None,
         })
     }
 
     pub fn overview(&self, recipe: &Recipe) -> Overview {
+        let stage = |prepared: &Prepared| StageOverview {
+            name: prepared.stage.name.to_owned(),
+            plan: prepared.plan.clone(),
+            steps: prepared.schedule.total(),
+            batch: prepared.recipe.data.batch,
+        };
+        let of_all = |count: fn(&Corpus) -> usize| self.corpora.iter().map(count).sum();
         Overview {
             method: recipe.method.clone(),
-            stages: self
-                .stages
-                .iter()
-                .map(|(s, p)| (s.name.to_owned(), p.clone()))
-                .collect(),
-            steps: self.schedule.total(),
-            images: self.corpus.rows.len(),
-            held_out: self.corpus.held_out.len(),
-            texts: self.corpus.texts.len(),
-            unusable: self.corpus.unusable.clone(),
+            stages: self.stages.iter().map(stage).collect(),
+            images: of_all(|corpus| corpus.rows.len()),
+            held_out: self.held_out().len(),
+            texts: of_all(|corpus| corpus.texts.len()),
+            unusable: self.corpora.iter().flat_map(|c| c.unusable.iter().cloned()).collect(),
         }
     }
 
     /// A hash of the data and the pretrained towers.
     pub fn fingerprint(&self) -> String {
-        let all = format!(
-            "{} {} {} {}",
-            self.corpus.fingerprint(),
+        let mut all = format!(
+            "{} {} {}",
             self.vision.fingerprint,
             self.vision.preprocess.fingerprint(),
-            self.text.fingerprint
+            self.text_fingerprint
         );
+        for corpus in &self.corpora {
+            all.push(' ');
+            all.push_str(&corpus.fingerprint());
+        }
         blake3::hash(all.as_bytes()).to_hex().to_string()
     }
 
-    /// The list of held-out pictures as JSON.
-    pub fn held_out(&self) -> String {
-        match serde_json::to_string_pretty(&self.corpus.held_out) {
-            Ok(json) => json + "\n",
-            Err(error) => unreachable!("a list of texts is JSON: {error}"),
-        }
+    /// Pictures that no stage learns from.
+    pub fn held_out(&self) -> Vec<super::corpus::HeldOut> {
+        let mut all: Vec<_> = self.corpora.iter().flat_map(|c| c.held_out.iter().cloned()).collect();
+        let mut seen = BTreeSet::new();
+        all.retain(|held| seen.insert((held.source.clone(), held.image.clone())));
+        all
     }
 
     /// Whether a tower has begun to learn by this stage.
     fn has_learnt(&self, prefix: &str, stage: usize) -> bool {
-        self.stages
-            .iter()
-            .take(stage + 1)
-            .any(|(_, plan)| plan.learns_below(prefix))
+        self.stages[..=stage].iter().any(|s| s.plan.learns_below(prefix))
     }
 
-    /// The data of a stage; features of frozen towers are computed here, or taken from the cache.
-    pub fn feed(&mut self, recipe: &Recipe, stage: usize, progress: &mut dyn Progress) -> Result<Feed, TrainError> {
-        let features = Features::new(Path::new(&recipe.run.cache), recipe.text.prompt.as_deref());
+    /// Whether features of a tower are computed once for a stage: it does not learn in it.
+    fn stands_still(&self, prefix: &str, stage: usize) -> bool {
+        !self.stages[stage].plan.learns_below(prefix)
+    }
+
+    /// The data of a stage; features of frozen towers are computed here, or taken from the cache. Of a tower that has learnt in an earlier
+    /// stage, `towers` holds what it has become.
+    pub fn feed(&mut self, stage: usize, towers: &Towers, progress: &mut dyn Progress) -> Result<Feed, TrainError> {
+        self.take_over(stage, towers);
+        let recipe = self.stages[stage].recipe.clone();
+        let needs = self.stages[stage].stage.needs.clone();
+        let features = Features::new(Path::new(&recipe.run.cache), self.prompt.as_deref());
         let learning_with = |key: &'static str, tower: &str| RecipeError::Value {
             key,
             message: format!("features change while the {tower} tower learns; freeze it, or take this out"),
         };
-        let images = if self.has_learnt("vision.", stage) {
+        let (vision_still, text_still) = (self.stands_still("vision.", stage), self.stands_still("text.", stage));
+        // pictures that cannot be read are left out of this stage's rows, not of the corpus: what a resumed run learns from must not depend
+        // on the stages before
+        let corpus = &mut self.corpora[self.stages[stage].corpus].clone();
+        if let Some(row) = corpus.without_picture().filter(|_| needs.images) {
+            return Err(TrainError::Data {
+                path: row.key.clone().into(),
+                message:
+                    "is texts alone, and this stage learns from pictures; give it data of its own ([stage.NAME.data])"
+                        .to_owned(),
+            });
+        }
+        let images = if !needs.images {
+            ImageFeed::None
+        } else if !vision_still {
             if recipe.image_head.standardize_input {
                 return Err(learning_with("image_head.standardize_input", "vision").into());
             }
-            if self.corpus.has_classes() {
+            if corpus.has_classes() {
                 return Err(learning_with("data.sources.kind = \"classifier\"", "vision").into());
             }
             ImageFeed::Pixels(self.vision.preprocess.clone())
         } else {
-            let mut table = features.images(&self.vision, &mut self.corpus, recipe.data.class_rows, progress)?;
+            let mut table = features.images(&self.vision, corpus, recipe.data.class_rows, progress)?;
             if recipe.image_head.standardize_input {
-                let statistics = Standardize::fit(&self.of_pictures(&table), table.dim);
+                let statistics = Standardize::fit(&of_pictures(corpus, &table), table.dim);
                 statistics.apply(&mut table.values);
                 self.standardize_image = Some(statistics);
             }
             ImageFeed::Features(table)
         };
-        let texts = if self.has_learnt("text.", stage) {
+        let mut queries = None;
+        let texts = if !text_still {
             if recipe.text_head.standardize_input {
                 return Err(learning_with("text_head.standardize_input", "text").into());
             }
-            TextFeed::Tokens(features.tokens(&self.text, &self.corpus.texts)?, self.text.pooling)
+            if let Some(instruction) = &needs.queries {
+                queries = Some(features.tokens(&self.text, &corpus.texts, Some(instruction))?);
+            }
+            TextFeed::Tokens(features.tokens(&self.text, &corpus.texts, None)?, self.text.pooling)
         } else {
-            let mut table = features.texts(&self.text, &self.corpus.texts, progress)?;
+            let mut table = features.texts(&self.text, &corpus.texts, progress)?;
             if recipe.text_head.standardize_input {
                 let statistics = Standardize::fit(&table.values, table.dim);
                 statistics.apply(&mut table.values);
@@ -181,33 +273,103 @@ impl Setup {
             }
             TextFeed::Features(table)
         };
-        let captions = match &self.moving {
-            Some((method, _)) => method.needs(&self.stages[stage].0).captions,
-            None => 1,
+        let teacher = match (&self.teacher_origin, needs.teacher_texts) {
+            (Some(origin), true) => {
+                let teacher = Model::open(&origin.path, &TextOptions::default())?;
+                Some(features.teacher_texts(&teacher, &corpus.texts, progress)?)
+            }
+            _ => None,
         };
         Ok(Feed {
-            rows: self.corpus.rows.clone(),
-            draw: draw(recipe, &self.corpus),
-            captions,
+            rows: corpus.rows.clone(),
+            draw: draw(&recipe, corpus),
+            needs,
             images,
             texts,
+            queries,
+            teacher,
+            augment: recipe.data.augment,
             told: BTreeSet::new(),
         })
     }
 
-    /// Features of the rows that are pictures, or of all rows when none is.
-    fn of_pictures(&self, table: &Table) -> Vec<f32> {
-        let file = |row: &Row| matches!(row.picture, Picture::File(_));
-        if !self.corpus.rows.iter().any(file) {
-            return table.values.clone();
+    /// What evaluates a stage: the held-out pictures as its towers see them. `None` when nothing was held out, or the stage learns from texts
+    /// alone. Called after [`Setup::feed`], which puts frozen towers and statistics in place.
+    pub fn judge(&self, stage: usize, progress: &mut dyn Progress) -> Result<Option<Judge>, TrainError> {
+        let prepared = &self.stages[stage];
+        let recipe = &prepared.recipe;
+        let held = &self.corpora[prepared.corpus].held;
+        if !prepared.stage.needs.images
+            || held.is_empty()
+            || matches!(self.vision.preprocess.resize, ResizeMode::Patches { .. })
+        {
+            return Ok(None);
         }
-        let rows = self.corpus.rows.iter().enumerate().filter(|(_, row)| file(row));
-        rows.flat_map(|(i, _)| table.row(i)).copied().collect()
+        let limits = Limits::default();
+        let readable = |(image, captions): &&(ImageSource, Vec<String>)| {
+            !captions.is_empty() && image.open(&limits, self.vision.preprocess.conventions).is_ok()
+        };
+        let held: Vec<_> = held.iter().filter(readable).take(recipe.run.evaluate_on).collect();
+        let pictures: Vec<ImageSource> = held.iter().map(|(image, _)| image.clone()).collect();
+        let captions: Vec<String> = held.iter().flat_map(|(_, captions)| captions.clone()).collect();
+        let owners = held
+            .iter()
+            .enumerate()
+            .flat_map(|(i, (_, c))| std::iter::repeat_n(i, c.len()));
+        let owners = owners.collect();
+        if pictures.is_empty() {
+            return Ok(None);
+        }
+        let prompt = recipe.text.facets.first().or(self.prompt.as_ref());
+        let features = Features::new(Path::new(&recipe.run.cache), prompt.map(String::as_str));
+        let images = match self.stands_still("vision.", stage) {
+            false => HeldImages::Pixels(self.vision.preprocess.clone()),
+            true => {
+                let mut table = features.held(&self.vision, &pictures, progress)?;
+                if let Some(statistics) = &self.standardize_image {
+                    statistics.apply(&mut table.values);
+                }
+                HeldImages::Features(table)
+            }
+        };
+        let texts = match self.stands_still("text.", stage) {
+            false => HeldTexts::Tokens(features.tokens(&self.text, &captions, None)?, self.text.pooling),
+            true => {
+                let mut table = features.texts(&self.text, &captions, progress)?;
+                if let Some(statistics) = &self.standardize_text {
+                    statistics.apply(&mut table.values);
+                }
+                HeldTexts::Features(table)
+            }
+        };
+        Ok(Some(Judge {
+            pictures,
+            captions,
+            owners,
+            images,
+            texts,
+        }))
     }
 
-    /// Hands method and towers to a trainer.
-    pub fn trainer(&mut self, recipe: &Recipe, stage: usize) -> Trainer {
-        let Some((method, mut towers)) = self.moving.take() else {
+    /// Puts towers that have learnt and now stand still into the encoders that compute features.
+    fn take_over(&mut self, stage: usize, towers: &Towers) {
+        if let Some(tower) = towers.vision.as_ref().filter(|_| self.stands_still("vision.", stage)) {
+            let still = params::set_trainable(tower.clone(), |_| false);
+            self.vision.fingerprint = hash_of(&still);
+            self.vision.tower = still;
+        }
+        if let Some(tower) = towers.text.as_ref().filter(|_| self.stands_still("text.", stage)) {
+            let still = params::set_trainable(tower.clone(), |_| false);
+            // a language model's table of tokens is not among its parameters
+            let both = format!("{} {}", self.text_fingerprint, hash_of(&still));
+            self.text.fingerprint = blake3::hash(both.as_bytes()).to_hex().to_string();
+            self.text.tower = still;
+        }
+    }
+
+    /// Hands the towers to a trainer.
+    pub fn trainer(&mut self, stage: usize) -> Trainer {
+        let Some(mut towers) = self.moving.take() else {
             unreachable!("the trainer of the stage before has given them back");
         };
         if towers.vision.is_none() && self.has_learnt("vision.", stage) {
@@ -216,21 +378,43 @@ impl Setup {
         if towers.text.is_none() && self.has_learnt("text.", stage) {
             towers.text = Some(self.text.tower.clone());
         }
-        let learnt = self.stages.iter().take(stage + 1).flat_map(|(_, plan)| plan.names());
-        let learnt = learnt.map(str::to_owned).collect();
-        let plan = self.stages[stage].1.clone();
-        Trainer::new(method, towers, plan, learnt, &recipe.optimizer, recipe.seed)
+        let prepared = &self.stages[stage];
+        towers.teacher = match &towers.vision {
+            Some(vision) if prepared.stage.keeps_teacher && prepared.plan.learns_below("vision.") => {
+                let teacher = Teacher {
+                    vision: vision.clone(),
+                    image_head: towers.image_head.clone(),
+                };
+                Some(params::set_trainable(teacher, |_| false))
+            }
+            _ => None,
+        };
+        let learnt = self.stages[..=stage].iter().flat_map(|s| s.plan.names());
+        let mut learnt: BTreeSet<String> = learnt.map(str::to_owned).collect();
+        // what changes without a gradient
+        let moves = |name: &str| name.starts_with("teacher.") || name.contains(".running_");
+        learnt.extend(
+            params::list(&towers)
+                .into_iter()
+                .map(|p| p.name)
+                .filter(|name| moves(name)),
+        );
+        Trainer::new(towers, &prepared.plan, learnt, &prepared.recipe)
     }
 
     pub fn take_back(&mut self, trainer: Trainer) {
-        self.moving = Some(trainer.into_parts());
+        self.moving = Some(trainer.into_towers());
     }
 
     /// Writes the bundle.
     pub fn save(&self, recipe: &Recipe, dir: &Path) -> Result<Manifest, TrainError> {
-        let Some((_, towers)) = &self.moving else {
+        let Some(towers) = &self.moving else {
             unreachable!("the last trainer has given the towers back");
         };
+        let mut towers = towers.clone();
+        towers.teacher = None;
+        towers.vision = towers.vision.map(merged);
+        towers.text = towers.text.map(merged);
         let tower = |origin: &Origin, fingerprint: &str, trained: bool| SaveTower {
             name: origin.name.clone(),
             path: origin.path.clone(),
@@ -240,23 +424,58 @@ impl Setup {
         let parts = Parts {
             method: &recipe.method,
             licence: None,
-            towers,
             vision: tower(&self.vision_origin, &self.vision.fingerprint, towers.vision.is_some()),
-            text: tower(&self.text_origin, &self.text.fingerprint, towers.text.is_some()),
+            text: tower(&self.text_origin, &self.text_fingerprint, towers.text.is_some()),
+            towers: &towers,
             pooling: self.text.pooling,
             attention: self.text.attention,
             layer: recipe.text.layer,
             prompt_name: recipe.text.prompt_name.clone(),
-            prompt: recipe.text.prompt.clone(),
+            prompt: recipe.text.facets.first().cloned().or_else(|| self.prompt.clone()),
             preprocess: self.vision.preprocess.clone(),
-            image_head: recipe.image_head.config(recipe.embed_dim),
-            text_head: recipe.text_head.config(recipe.embed_dim),
+            image_head: self.image_head.clone(),
+            text_head: self.text_head.clone(),
             standardize_image: self.standardize_image.as_ref(),
             standardize_text: self.standardize_text.as_ref(),
             copy_towers: recipe.run.copy_towers,
         };
         Ok(bundle::save(dir, &parts)?)
     }
+}
+
+/// A tower with its adapters in its weights.
+fn merged<M: Module>(tower: M) -> M {
+    lora::merge(tower, Fold::default()).0
+}
+
+fn text_options(recipe: &Recipe) -> TextOptions {
+    TextOptions {
+        pooling: recipe.text.pooling,
+        attention: recipe.text.attention,
+        layer: recipe.text.layer,
+        prompt: recipe.text.prompt_name.clone(),
+    }
+}
+
+/// Features of the rows that are pictures, or of all rows when none is.
+fn of_pictures(corpus: &Corpus, table: &Table) -> Vec<f32> {
+    let file = |row: &Row| matches!(row.picture, Picture::File(_));
+    if !corpus.rows.iter().any(file) {
+        return table.values.clone();
+    }
+    let rows = corpus.rows.iter().enumerate().filter(|(_, row)| file(row));
+    rows.flat_map(|(i, _)| table.row(i)).copied().collect()
+}
+
+fn hash_of<M: Module>(module: &M) -> String {
+    let mut hasher = blake3::Hasher::new();
+    params::visit(module, |info, values| {
+        hasher.update(info.name.as_bytes());
+        for value in values() {
+            hasher.update(&value.to_le_bytes());
+        }
+    });
+    hasher.finalize().to_hex().to_string()
 }
 
 fn find(key: &'static str, name: &str) -> Result<Origin, TrainError> {
@@ -281,19 +500,102 @@ fn draw(recipe: &Recipe, corpus: &Corpus) -> Draw {
     Draw::new(recipe.seed, recipe.data.batch, corpus.shares.clone())
 }
 
-/// Fresh heads and temperature, without towers.
-fn heads(recipe: &Recipe, vision: &VisionEncoder, text: &TextEncoder) -> Result<Towers, TrainError> {
-    let rng = |which| Rng::new(mix(recipe.seed, INIT, which));
-    let image = recipe
-        .image_head
-        .config(recipe.embed_dim)
-        .build(vision.tower.dim(), &mut rng(0))?;
-    let text = recipe
-        .text_head
-        .config(recipe.embed_dim)
-        .build(text.tower.dim(), &mut rng(1))?;
+/// Contradictions between a stage and what learns in it.
+fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result<(), TrainError> {
+    let refuse = |key: &'static str, message: &str| {
+        Err(TrainError::Recipe(RecipeError::Value {
+            key,
+            message: message.to_owned(),
+        }))
+    };
+    if stage.needs.images && recipe.image_head.kind == HeadKind::Patches && !plan.learns_below("vision.") {
+        return refuse(
+            "image_head.kind",
+            "features of a frozen tower are one vector a picture, not its patches; let vision.* learn or take another head",
+        );
+    }
+    if stage.needs.queries.is_some() && !plan.learns_below("text.") {
+        return refuse(
+            "lora.rank",
+            "the text tower has nothing to learn in this stage; set lora.rank, or skip the stage",
+        );
+    }
+    Ok(())
+}
+
+/// Adds small matrices beside the layers that a stage names.
+fn attach(spec: &LoraSpec, vision: &mut VisionSide, text: &mut TextSide, seed: u64) -> Result<(), TrainError> {
+    if spec.rank == 0 {
+        return Ok(());
+    }
+    let config = lora::LoraConfig {
+        rank: spec.rank,
+        alpha: spec.alpha,
+        dropout: spec.dropout,
+    };
+    let reached = RefCell::new(BTreeSet::new());
+    let wanted = |prefix: &str, name: &str| {
+        let name = format!("{prefix}.{name}");
+        let found = spec.targets.iter().filter(|pattern| matches(pattern, &name));
+        found
+            .map(|pattern| reached.borrow_mut().insert(pattern.clone()))
+            .count()
+            > 0
+    };
+    let failed = |error: lora::LoraError| RecipeError::Value {
+        key: "lora",
+        message: error.to_string(),
+    };
+    let tower = vision.encoder.tower.clone();
+    (vision.encoder.tower, _) = lora::attach(tower, &config, |name| wanted("vision", name), seed).map_err(failed)?;
+    let tower = text.encoder.tower.clone();
+    (text.encoder.tower, _) = lora::attach(tower, &config, |name| wanted("text", name), seed ^ 1).map_err(failed)?;
+    let reached = reached.into_inner();
+    match spec.targets.iter().find(|pattern| !reached.contains(*pattern)) {
+        None => Ok(()),
+        Some(pattern) => Err(RecipeError::Value {
+            key: "lora.targets",
+            message: format!("{pattern:?} matches no linear layer; names are like text.blocks.0.qkv"),
+        }
+        .into()),
+    }
+}
+
+/// Heads and temperature, without towers, and how the heads are built.
+fn heads(
+    recipe: &Recipe,
+    vision: &mut VisionSide,
+    text: &mut TextSide,
+) -> Result<(Towers, HeadConfig, HeadConfig), TrainError> {
+    let build = |spec: &HeadSpec, given: Option<(Head, HeadConfig)>, input: usize, which: u64| {
+        if let Some((head, config)) = given.filter(|_| spec.pretrained) {
+            if head.dim() != recipe.embed_dim {
+                return Err(TrainError::from(RecipeError::Value {
+                    key: "embed_dim",
+                    message: format!("the pretrained head gives {} values; set it to that", head.dim()),
+                }));
+            }
+            return Ok((head, config));
+        }
+        let config = spec.config(recipe.embed_dim);
+        let head = config.build(input, &mut Rng::new(mix(recipe.seed, INIT, which)))?;
+        Ok((head, config))
+    };
+    let tower = &vision.encoder.tower;
+    let seen = match recipe.image_head.kind {
+        HeadKind::Patches => tower.patch_width().unwrap_or_else(|| tower.dim()),
+        _ => tower.dim(),
+    };
+    let (image, image_config) = build(&recipe.image_head, vision.head.take(), seen, 0)?;
+    let (text, text_config) = build(&recipe.text_head, text.head.take(), text.encoder.tower.dim(), 1)?;
     let bias = (recipe.loss.kind == LossKind::Sigmoid).then_some(recipe.loss.bias_init);
-    Ok(Towers::new(None, None, image, text, recipe.loss.scale_init.ln(), bias))
+    let scale = vision.log_scale.filter(|_| recipe.loss.scale_pretrained);
+    let scale = scale.unwrap_or_else(|| recipe.loss.scale_init.ln());
+    Ok((
+        Towers::new(None, None, image, text, scale, bias),
+        image_config,
+        text_config,
+    ))
 }
 
 /// Parameters of heads and towers under the names that they have when both towers are in place.
@@ -308,5 +610,7 @@ fn all_params(towers: &Towers, vision: &VisionEncoder, text: &TextEncoder) -> Ve
     let mut all = below("vision", params::list(&vision.tower));
     all.extend(below("text", params::list(&text.tower)));
     all.extend(params::list(towers));
+    // statistics move, but not by gradients
+    all.retain(|p| !p.name.contains(".running_"));
     all
 }

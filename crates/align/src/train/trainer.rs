@@ -1,33 +1,31 @@
-//! One step: batch in, weights changed, metrics out.
+//! One step: batches in, weights changed, metrics out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bifocal_models::towers::Towers;
 use bifocal_models::weights::HostTensor;
 use bifocal_nn::engine::scalar;
-use bifocal_nn::init::Rng;
-use bifocal_nn::optim::{AdamW, AdamWConfig, Gradients};
-use bifocal_nn::params;
+use bifocal_nn::optim::{Gradients, Optimizer};
+use bifocal_nn::precision::{self, Precision};
+use bifocal_nn::{checkpoint, params};
 
 use super::checkpoint::Snapshot;
-use super::draw::{STEP, mix};
+use super::gradient::{self, Computed};
 use super::plan::Plan;
 use crate::batch::Batch;
-use crate::methods::{Method, MethodError, Step};
-use crate::recipe::OptimizerSpec;
+use crate::methods::{MethodError, Objective};
+use crate::random::{STEP, mix};
+use crate::recipe::{self, Recipe};
 
 /// Towers, optimizer and what drives them.
 pub(crate) struct Trainer {
-    method: Box<dyn Method>,
     /// `None` only inside a step, which consumes the towers and gives them back.
     towers: Option<Towers>,
-    optimizer: AdamW,
-    config: AdamWConfig,
+    optimizer: Optimizer,
     plan: Plan,
-    /// What learns in this stage, or did in an earlier one: the weights that a checkpoint holds.
+    /// What changes in this stage, or did in an earlier one: the weights that a checkpoint holds.
     learnt: BTreeSet<String>,
-    clip_norm: Option<f64>,
-    seed: u64,
+    recipe: Recipe,
 }
 
 /// Numbers of a step.
@@ -42,28 +40,13 @@ pub(crate) struct Outcome {
 
 impl Trainer {
     /// Makes the plan's parameters learn, with a fresh optimizer.
-    pub fn new(
-        method: Box<dyn Method>,
-        towers: Towers,
-        plan: Plan,
-        learnt: BTreeSet<String>,
-        optimizer: &OptimizerSpec,
-        seed: u64,
-    ) -> Self {
-        let config = AdamWConfig {
-            beta1: optimizer.betas[0],
-            beta2: optimizer.betas[1],
-            eps: optimizer.eps,
-        };
+    pub fn new(towers: Towers, plan: &Plan, learnt: BTreeSet<String>, recipe: &Recipe) -> Self {
         Self {
-            method,
             towers: Some(params::set_trainable(towers, |name| plan.learns(name))),
-            optimizer: AdamW::new(config),
-            config,
-            plan,
+            optimizer: Optimizer::new(recipe.optimizer.config()),
+            plan: plan.clone(),
             learnt,
-            clip_norm: optimizer.clip_norm,
-            seed,
+            recipe: recipe.clone(),
         }
     }
 
@@ -82,7 +65,7 @@ impl Trainer {
                 return Ok(None);
             }
             let size: usize = shape.iter().product();
-            let fits = |moments: &bifocal_nn::optim::Moments| moments.m.len() == size && moments.v.len() == size;
+            let fits = |moments: &bifocal_nn::optim::Moments| self.optimizer.config().fits(moments, size);
             if !snapshot.moments.get(name).is_none_or(fits) {
                 return Err(format!("the optimizer state of {name} has another size"));
             }
@@ -97,33 +80,62 @@ impl Trainer {
             params::LoadError::Length { .. } => "a tensor has another size".to_owned(),
         })?);
         let steps = snapshot.state.optimizer_step;
-        self.optimizer = AdamW::restore(self.config, steps, snapshot.moments);
+        self.optimizer = Optimizer::restore(self.recipe.optimizer.config(), steps, snapshot.moments);
         Ok(())
     }
 
-    /// Takes a step at a learning rate. `index` counts the run's steps from 0.
-    pub fn step(&mut self, index: u64, batch: &Batch, lr: f64) -> Result<Outcome, MethodError> {
-        let mut step = Step {
-            index,
-            rng: Rng::new(mix(self.seed, STEP, index)),
+    /// Takes a step at a learning rate on the mean over batches, as the recipe's `[compute]` says. `index` counts the run's steps from 0.
+    pub fn step(
+        &mut self,
+        objective: &dyn Objective,
+        index: u64,
+        batches: &[Batch],
+        lr: f64,
+    ) -> Result<Outcome, MethodError> {
+        let compute = self.recipe.compute.clone();
+        let precision = match compute.precision {
+            recipe::Precision::F32 => Precision::F32,
+            recipe::Precision::Bf16 => Precision::Bf16,
         };
-        let loss = self.method.forward(self.towers(), batch, &mut step)?;
-        let value = |t: &bifocal_nn::Tensor<1>| scalar(t.clone());
+        let step = || checkpoint::scope(compute.recompute, || self.inner_step(objective, index, batches, lr));
+        precision::scope(precision, step)
+    }
+
+    fn inner_step(
+        &mut self,
+        objective: &dyn Objective,
+        index: u64,
+        batches: &[Batch],
+        lr: f64,
+    ) -> Result<Outcome, MethodError> {
+        let times = batches.len() as u64;
+        let micro = self.recipe.compute.micro_batch;
         let mut outcome = Outcome {
-            loss: value(&loss.total),
-            terms: loss.terms.iter().map(|(n, t)| ((*n).to_owned(), value(t))).collect(),
+            loss: 0.0,
+            terms: BTreeMap::new(),
             grad_norm: f64::NAN,
             not_finite: None,
         };
-        if !outcome.loss.is_finite() {
-            outcome.not_finite = Some(format!("the loss ({})", outcome.loss));
-            return Ok(outcome);
+        let share = 1.0 / batches.len().max(1) as f32;
+        let mut sum: Option<Gradients> = None;
+        for (i, batch) in (index * times..).zip(batches) {
+            let seed = mix(self.recipe.seed, STEP, i);
+            let Computed { loss, terms, grads } = gradient::compute(objective, self.towers(), batch, micro, seed)?;
+            outcome.loss += loss * share;
+            for (name, value) in terms {
+                *outcome.terms.entry(name.to_owned()).or_default() += value * share;
+            }
+            if !loss.is_finite() {
+                outcome.not_finite = Some(format!("the loss ({loss})"));
+                return Ok(outcome);
+            }
+            match &mut sum {
+                None => sum = grads,
+                Some(sum) => grads.into_iter().for_each(|grads| sum.accumulate(grads)),
+            }
         }
-        let crate::methods::LossTerms { total, terms } = loss;
-        // Nothing may hold on to the parameters when the optimizer writes into their storage.
-        drop(terms);
-        let grads = Gradients::collect(self.towers(), total.backward());
-        outcome.grad_norm = grads.norm();
+        let grads = sum.unwrap_or_default();
+        outcome.grad_norm = grads.norm() * f64::from(share);
         if !outcome.grad_norm.is_finite() {
             let worst = grads.reach().find(|(_, largest)| !largest.is_finite());
             let name = worst.map_or("all parameters", |(name, _)| name).to_owned();
@@ -131,23 +143,24 @@ impl Trainer {
             return Ok(outcome);
         }
         // As PyTorch's clip_grad_norm_: never scales up.
-        let scale = self
-            .clip_norm
-            .map_or(1.0, |limit| (limit / (outcome.grad_norm + 1e-6)).min(1.0));
+        let clip = self.recipe.optimizer.clip_norm;
+        let scale = clip.map_or(1.0, |limit| (limit / (outcome.grad_norm + 1e-6)).min(1.0));
         if let Some(towers) = self.towers.take() {
             let plan = &self.plan;
-            let towers = self
+            let mut towers = self
                 .optimizer
-                .step(towers, &grads, scale as f32, |name| plan.rate(name, lr));
-            self.towers = Some(self.method.after_step(towers, &step));
+                .step(towers, &grads, scale as f32 * share, |name| plan.rate(name, lr));
+            towers.image_head.settle();
+            towers.text_head.settle();
+            self.towers = Some(objective.after_step(towers));
         }
         Ok(outcome)
     }
 
-    /// The method and the towers, for the next stage.
-    pub fn into_parts(mut self) -> (Box<dyn Method>, Towers) {
+    /// The towers, for the next stage.
+    pub fn into_towers(mut self) -> Towers {
         match self.towers.take() {
-            Some(towers) => (self.method, towers),
+            Some(towers) => towers,
             None => unreachable!("a step gives the towers back before it ends"),
         }
     }
@@ -167,7 +180,7 @@ impl Trainer {
         weights
     }
 
-    pub fn optimizer(&self) -> &AdamW {
+    pub fn optimizer(&self) -> &Optimizer {
         &self.optimizer
     }
 

@@ -147,7 +147,7 @@ pub fn recipe(method: &str, model: &Path, cache: &Path, sets: &[&str]) -> Recipe
     let text = format!(
         r#"
         method = "{method}"
-        embed_dim = 8
+        embed_dim = 12
         vision = {{ model = {model:?} }}
         text = {{ model = {model:?} }}
         image_head = {{ dropout = 0.1, input_dropout = 0.1 }}
@@ -156,6 +156,7 @@ pub fn recipe(method: &str, model: &Path, cache: &Path, sets: &[&str]) -> Recipe
         optimizer = {{ lr = 1e-3 }}
         schedule = {{ steps = 7, warmup = 2 }}
         run = {{ checkpoint_every = 2, cache = {cache:?} }}
+        {stages}
         [data]
         batch = 6
         [[data.sources]]
@@ -164,6 +165,13 @@ pub fn recipe(method: &str, model: &Path, cache: &Path, sets: &[&str]) -> Recipe
         weight = 0.7
         "#,
         photos = photos(),
+        stages = match method {
+            "llm2clip" => {
+                "stage.caption = { skip = false, schedule = { steps = 3, warmup = 1 }, data = { batch = 5 }, lora = { rank = 2, dropout = 0.1 } }"
+            }
+            "proclip" => "stage.inherit = { schedule = { steps = 3 }, data = { batch = 9 } }",
+            _ => "",
+        },
     );
     let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
     Recipe::parse(&text, Path::new("test.toml"), None, &sets).unwrap()

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use bifocal_data::ImageSource;
 use bifocal_eval::{TemplateSet, class_weights};
 
 use crate::failure::wrong_use;
@@ -87,17 +88,17 @@ fn rank(row: &[f32], weights: &[f32], scale: f32) -> Vec<(usize, f32, f32)> {
     ranked
 }
 
-fn show(args: &Args, file: &std::path::Path, labels: &[String], ranked: &[(usize, f32, f32)]) {
+fn show(args: &Args, image: &ImageSource, labels: &[String], ranked: &[(usize, f32, f32)]) {
     let best = &ranked[..args.k.min(ranked.len())];
     if args.json {
         let labels: Vec<_> = best
             .iter()
             .map(|&(i, score, share)| serde_json::json!({ "label": labels[i], "score": score, "share": share }))
             .collect();
-        println!("{}", serde_json::json!({ "path": file, "labels": labels }));
+        println!("{}", serde_json::json!({ "path": image.to_string(), "labels": labels }));
         return;
     }
-    println!("{}", file.display());
+    println!("{image}");
     for &(i, score, share) in best {
         println!("  {score:6.3}  {:5.1} %  {}", 100.0 * share, labels[i]);
     }

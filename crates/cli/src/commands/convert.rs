@@ -9,7 +9,7 @@ use crate::model;
 
 /// Writes a model in another layout.
 ///
-/// A folder in Hugging Face or open_clip layout, or a bundle without heads, becomes a folder that transformers, open_clip or Bifocal reads.
+/// A CLIP or SigLIP in Hugging Face or open_clip layout, or a bundle without heads, becomes a folder that transformers, open_clip or Bifocal reads.
 /// Every tensor is accounted for: what is missing, unknown or of another shape is listed, and nothing is written.
 #[derive(clap::Args)]
 pub struct Args {
@@ -19,7 +19,7 @@ pub struct Args {
     /// A folder that does not exist yet
     #[arg(value_name = "TO")]
     to: PathBuf,
-    /// hf, open-clip or bundle
+    /// hf, hf-vision, open-clip or bundle
     #[arg(long, visible_alias = "to", default_value = "bundle")]
     layout: LayoutArg,
 }
@@ -28,6 +28,8 @@ pub struct Args {
 enum LayoutArg {
     /// transformers: config.json, preprocessor_config.json, model.safetensors
     Hf,
+    /// transformers: the vision tower by itself
+    HfVision,
     /// open_clip: open_clip_config.json, open_clip_model.safetensors
     #[value(alias = "open_clip")]
     OpenClip,
@@ -38,6 +40,7 @@ enum LayoutArg {
 pub fn run(args: Args) -> Result<()> {
     let layout = match args.layout {
         LayoutArg::Hf => Layout::HuggingFace,
+        LayoutArg::HfVision => Layout::HuggingFaceVision,
         LayoutArg::OpenClip => Layout::OpenClip,
         LayoutArg::Bundle => Layout::Bundle,
     };

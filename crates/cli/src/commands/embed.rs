@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use bifocal_data::{Limits, load_images, source};
+use bifocal_data::{ImageSource, Limits, load_images, source};
 use bifocal_models::bundle::Model;
 use bifocal_models::open::TextOptions;
 use bifocal_models::text::{Attention, Pooling};
@@ -69,9 +69,9 @@ pub fn run(args: Args) -> Result<()> {
         let rows = embed_texts(&model, &texts, args.no_normalize)?;
         (texts, rows)
     } else {
-        let files: Vec<PathBuf> = pictures::list(&args.images)?.into_iter().map(|s| s.image).collect();
+        let files: Vec<ImageSource> = pictures::list(&args.images)?.into_iter().map(|s| s.image).collect();
         let rows = embed_pictures(&model, &files, args.no_normalize)?;
-        (files.iter().map(|f| f.display().to_string()).collect(), rows)
+        (files.iter().map(ImageSource::to_string).collect(), rows)
     };
     rows::write(&args.out, format, &inputs, &rows, model.dim())?;
     eprintln!("{}: {} rows of {}", args.out.display(), inputs.len(), model.dim());
@@ -89,14 +89,14 @@ fn embed_texts(model: &Model, texts: &[String], raw: bool) -> Result<Vec<f32>> {
     })
 }
 
-fn embed_pictures(model: &Model, files: &[PathBuf], raw: bool) -> Result<Vec<f32>> {
+fn embed_pictures(model: &Model, files: &[ImageSource], raw: bool) -> Result<Vec<f32>> {
     let preprocess = pictures::preprocess(model)?;
     let mut progress = Progress::new("embedding pictures", files.len() as u64);
     let mut rows = Vec::new();
     for (i, chunk) in files.chunks(pictures::BATCH).enumerate() {
         let loaded = load_images(chunk, preprocess, &Limits::default())?;
         if let Some(bad) = loaded.bad.first() {
-            anyhow::bail!("{}: {}; leave it out and call again", bad.path.display(), bad.error);
+            anyhow::bail!("{}: {}; leave it out and call again", bad.image, bad.error);
         }
         rows.extend(if raw {
             model.embed_images_raw(&loaded.pixels, chunk.len())?

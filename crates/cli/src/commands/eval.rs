@@ -80,7 +80,7 @@ fn open(args: &Args) -> Result<(Model, Dataset)> {
 fn run_retrieval(args: &Args) -> Result<()> {
     let (model, data) = open(args)?;
     if data.layout != Layout::Captions {
-        anyhow::bail!("{} has no captions.jsonl, which retrieval reads", args.data.display());
+        anyhow::bail!("{} has no captions, which retrieval reads", args.data.display());
     }
     let languages: Vec<String> = if args.languages.is_empty() {
         data.languages().keys().map(|&l| l.to_owned()).collect()

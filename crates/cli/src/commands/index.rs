@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
 use bifocal_data::source::{Dataset, Sample};
-use bifocal_data::{Limits, load_images};
+use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_models::bundle::Model;
 use bifocal_models::hub::HubName;
 use bifocal_search::incremental::{Listed, Plan, apply_reuse, plan};
@@ -122,8 +122,15 @@ fn listing(roots: &[PathBuf]) -> Result<HashMap<String, Sample>> {
         let data = Dataset::open(root)?;
         pictures::report_skipped(&data);
         for sample in data.samples {
-            let Some(key) = sample.image.to_str() else {
-                eprintln!("left out {}: its name is not UTF-8", sample.image.display());
+            let Some(path) = sample.image.file() else {
+                eprintln!(
+                    "left out {}: only pictures with a file of their own can be indexed yet",
+                    sample.image
+                );
+                continue;
+            };
+            let Some(key) = path.to_str() else {
+                eprintln!("left out {}: its name is not UTF-8", path.display());
                 continue;
             };
             samples.insert(key.to_owned(), sample);
@@ -199,10 +206,10 @@ fn embed_into(
     samples: &HashMap<String, Sample>,
     files: &[FileFacts],
 ) -> Result<usize> {
-    let paths: Vec<&str> = files.iter().map(|f| f.key.as_str()).collect();
+    let paths: Vec<ImageSource> = files.iter().map(|f| Path::new(&f.key).into()).collect();
     let loaded = load_images(&paths, pictures::preprocess(model)?, &Limits::default())?;
     for bad in &loaded.bad {
-        eprintln!("left out {}: {}", bad.path.display(), bad.error);
+        eprintln!("left out {}: {}", bad.image, bad.error);
     }
     let rows = model.embed_images(&loaded.pixels, loaded.good.len())?;
     let entries: Vec<Entry> = loaded

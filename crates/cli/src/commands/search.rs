@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use bifocal_data::{Limits, load_images};
+use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_models::bundle::Model;
 use bifocal_search::query::{Part, combine};
 use bifocal_search::{Hit, LocalStore, SearchOptions, Store};
@@ -80,7 +80,11 @@ fn query_vector(args: &Args, model: &Model) -> Result<Vec<f32>> {
         vectors.push(model.embed_texts(&[text])?);
     }
     if let Some(image) = &args.image {
-        let loaded = load_images(&[image], pictures::preprocess(model)?, &Limits::default())?;
+        let loaded = load_images(
+            &[ImageSource::from(image.as_path())],
+            pictures::preprocess(model)?,
+            &Limits::default(),
+        )?;
         if let Some(bad) = loaded.bad.first() {
             anyhow::bail!("--image {}: {}", image.display(), bad.error);
         }

@@ -1,6 +1,7 @@
 //! How a training run is shown: what learns, a bar with loss, rate and time left.
 
 use bifocal_align::train::checkpoint::Skipped;
+use bifocal_align::train::watch::Evaluation;
 use bifocal_align::train::{Overview, Progress as Report, StepReport};
 
 use super::progress::Progress;
@@ -34,11 +35,18 @@ impl Console {
 /// What a run is about to do, on standard output.
 pub fn print_overview(overview: &Overview) {
     println!(
-        "{}: {} pictures, {} distinct texts, {} pictures held out, {} steps a stage",
-        overview.method, overview.images, overview.texts, overview.held_out, overview.steps
+        "{}: {} pictures, {} distinct texts, {} pictures held out, {} steps",
+        overview.method,
+        overview.images,
+        overview.texts,
+        overview.held_out,
+        overview.steps()
     );
-    for (stage, plan) in &overview.stages {
-        println!("\nstage {stage}\n{plan}");
+    for stage in &overview.stages {
+        println!(
+            "\nstage {}: {} steps of {}\n{}",
+            stage.name, stage.steps, stage.batch, stage.plan
+        );
     }
 }
 
@@ -70,7 +78,21 @@ impl Report for Console {
             "loss {:.4}  {:.0} pictures/s  {:.0} s left",
             report.metrics.loss, report.samples_per_second, report.seconds_left
         );
-        self.show("training", report.metrics.step + 1, report.total, &message);
+        self.show("training", report.metrics.step, report.total, &message);
+    }
+
+    fn evaluated(&mut self, evaluation: &Evaluation) {
+        let of = |name: &str| 100.0 * evaluation.metrics.get(name).copied().unwrap_or(f64::NAN);
+        eprintln!(
+            "after step {}: held-out pictures by caption {:.1} / {:.1} / {:.1} %, captions by picture {:.1} / {:.1} / {:.1} % (R@1/5/10)",
+            evaluation.step,
+            of("t2i_r1"),
+            of("t2i_r5"),
+            of("t2i_r10"),
+            of("i2t_r1"),
+            of("i2t_r5"),
+            of("i2t_r10")
+        );
     }
 
     fn warning(&mut self, message: &str) {

@@ -1,5 +1,6 @@
 //! What features are features of: the item by its content, the tower and its settings by a list of facts.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -7,6 +8,9 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::decode::{DecodeError, Limits};
+use crate::source::ImageSource;
 
 /// Precision of stored features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,9 +49,9 @@ impl ItemKey {
         Ok(Self(*hasher.finalize().as_bytes()))
     }
 
-    /// Keys of many files, in their order, read on all threads.
-    pub fn of_files<P: AsRef<Path> + Sync>(paths: &[P]) -> Vec<io::Result<Self>> {
-        paths.par_iter().map(|p| Self::of_file(p.as_ref())).collect()
+    /// Keys of many pictures by the bytes of their files, wherever those are, in their order, read on all threads.
+    pub fn of_images<S: Borrow<ImageSource> + Sync>(images: &[S], limits: &Limits) -> Vec<Result<Self, DecodeError>> {
+        images.par_iter().map(|image| image.borrow().key(limits)).collect()
     }
 
     /// The hash itself.

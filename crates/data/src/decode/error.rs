@@ -14,6 +14,9 @@ pub enum DecodeError {
         /// What the operating system said.
         reason: String,
     },
+    /// A sample of text only.
+    #[error("the sample has no picture, only text; use a source with pictures here")]
+    NoPicture,
     /// Zero bytes.
     #[error("the file is empty (0 bytes); it was probably not copied or downloaded to the end: fetch it again")]
     Empty,
@@ -90,6 +93,7 @@ impl DecodeError {
     pub fn cause(&self) -> &'static str {
         match self {
             Self::Io { .. } => "unreadable",
+            Self::NoPicture => "no-picture",
             Self::Empty => "empty",
             Self::TooLarge { .. } | Self::Limit { .. } => "over-limit",
             Self::LooksLikeText { .. } => "text",

@@ -18,8 +18,8 @@ pub enum SourceError {
     },
     /// A folder without a single picture.
     #[error(
-        "{path} has no pictures; expected are a captions.jsonl, a labels.jsonl, one folder for each class, or pictures \
-         (JPEG, PNG, WebP, GIF, BMP, TIFF) in the folder or below it"
+        "{path} has no pictures; expected are a captions.jsonl, a labels.jsonl, one folder for each class, pictures \
+         (JPEG, PNG, WebP, GIF, BMP, TIFF) in the folder or below it, or tar and parquet files"
     )]
     NoImages {
         /// The folder.
@@ -32,6 +32,25 @@ pub enum SourceError {
         path: PathBuf,
         /// Why, row by row.
         skipped: Vec<Skipped>,
+    },
+    /// A table whose columns mean nothing here.
+    #[error(
+        "{path} has no column of pictures or captions; its columns are {}; name them in the first line, for example \
+         filepath,caption", names(.found)
+    )]
+    NoColumns {
+        /// The table.
+        path: PathBuf,
+        /// The names there are.
+        found: Vec<String>,
+    },
+    /// A kind of file that this build cannot read.
+    #[error("{path} cannot be read: {reason}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
     },
     /// A text file that is not UTF-8.
     #[error("{path}, line {line}: the text is not UTF-8; convert the file (for example with iconv -t UTF-8)")]
@@ -52,9 +71,22 @@ impl SourceError {
     }
 }
 
+fn names(found: &[String]) -> String {
+    let shown: Vec<String> = found
+        .iter()
+        .take(8)
+        .map(|name| format!("{:?}", name.chars().take(40).collect::<String>()))
+        .collect();
+    if shown.is_empty() {
+        "none".to_owned()
+    } else {
+        shown.join(", ")
+    }
+}
+
 fn summary(skipped: &[Skipped]) -> String {
     if skipped.is_empty() {
-        return "the file is empty; a row looks like {\"image\": \"images/1.jpg\", …}".into();
+        return "it is empty; a row looks like {\"image\": \"images/1.jpg\", …}".into();
     }
     let shown: Vec<String> = skipped.iter().take(3).map(ToString::to_string).collect();
     let more = skipped.len() - shown.len();

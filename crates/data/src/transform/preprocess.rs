@@ -67,6 +67,12 @@ pub struct Preprocess {
 #[error("the preprocessing cannot work: {0}; correct the model's preprocessing settings")]
 pub struct PreprocessError(String);
 
+impl PreprocessError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
 /// Largest side that a tower may ask for; a hostile configuration must not take the memory.
 const MAX_SIZE: u32 = 4096;
 
@@ -282,7 +288,12 @@ impl Preprocess {
                 out.len()
             )));
         }
-        let square = self.square(image)?;
+        self.normalize(&self.square(image)?, out);
+        Ok(())
+    }
+
+    /// `(v / 255 − mean) / std` of what [`square`](Self::square) gives, into [`values`](Self::values) elements.
+    pub(crate) fn normalize(&self, square: &RgbImage, out: &mut [f32]) {
         // the same f32 operations in the same order as torchvision's, once per possible value
         let table: [[f32; 256]; 3] =
             std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - self.mean[c]) / self.std[c]));
@@ -301,7 +312,6 @@ impl Preprocess {
                 to[c] = table[c][usize::from(from[c])];
             }
         }
-        Ok(())
     }
 
     fn plan(&self, width: u32, height: u32) -> Plan {

@@ -1,7 +1,5 @@
 //! Files with something wrong: what bad disks, bad downloads and bad people do to pictures.
 
-use std::path::{Path, PathBuf};
-
 /// xorshift64*; the same mutations for the same seed.
 pub struct Random(u64);
 
@@ -19,22 +17,6 @@ impl Random {
         let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
         high as usize % n.max(1)
     }
-}
-
-/// The pictures of scripts/fixtures/awkward_pictures.py, sorted by name.
-pub fn pictures() -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/awkward");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
-        .expect("fixtures")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.extension().is_some_and(|end| end != "json"))
-        .collect();
-    paths.sort();
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    paths
-        .iter()
-        .map(|path| (name(path), std::fs::read(path).expect("a fixture")))
-        .collect()
 }
 
 /// One to four mutations of `file`; parts may come from `other`.

@@ -3,21 +3,28 @@
 //! Plan (after Goto & van de Geijn 2008): B is packed once, in panels as wide as a tile, by all threads; then each task packs a block of A rows small enough for the
 //! second-level cache and walks over the panels of B: one panel slice in the first-level cache, all row panels against it. Each number of C is summed over k in one
 //! order that does not depend on the number of threads.
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod format;
 mod pack;
 mod packed;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod thin;
 mod tile;
 
 use crate::activation::Activation;
 use crate::buffer::{Scratch, Shared};
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
+use format::Format;
+pub use format::{Precision, bf16_unit};
 pub(crate) use pack::pack_b;
-use pack::{pack_a, panel_stride};
+use pack::panel_stride;
 pub use packed::Packed;
 use packed::pack_panels;
 use rayon::prelude::*;
 use tile::finish_tile;
-pub(crate) use tile::{Lhs, Tile, any_tile, tile_into};
+pub(crate) use tile::{Lhs, MultiplyAdd, Tile, any_tile, tile_into};
 
 /// A matrix somewhere in a slice: number `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -97,37 +104,44 @@ pub(crate) struct Epilogue<'a> {
     pub pre: Option<Shared>,
 }
 
-/// Numbers of k in one slice of a panel: 256 × 32 columns × 4 bytes are two thirds of a 48 KiB first-level cache.
+/// Words along k in one slice of a panel: 256 × 32 columns × 4 bytes are two thirds of a 48 KiB first-level cache.
 const KC: usize = 256;
-/// A block of A and its share of scratch: at most this many numbers (1 MiB, half of a typical second-level cache).
+/// A block of A and its share of scratch: at most this many words (1 MiB, half of a typical second-level cache).
 const A_BLOCK: usize = 256 * 1024;
 /// Row panels in a block of A: a tile column of C then stays in the first-level cache.
 const A_PANELS: usize = 16;
 /// Blocks of rows for each thread, as long as they hold [`FEW_PANELS`].
 const BLOCKS_PER_THREAD: usize = 8;
 const FEW_PANELS: usize = 6;
-/// Longest k that one pass over B takes: a full block of A then stays within its share of a second-level cache that two hardware threads use.
+/// Most words along k that one pass over B takes: a full block of A then stays within its share of a second-level cache that two hardware threads use.
 const K_PASS: usize = 800;
-/// Numbers of packed B in one pass (32 MiB).
+/// Words of packed B in one pass (32 MiB).
 const B_PASS: usize = 8 << 20;
 /// Products of fewer multiplications than this run on the calling thread.
 const PARALLEL_FROM: usize = 100 * 100 * 100;
 
-/// C = A·B, or C += A·B when `accumulate`.
+/// C = A·B, or C += A·B when `accumulate`. With [`Precision::Bf16`] numbers of A and B are rounded to bf16 first; sums stay f32.
 ///
 /// # Shapes
 /// `a`: `m×k`, `b`: `k×n`, `c`: row-major `m×n`.
-pub fn gemm(a: Mat, b: Mat, c: &mut [f32], accumulate: bool) {
+pub fn gemm(a: Mat, b: Mat, c: &mut [f32], accumulate: bool, precision: Precision) {
     assert_eq!(c.len(), a.rows * b.cols, "gemm: c must be {}×{}", a.rows, b.cols);
     // SAFETY: `c` has m·n numbers, all of them initialised.
-    unsafe { gemm_into(a, b.into(), Shared::of(c), accumulate, &Epilogue::default()) }
+    unsafe { gemm_into(a, b.into(), Shared::of(c), accumulate, &Epilogue::default(), precision) }
 }
 
 /// As [`gemm`], into memory that may be uninitialised, with an epilogue. Every number of C (and of `pre`) is written.
 ///
 /// # Safety
 /// `c` must be writable for `m·n` numbers, and readable when `accumulate`; the same for `epilogue.pre`.
-pub(crate) unsafe fn gemm_into(a: Mat, rhs: Rhs, c: Shared, accumulate: bool, epilogue: &Epilogue) {
+pub(crate) unsafe fn gemm_into(
+    a: Mat,
+    rhs: Rhs,
+    c: Shared,
+    accumulate: bool,
+    epilogue: &Epilogue,
+    precision: Precision,
+) {
     let b = rhs.mat;
     assert_eq!(a.cols, b.rows, "gemm: a has {} columns, b has {} rows", a.cols, b.rows);
     a.check("a");
@@ -143,26 +157,34 @@ pub(crate) unsafe fn gemm_into(a: Mat, rhs: Rhs, c: Shared, accumulate: bool, ep
         return;
     }
     let isa = isa();
-    let packed = rhs.packed.filter(|packed| packed.fits(isa, b));
-    let plan = Plan::new(isa, a, b, packed, c, epilogue);
+    let format = Format::of(precision, isa);
+    let packed = rhs.packed.filter(|packed| packed.fits(isa, format, b));
+    let plan = Plan::new(isa, format, a, b, packed, c, epilogue);
     if thin::applies(a, b, accumulate) {
         return thin::run(isa, &plan);
     }
-    for (k0, k1) in k_passes(plan.k) {
-        plan.pass(k0, k1 - k0, accumulate || k0 > 0, k1 == plan.k);
+    for (k0, k1) in k_passes(plan.words, format.unit()) {
+        plan.pass(k0, k1 - k0, accumulate || k0 > 0, k1 == plan.words);
     }
 }
 
-/// Parts of k, each for one pass over B.
-fn k_passes(k: usize) -> impl Iterator<Item = (usize, usize)> {
-    let count = k.div_ceil(K_PASS).max(1);
-    (0..count).map(move |pass| (k * pass / count, k * (pass + 1) / count))
+/// Parts of the words along k, each for one pass over B.
+fn k_passes(words: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> {
+    parts(words, unit, words.div_ceil(K_PASS).max(1))
+}
+
+/// About equal parts of some words, which are a multiple of `unit`.
+#[inline(always)]
+fn parts(words: usize, unit: usize, count: usize) -> impl Iterator<Item = (usize, usize)> {
+    let units = words / unit;
+    (0..count).map(move |part| (units * part / count * unit, units * (part + 1) / count * unit))
 }
 
 /// One product and the geometry of its tiles.
 #[derive(Clone, Copy)]
 struct Plan<'a> {
     isa: Isa,
+    format: Format,
     a: Mat<'a>,
     b: Mat<'a>,
     packed: Option<&'a Packed>,
@@ -171,6 +193,8 @@ struct Plan<'a> {
     m: usize,
     n: usize,
     k: usize,
+    /// Words of a packed line; where k is divided, it is by words.
+    words: usize,
     /// Rows and columns of a tile.
     mr: usize,
     nr: usize,
@@ -179,6 +203,7 @@ struct Plan<'a> {
 /// Part of a product that one task computes.
 #[derive(Clone, Copy)]
 struct Part {
+    /// Words along k: the first, and how many.
     k0: usize,
     kp: usize,
     /// Whether C already holds a partial sum.
@@ -193,15 +218,17 @@ struct Part {
 impl<'a> Plan<'a> {
     fn new(
         isa: Isa,
+        format: Format,
         a: Mat<'a>,
         b: Mat<'a>,
         packed: Option<&'a Packed>,
         c: Shared,
         epilogue: &'a Epilogue<'a>,
     ) -> Self {
-        let (mr, lanes) = dispatch_on(isa, Geometry);
+        let (mr, lanes) = dispatch_on(isa, Geometry(format));
         Self {
             isa,
+            format,
             a,
             b,
             packed,
@@ -210,12 +237,13 @@ impl<'a> Plan<'a> {
             m: a.rows,
             n: b.cols,
             k: a.cols,
+            words: format.words(a.cols),
             mr,
             nr: 2 * lanes,
         }
     }
 
-    /// Adds the products over `k0..k0 + kp`.
+    /// Adds the products over the words `k0..k0 + kp`.
     fn pass(&self, k0: usize, kp: usize, add: bool, last: bool) {
         let threads = if self.m * self.n * self.k < PARALLEL_FROM {
             1
@@ -282,7 +310,7 @@ impl<'a> Plan<'a> {
             let j1 = (j0 + pass_panels).min(col_panels);
             let mut memory = Scratch::take((j1 - j0) * dispatch_on(self.isa, PanelStride(kp)));
             let buffer = memory.numbers();
-            pack_panels(self.isa, self.b, (k0, kp), (j0, j1), threads, buffer);
+            pack_panels(self.isa, self.format, self.b, (k0, kp), (j0, j1), threads, buffer);
             blocks(buffer, j0, (j0, j1));
         }
     }
@@ -297,12 +325,12 @@ fn each(count: usize, threads: usize, run: impl Fn(usize) + Sync + Send) {
     }
 }
 
-struct Geometry;
+struct Geometry(Format);
 impl Task for Geometry {
     type Out = (usize, usize);
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> (usize, usize) {
-        (S::MR, S::LANES)
+        (self.0.rows::<S>(), S::LANES)
     }
 }
 
@@ -335,7 +363,8 @@ impl Task for Block<'_> {
             rows: (p0, p1),
             cols: (j0, j1),
         } = part;
-        let (mr, nr) = (S::MR, 2 * S::LANES);
+        let (format, nr) = (plan.format, 2 * S::LANES);
+        let mr = format.rows::<S>();
         let (r0, r1) = (p0 * mr, (p1 * mr).min(plan.m));
         let (a_stride, b_stride) = (panel_stride::<S>(mr, kp), panel_stride::<S>(nr, kp));
         // Rows of B that lie side by side are read in longer runs when several panels are packed at once.
@@ -343,7 +372,8 @@ impl Task for Block<'_> {
         let a_len = (p1 - p0) * a_stride;
         let mut memory = Scratch::take(a_len + if packed_b.is_some() { 0 } else { group * b_stride });
         let (a, own) = memory.numbers().split_at_mut(a_len);
-        pack_a(s, plan.a, (r0, r1), (k0, kp), a);
+        format.pack_a(s, plan.a, (r0, r1), (k0, kp), a);
+        let _ready = format.begin();
         let slices = kp.div_ceil(KC).max(1);
         for j in j0..j1 {
             let b = match packed_b {
@@ -351,7 +381,7 @@ impl Task for Block<'_> {
                 None => {
                     let place = (j - j0) % group;
                     if place == 0 {
-                        pack_b(
+                        format.pack_b(
                             s,
                             plan.b,
                             (k0, kp),
@@ -364,8 +394,7 @@ impl Task for Block<'_> {
                 }
             };
             let cols = nr.min(plan.n - j * nr);
-            for slice in 0..slices {
-                let (q0, q1) = (kp * slice / slices, kp * (slice + 1) / slices);
+            for (slice, (q0, q1)) in parts(kp, format.unit(), slices).enumerate() {
                 let finish = last && slice + 1 == slices;
                 // While these tiles are computed, the next slice of B comes nearer: each tile fetches one line per four steps along k.
                 let next = b.as_ptr().wrapping_add(q1 * nr);
@@ -374,13 +403,9 @@ impl Task for Block<'_> {
                     let row = r0 + p * mr;
                     let at = row * plan.n + j * nr;
                     let rows = mr.min(r1 - row);
-                    // SAFETY: panel `p` holds kp·mr numbers, panel `j` of B kp·nr; the tile lies inside C (rows < m, cols < n) and inside this task's rows and columns.
+                    // SAFETY: panel `p` holds kp·mr words, panel `j` of B kp·nr; the tile lies inside C (rows < m, cols < n) and inside this task's rows and columns.
                     unsafe {
-                        let a = Lhs {
-                            ptr: a.as_ptr().add(p * a_stride + q0 * mr),
-                            row: 1,
-                            k: mr,
-                        };
+                        let a = format.lhs::<S>(a.as_ptr().add(p * a_stride), q0);
                         let (b, c) = (b.as_ptr().add(q0 * nr), plan.c.ptr().add(at));
                         let ahead = if p < covered {
                             next.wrapping_add(p * (q1 - q0) / 4 * 16)
@@ -394,7 +419,7 @@ impl Task for Block<'_> {
                             cols,
                             ahead,
                         };
-                        tile_into(s, q1 - q0, a, b, to, add || slice > 0);
+                        format.tile(s, q1 - q0, a, b, to, add || slice > 0);
                         if finish {
                             finish_tile(s, to, at, j * nr, plan.epilogue);
                         }
@@ -404,6 +429,9 @@ impl Task for Block<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod bf16_tests;
 
 #[cfg(test)]
 mod tests {
@@ -423,7 +451,7 @@ mod tests {
     }
 
     /// A matrix with one of four layouts: rows or columns contiguous, a view into wider rows, or both strides larger than one.
-    fn matrix(data: &[f32], rows: usize, cols: usize, layout: usize) -> Mat<'_> {
+    pub(super) fn matrix(data: &[f32], rows: usize, cols: usize, layout: usize) -> Mat<'_> {
         match layout % 4 {
             0 => Mat::new(data, rows, cols),
             1 => Mat::new(data, cols, rows).t(),
@@ -452,7 +480,7 @@ mod tests {
         );
         let (a, b) = (matrix(&da, m, k, layouts), matrix(&db, k, n, layouts / 4));
         let truth = naive(a, b, &c, accumulate);
-        gemm(a, b, &mut c, accumulate);
+        gemm(a, b, &mut c, accumulate, Precision::F32);
         assert_close(
             &c,
             &truth,
@@ -496,15 +524,24 @@ mod tests {
             ] {
                 let (a, b) = (numbers(m * k, 1), numbers(n * k, 2));
                 let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, n, k).t());
-                let packed = Packed::new(b);
+                let packed = Packed::new(b, Precision::F32);
                 let (mut plain, mut again) = (vec![0.0; m * n], vec![1.0; m * n]);
-                gemm(a, b, &mut plain, false);
+                gemm(a, b, &mut plain, false, Precision::F32);
                 let rhs = Rhs {
                     mat: b,
                     packed: Some(&packed),
                 };
                 // SAFETY: `again` has m·n numbers.
-                unsafe { gemm_into(a, rhs, Shared::of(&mut again), false, &Epilogue::default()) };
+                unsafe {
+                    gemm_into(
+                        a,
+                        rhs,
+                        Shared::of(&mut again),
+                        false,
+                        &Epilogue::default(),
+                        Precision::F32,
+                    )
+                };
                 assert_eq!(plain, again, "{m}×{k}×{n}");
             }
         });
@@ -522,7 +559,15 @@ mod tests {
         let run = |threads| {
             let mut c = vec![0.0; 500 * 200];
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| gemm(Mat::new(&a, 500, 300), Mat::new(&b, 200, 300).t(), &mut c, false));
+            pool.install(|| {
+                gemm(
+                    Mat::new(&a, 500, 300),
+                    Mat::new(&b, 200, 300).t(),
+                    &mut c,
+                    false,
+                    Precision::F32,
+                )
+            });
             c
         };
         let one = run(1);

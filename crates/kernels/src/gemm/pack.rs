@@ -9,19 +9,6 @@ pub(super) fn panel_stride<S: Simd>(width: usize, kp: usize) -> usize {
     ((width * kp + S::LANES).div_ceil(16) | 1) * 16
 }
 
-/// Rows `rows.0..rows.1` of A over `k.0..k.0 + k.1`, as panels of `[k][MR]`, [`panel_stride`] apart; missing rows of the last panel are zeros.
-#[inline(always)]
-pub(super) fn pack_a<S: Simd>(s: S, a: Mat, rows: (usize, usize), (k0, kp): (usize, usize), dst: &mut [f32]) {
-    let src = &a.data[(rows.0 * a.row_stride + k0 * a.col_stride).min(a.data.len())..];
-    let lines = Lines {
-        src,
-        stride: a.row_stride,
-        k_stride: a.col_stride,
-        count: rows.1 - rows.0,
-    };
-    pack(s, lines, S::MR, kp, dst, panel_stride::<S>(S::MR, kp));
-}
-
 /// Columns `cols.0..cols.1` of B over `k.0..k.0 + k.1` as panels `[k][2·LANES]`, `stride` numbers apart; missing columns of the last panel are zeros.
 #[inline(always)]
 pub(crate) fn pack_b<S: Simd>(
@@ -32,28 +19,41 @@ pub(crate) fn pack_b<S: Simd>(
     dst: &mut [f32],
     stride: usize,
 ) {
-    let src = &b.data[(k0 * b.row_stride + cols.0 * b.col_stride).min(b.data.len())..];
-    let lines = Lines {
-        src,
-        stride: b.col_stride,
-        k_stride: b.row_stride,
-        count: cols.1 - cols.0,
-    };
+    let lines = Lines::columns(b, cols, k0);
     pack(s, lines, 2 * S::LANES, kp, dst, stride);
 }
 
 /// Rows of A or columns of B: `count` lines, `stride` apart, with steps of `k_stride` along k.
 #[derive(Clone, Copy)]
-struct Lines<'a> {
-    src: &'a [f32],
-    stride: usize,
-    k_stride: usize,
-    count: usize,
+pub(super) struct Lines<'a> {
+    pub src: &'a [f32],
+    pub stride: usize,
+    pub k_stride: usize,
+    pub count: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// Rows of A from column `k0` on.
+    #[inline(always)]
+    pub fn rows(a: Mat<'a>, rows: (usize, usize), k0: usize) -> Self {
+        Self {
+            src: &a.data[(rows.0 * a.row_stride + k0 * a.col_stride).min(a.data.len())..],
+            stride: a.row_stride,
+            k_stride: a.col_stride,
+            count: rows.1 - rows.0,
+        }
+    }
+
+    /// Columns of B from row `k0` on.
+    #[inline(always)]
+    pub fn columns(b: Mat<'a>, cols: (usize, usize), k0: usize) -> Self {
+        Self::rows(b.t(), cols, k0)
+    }
 }
 
 /// All lines as panels of `width`.
 #[inline(always)]
-fn pack<S: Simd>(s: S, from: Lines, width: usize, kp: usize, dst: &mut [f32], stride: usize) {
+pub(super) fn pack<S: Simd>(s: S, from: Lines, width: usize, kp: usize, dst: &mut [f32], stride: usize) {
     let panels = from.count.div_ceil(width);
     if kp == 0 || panels == 0 {
         return;

@@ -1,36 +1,49 @@
 //! Right operands that are packed once and used again and again: weights that do not change.
-use super::pack::{pack_b, panel_stride};
+use super::format::{Format, Precision};
+use super::pack::panel_stride;
 use super::{Mat, PanelStride, each, k_passes};
 use crate::buffer::Shared;
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
 use std::fmt;
 
+/// Numbers of a cache line.
+const LINE: usize = 16;
+
 /// A right operand in the order in which tiles read it. Products with it give the same bits as with the matrix itself.
 pub struct Packed {
     isa: Isa,
+    format: Format,
     k: usize,
     n: usize,
-    /// The passes over k one after the other, of each all panels of columns.
+    /// The passes over k one after the other, of each all panels of columns; they begin at a cache line.
     data: Vec<f32>,
+    first: usize,
 }
 
 impl Packed {
-    /// Packs a matrix, on the threads of the pool. It needs as much memory again, and a little more for panels that are not full.
-    pub fn new(b: Mat) -> Self {
+    /// Packs a matrix, on the threads of the pool. It needs as much memory again, and a little more for panels that are not full; where the processor multiplies
+    /// bf16, half as much for products in that precision.
+    pub fn new(b: Mat, precision: Precision) -> Self {
         b.check("b");
         let isa = isa();
+        let format = Format::of(precision, isa);
         let mut packed = Self {
             isa,
+            format,
             k: b.rows,
             n: b.cols,
             data: Vec::new(),
+            first: 0,
         };
-        packed.data = vec![0.0; packed.start(b.rows)];
-        for (k0, k1) in k_passes(b.rows).filter(|(k0, k1)| k1 > k0) {
-            let range = packed.start(k0)..packed.start(k1);
+        let words = format.words(b.rows);
+        packed.data = vec![0.0; packed.start(words) + LINE];
+        packed.first = packed.data.as_ptr().align_offset(64).min(LINE);
+        for (k0, k1) in k_passes(words, format.unit()).filter(|(k0, k1)| k1 > k0) {
+            let range = packed.first + packed.start(k0)..packed.first + packed.start(k1);
             let panels = (0, packed.panels());
             pack_panels(
                 isa,
+                format,
                 b,
                 (k0, k1 - k0),
                 panels,
@@ -41,23 +54,29 @@ impl Packed {
         packed
     }
 
-    /// Whether it is of a matrix of that size, and in the order of that instruction set. An empty sum needs none.
-    pub(super) fn fits(&self, isa: Isa, b: Mat) -> bool {
-        self.k > 0 && (self.isa, self.k, self.n) == (isa, b.rows, b.cols)
+    /// Whether it is what products in that precision read.
+    pub fn serves(&self, precision: Precision) -> bool {
+        let isa = isa();
+        (self.isa, self.format) == (isa, Format::of(precision, isa))
     }
 
-    /// The panels of the pass that begins at `k0`.
+    /// Whether it is of a matrix of that size, and in the order of that instruction set. An empty sum needs none.
+    pub(super) fn fits(&self, isa: Isa, format: Format, b: Mat) -> bool {
+        self.k > 0 && (self.isa, self.format, self.k, self.n) == (isa, format, b.rows, b.cols)
+    }
+
+    /// The panels of the pass that begins at word `k0`.
     pub(super) fn pass(&self, k0: usize) -> &[f32] {
-        &self.data[self.start(k0)..]
+        &self.data[self.first + self.start(k0)..]
     }
 
     fn panels(&self) -> usize {
         self.n.div_ceil(dispatch_on(self.isa, Width))
     }
 
-    /// Where the pass that begins at `k0` begins; for `k0 == k` the length of all.
+    /// Where the pass that begins at word `k0` begins; for the last word the length of all.
     fn start(&self, k0: usize) -> usize {
-        let before = k_passes(self.k).filter(|&(_, end)| 0 < end && end <= k0);
+        let before = k_passes(self.format.words(self.k), self.format.unit()).filter(|&(_, end)| 0 < end && end <= k0);
         let panel: usize = before
             .map(|(from, to)| dispatch_on(self.isa, PanelStride(to - from)))
             .sum();
@@ -71,9 +90,10 @@ impl fmt::Debug for Packed {
     }
 }
 
-/// Packs the panels `from..to` of columns over `k.0..k.0 + k.1`, [`panel_stride`] apart.
+/// Packs the panels `from..to` of columns over the words `k0..k0 + kp`, [`panel_stride`] apart.
 pub(super) fn pack_panels(
     isa: Isa,
+    format: Format,
     b: Mat,
     (k0, kp): (usize, usize),
     (from, to): (usize, usize),
@@ -92,6 +112,7 @@ pub(super) fn pack_panels(
         dispatch_on(
             isa,
             PackB {
+                format,
                 b,
                 k: (k0, kp),
                 cols,
@@ -112,6 +133,7 @@ impl Task for Width {
 }
 
 struct PackB<'a> {
+    format: Format,
     b: Mat<'a>,
     k: (usize, usize),
     cols: (usize, usize),
@@ -122,6 +144,6 @@ impl Task for PackB<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let stride = panel_stride::<S>(2 * S::LANES, self.k.1);
-        pack_b(s, self.b, self.k, self.cols, self.dst, stride);
+        self.format.pack_b(s, self.b, self.k, self.cols, self.dst, stride);
     }
 }

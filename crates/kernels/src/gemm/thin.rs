@@ -1,5 +1,5 @@
 //! Products of a few rows with a transposed weight: dot products along k, bound by reading the weight once.
-use super::{Mat, Plan, each};
+use super::{Format, Mat, Plan, each};
 use crate::activation::{apply, per_activation};
 use crate::simd::{Isa, Simd, Task, dispatch_on, steps};
 
@@ -73,13 +73,14 @@ fn dots<S: Simd, const M: usize, const J: usize>(s: S, plan: &Plan, j: usize) {
     let rows: [&[f32]; M] = std::array::from_fn(|i| &plan.a.data[i * plan.a.row_stride..][..plan.k]);
     let cols: [&[f32]; J] = std::array::from_fn(|q| &plan.b.data[(j + q) * plan.b.col_stride..][..plan.k]);
     let mut acc = [[s.zero(); J]; M];
+    let round = |v: S::V| if plan.format == Format::Plain { v } else { s.bf16(v) };
     for k in steps::<S>(plan.k) {
         let mut x = [s.zero(); M];
         for i in 0..M {
-            x[i] = s.get(&rows[i][k..]);
+            x[i] = round(s.get(&rows[i][k..]));
         }
         for q in 0..J {
-            let w = s.get(&cols[q][k..]);
+            let w = round(s.get(&cols[q][k..]));
             for i in 0..M {
                 acc[i][q] = s.fma(x[i], w, acc[i][q]);
             }

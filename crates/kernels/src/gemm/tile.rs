@@ -3,12 +3,35 @@ use super::Epilogue;
 use crate::activation::{apply, per_activation};
 use crate::simd::Simd;
 
+/// What a tile does with a word of A and a register of words of B.
+pub(crate) trait Step<S: Simd>: Copy {
+    /// `sum` plus the product of the words.
+    fn step(self, s: S, a: S::V, b: S::V, sum: S::V) -> S::V;
+}
+
+/// Words are numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct MultiplyAdd;
+impl<S: Simd> Step<S> for MultiplyAdd {
+    #[inline(always)]
+    fn step(self, s: S, a: S::V, b: S::V, sum: S::V) -> S::V {
+        s.fma(a, b, sum)
+    }
+}
+
 /// `acc[i][j] = Σ_p a(i, p) · b[p·2·LANES + j·LANES ..]`.
 ///
 /// # Safety
 /// All addressed numbers of `a` (`ROWS × k`) and `b` (`k × 2·LANES`) must be readable.
 #[inline(always)]
-unsafe fn tile<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile) -> [[S::V; 2]; ROWS] {
+unsafe fn tile<S: Simd, M: Step<S>, const ROWS: usize>(
+    s: S,
+    m: M,
+    k: usize,
+    a: Lhs,
+    b: *const f32,
+    to: Tile,
+) -> [[S::V; 2]; ROWS] {
     let mut acc = [[s.zero(); 2]; ROWS];
     let (
         Lhs {
@@ -25,8 +48,8 @@ unsafe fn tile<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32
                 let (b0, b1) = (s.load(b), s.load(b.add(S::LANES)));
                 for i in 0..ROWS {
                     let v = s.splat(*x.add(i * row));
-                    acc[i][0] = s.fma(v, b0, acc[i][0]);
-                    acc[i][1] = s.fma(v, b1, acc[i][1]);
+                    acc[i][0] = m.step(s, v, b0, acc[i][0]);
+                    acc[i][1] = m.step(s, v, b1, acc[i][1]);
                 }
                 x = x.wrapping_add(next);
                 b = b.wrapping_add(2 * S::LANES);
@@ -82,20 +105,20 @@ pub(crate) unsafe fn tile_into<S: Simd>(s: S, k: usize, a: Lhs, b: *const f32, t
     unsafe { s.tile(k, a, b, to, add) }
 }
 
-/// The body of [`Simd::tile`], which every instruction set compiles once.
+/// The body of [`Simd::tile`], which every instruction set compiles once for each kind of step.
 ///
 /// # Safety
 /// As [`tile_into`].
 #[inline(always)]
-pub(crate) unsafe fn any_tile<S: Simd>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+pub(crate) unsafe fn any_tile<S: Simd, M: Step<S>>(s: S, m: M, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
     macro_rules! by_rows {
         ($($rows:literal)*) => {
             match to.rows {
                 // One of the strides a constant: the addresses of a column of A are then either offsets or one pointer each, and fit the registers.
                 // SAFETY: the caller's contract; `rows <= MR`.
-                $($rows if $rows <= S::MR && a.row == 1 => unsafe { rows_into::<S, $rows>(s, k, Lhs { row: 1, ..a }, b, to, add) },)*
+                $($rows if $rows <= S::MR && a.row == 1 => unsafe { rows_into::<S, M, $rows>(s, m, k, Lhs { row: 1, ..a }, b, to, add) },)*
                 // SAFETY: as above.
-                $($rows if $rows <= S::MR => unsafe { rows_into::<S, $rows>(s, k, Lhs { k: 1, ..a }, b, to, add) },)*
+                $($rows if $rows <= S::MR => unsafe { rows_into::<S, M, $rows>(s, m, k, Lhs { k: 1, ..a }, b, to, add) },)*
                 _ => debug_assert!(false, "a tile has 1 to MR rows"),
             }
         };
@@ -105,10 +128,18 @@ pub(crate) unsafe fn any_tile<S: Simd>(s: S, k: usize, a: Lhs, b: *const f32, to
 }
 
 #[inline(always)]
-unsafe fn rows_into<S: Simd, const ROWS: usize>(s: S, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
+unsafe fn rows_into<S: Simd, M: Step<S>, const ROWS: usize>(
+    s: S,
+    m: M,
+    k: usize,
+    a: Lhs,
+    b: *const f32,
+    to: Tile,
+    add: bool,
+) {
     // SAFETY: the caller's contract.
     unsafe {
-        let acc = tile::<S, ROWS>(s, k, a, b, to);
+        let acc = tile::<S, M, ROWS>(s, m, k, a, b, to);
         if to.cols == 2 * S::LANES {
             for i in 0..ROWS {
                 let c = to.c.add(i * to.stride);

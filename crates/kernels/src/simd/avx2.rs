@@ -1,6 +1,6 @@
 //! AVX2 with FMA and F16C.
 use super::{Simd, Task};
-use crate::gemm::{Lhs, Tile, any_tile};
+use crate::gemm::{Lhs, MultiplyAdd, Tile, any_tile};
 use std::arch::x86_64::*;
 
 /// Token: exists only after AVX2, FMA and F16C were detected.
@@ -126,6 +126,22 @@ impl Simd for Avx2 {
         unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
     }
     #[inline(always)]
+    fn bf16(self, a: __m256) -> __m256 {
+        // SAFETY: see above the `impl`.
+        unsafe {
+            let bits = _mm256_castps_si256(a);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let nearest = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a);
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let kept = _mm256_blendv_ps(_mm256_castsi256_ps(nearest), _mm256_castsi256_ps(quiet), nan);
+            let sign = _mm256_set1_ps(-0.0);
+            let tiny = _mm256_cmp_ps::<_CMP_LT_OQ>(_mm256_andnot_ps(sign, a), _mm256_set1_ps(f32::MIN_POSITIVE));
+            let high = _mm256_and_ps(kept, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000u32 as i32)));
+            _mm256_blendv_ps(high, _mm256_and_ps(a, sign), tiny)
+        }
+    }
+    #[inline(always)]
     fn sum(self, a: __m256) -> f32 {
         // SAFETY: see above the `impl`.
         unsafe {
@@ -194,5 +210,5 @@ impl Simd for Avx2 {
 #[inline(never)]
 unsafe fn tile(k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
     // SAFETY: the caller's contract.
-    unsafe { any_tile(Avx2(()), k, a, b, to, add) }
+    unsafe { any_tile(Avx2(()), MultiplyAdd, k, a, b, to, add) }
 }

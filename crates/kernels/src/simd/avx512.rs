@@ -1,11 +1,22 @@
 //! AVX-512 (F, VL, DQ, BW).
 use super::{Simd, Task};
-use crate::gemm::{Lhs, Tile, any_tile};
+use crate::gemm::{Lhs, MultiplyAdd, Tile, any_tile};
 use std::arch::x86_64::*;
 
 /// Token: exists only after AVX-512 was detected.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// For functions that enable the features themselves.
+    ///
+    /// # Safety
+    /// The processor must have the features that [`run`] names.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
 
 /// # Safety
 /// The processor must have the features named here.
@@ -15,9 +26,45 @@ pub(super) unsafe fn run<T: Task>(task: T) -> T::Out {
 }
 
 #[inline(always)]
-fn mask(n: usize) -> __mmask16 {
+pub(crate) fn mask(n: usize) -> __mmask16 {
     debug_assert!(n <= 16);
     ((1u32 << n) - 1) as __mmask16
+}
+
+/// Rows become columns: number `j` of register `i` goes to number `i` of register `j`.
+///
+/// # Safety
+/// The processor must have AVX-512 F.
+#[inline(always)]
+pub(crate) unsafe fn transposed(mut r: [__m512; 16]) -> [__m512; 16] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut t = r;
+        // 32-bit pairs, 64-bit pairs, then 128-bit blocks twice.
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+        }
+        for i in 0..4 {
+            for h in 0..2 {
+                let (a, b) = (_mm512_castps_pd(t[4 * i + h]), _mm512_castps_pd(t[4 * i + 2 + h]));
+                r[4 * i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                r[4 * i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+            }
+        }
+        // r[4i + c] holds, in its four 128-bit blocks, columns c, c+4, c+8, c+12 of rows 4i..4i+4.
+        for c in 0..4 {
+            let lo01 = _mm512_shuffle_f32x4::<0x88>(r[c], r[4 + c]);
+            let hi01 = _mm512_shuffle_f32x4::<0xdd>(r[c], r[4 + c]);
+            let lo23 = _mm512_shuffle_f32x4::<0x88>(r[8 + c], r[12 + c]);
+            let hi23 = _mm512_shuffle_f32x4::<0xdd>(r[8 + c], r[12 + c]);
+            t[c] = _mm512_shuffle_f32x4::<0x88>(lo01, lo23);
+            t[c + 8] = _mm512_shuffle_f32x4::<0xdd>(lo01, lo23);
+            t[c + 4] = _mm512_shuffle_f32x4::<0x88>(hi01, hi23);
+            t[c + 12] = _mm512_shuffle_f32x4::<0xdd>(hi01, hi23);
+        }
+        t
+    }
 }
 
 // SAFETY (all blocks below): the token is only made by `run`, whose caller vouches for the features; pointers are the caller's contract.
@@ -122,6 +169,20 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes) }
     }
     #[inline(always)]
+    fn bf16(self, a: __m512) -> __m512 {
+        // SAFETY: see above the `impl`.
+        unsafe {
+            let bits = _mm512_castps_si512(a);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let nearest = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+            let kept = _mm512_mask_or_epi32(nearest, nan, bits, _mm512_set1_epi32(0x0040_0000));
+            let tiny = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(a), _mm512_set1_ps(f32::MIN_POSITIVE));
+            let high = _mm512_and_si512(kept, _mm512_set1_epi32(0xffff_0000u32 as i32));
+            _mm512_castsi512_ps(_mm512_mask_and_epi32(high, tiny, bits, _mm512_set1_epi32(i32::MIN)))
+        }
+    }
+    #[inline(always)]
     fn sum(self, a: __m512) -> f32 {
         // SAFETY: see above the `impl`.
         unsafe { _mm512_reduce_add_ps(a) }
@@ -146,30 +207,7 @@ impl Simd for Avx512 {
                     r[i] = _mm512_loadu_ps(src.add(i * row_stride));
                 }
             }
-            let mut t = r;
-            // 32-bit pairs, 64-bit pairs, then 128-bit blocks twice.
-            for i in 0..8 {
-                t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-                t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
-            }
-            for i in 0..4 {
-                for h in 0..2 {
-                    let (a, b) = (_mm512_castps_pd(t[4 * i + h]), _mm512_castps_pd(t[4 * i + 2 + h]));
-                    r[4 * i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-                    r[4 * i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-                }
-            }
-            // r[4i + c] holds, in its four 128-bit blocks, columns c, c+4, c+8, c+12 of rows 4i..4i+4.
-            for c in 0..4 {
-                let lo01 = _mm512_shuffle_f32x4::<0x88>(r[c], r[4 + c]);
-                let hi01 = _mm512_shuffle_f32x4::<0xdd>(r[c], r[4 + c]);
-                let lo23 = _mm512_shuffle_f32x4::<0x88>(r[8 + c], r[12 + c]);
-                let hi23 = _mm512_shuffle_f32x4::<0xdd>(r[8 + c], r[12 + c]);
-                t[c] = _mm512_shuffle_f32x4::<0x88>(lo01, lo23);
-                t[c + 8] = _mm512_shuffle_f32x4::<0xdd>(lo01, lo23);
-                t[c + 4] = _mm512_shuffle_f32x4::<0x88>(hi01, hi23);
-                t[c + 12] = _mm512_shuffle_f32x4::<0xdd>(hi01, hi23);
-            }
+            let t = transposed(r);
             for j in 0..16 {
                 _mm512_storeu_ps(dst.add(j * dst_stride), t[j]);
             }
@@ -188,5 +226,5 @@ impl Simd for Avx512 {
 #[inline(never)]
 unsafe fn tile(k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
     // SAFETY: the caller's contract.
-    unsafe { any_tile(Avx512(()), k, a, b, to, add) }
+    unsafe { any_tile(Avx512(()), MultiplyAdd, k, a, b, to, add) }
 }

@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub(crate) mod avx512;
 mod portable;
 
 use crate::gemm::{Lhs, Tile};
@@ -58,6 +58,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn pow2(self, n: Self::V) -> Self::V;
     /// `a < b ? yes : no` per lane (`no` when unordered).
     fn select_lt(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// The nearest bf16, halves to even, as processors round on their way to a bf16 product: what f32 calls subnormal is zero there.
+    fn bf16(self, a: Self::V) -> Self::V;
     /// Sum of the lanes, always in the same order.
     fn sum(self, a: Self::V) -> f32;
     /// Largest lane.

@@ -1,6 +1,6 @@
 //! Four lanes in plain Rust: NEON and SSE2 come out of the compiler.
 use super::Simd;
-use crate::gemm::{Lhs, Tile, any_tile};
+use crate::gemm::{Lhs, MultiplyAdd, Tile, any_tile};
 
 /// Token of the portable path.
 #[derive(Clone, Copy)]
@@ -123,6 +123,16 @@ impl Simd for Portable {
         v
     }
     #[inline(always)]
+    fn bf16(self, a: [f32; 4]) -> [f32; 4] {
+        a.map(|x| {
+            let bits = x.to_bits();
+            let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+            let kept = if x.is_nan() { bits | 0x0040_0000 } else { nearest };
+            let tiny = x.abs() < f32::MIN_POSITIVE;
+            f32::from_bits(if tiny { bits & 0x8000_0000 } else { kept & 0xffff_0000 })
+        })
+    }
+    #[inline(always)]
     fn sum(self, a: [f32; 4]) -> f32 {
         (a[0] + a[2]) + (a[1] + a[3])
     }
@@ -154,5 +164,5 @@ impl Simd for Portable {
 #[inline(never)]
 unsafe fn tile(k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
     // SAFETY: the caller's contract.
-    unsafe { any_tile(Portable, k, a, b, to, add) }
+    unsafe { any_tile(Portable, MultiplyAdd, k, a, b, to, add) }
 }

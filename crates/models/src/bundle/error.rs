@@ -80,6 +80,24 @@ pub enum BundleError {
     /// A head cannot be built.
     #[error(transparent)]
     Head(#[from] HeadError),
+    /// A bundle that cannot be the start of another run.
+    #[error(
+        "{name} standardises features before its head, which a tower that learns cannot keep up; begin with a bundle trained without standardize_input"
+    )]
+    Standardized {
+        /// The bundle.
+        name: String,
+    },
+    /// A bundle of a bundle of a bundle.
+    #[error(
+        "{path} is a bundle that itself takes a tower from the bundle {name:?}; train it with run.copy_towers, or begin with that one", path = path.display()
+    )]
+    Chain {
+        /// The bundle in between.
+        path: PathBuf,
+        /// What it refers to.
+        name: String,
+    },
 }
 
 impl BundleError {

@@ -15,15 +15,19 @@
 //! look like embeddings and mean nothing.
 
 mod error;
+mod heads;
 mod locate;
 mod manifest;
 mod model;
 pub(crate) mod reference;
 pub(crate) mod save;
+mod side;
 
 pub use error::BundleError;
+pub use heads::Standardize;
 pub use locate::{Located, locate};
 pub use manifest::{FileEntry, MANIFEST, Manifest, OwnTower, Reference, TextPart, VisionPart};
-pub use model::{Model, Standardize};
+pub use model::Model;
 pub use reference::REFERENCE;
 pub use save::{Parts, SaveTower, save};
+pub use side::{TextSide, VisionSide, open_text_side, open_vision_side};

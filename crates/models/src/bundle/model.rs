@@ -1,110 +1,25 @@
 //! A model that embeds: a bundle, or a pretrained encoder by itself.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bifocal_data::Preprocess;
 use bifocal_nn::engine::{tensor, values};
-use bifocal_nn::init::Rng;
 use bifocal_nn::{Module, params};
 
+use super::heads::{self, Side};
 use super::locate::list;
-use super::{BundleError, FileEntry, Located, MANIFEST, Manifest, Reference, VisionPart, locate};
-use crate::adapter::{Head, HeadConfig, normalize};
+use super::{
+    BundleError, FileEntry, Located, MANIFEST, Manifest, Reference, TextSide, VisionPart, VisionSide, locate,
+    open_text_side, open_vision_side,
+};
+use crate::adapter::{HeadKind, normalize};
 use crate::open::{OpenError, TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
 use crate::vision::VisionTower;
 use crate::weights::safetensors::SafeTensors;
-use crate::weights::{self, HostTensor, TensorSource, WeightsError, strict};
+use crate::weights::{self, TensorSource, WeightsError, strict};
 
 /// What to do when a tower is missing.
 const BOTH: &str = "to embed both, give a bundle that `bifocal train` wrote, or the folder of a CLIP";
-/// Rows that pass through a head at once.
-const ROWS: usize = 1024;
-
-/// Mean and standard deviation of each feature over the data that a head was trained on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Standardize {
-    mean: Vec<f32>,
-    std: Vec<f32>,
-}
-
-impl Standardize {
-    /// Statistics over rows, in f64; a feature that never changes keeps its scale.
-    ///
-    /// # Shapes
-    /// `rows` `[n, dim]`.
-    pub fn fit(rows: &[f32], dim: usize) -> Self {
-        let n = (rows.len() / dim.max(1)).max(1) as f64;
-        let mut mean = vec![0.0f64; dim];
-        for row in rows.chunks_exact(dim.max(1)) {
-            mean.iter_mut().zip(row).for_each(|(m, &v)| *m += f64::from(v) / n);
-        }
-        let mut variance = vec![0.0f64; dim];
-        for row in rows.chunks_exact(dim.max(1)) {
-            for ((s, &v), m) in variance.iter_mut().zip(row).zip(&mean) {
-                *s += (f64::from(v) - m).powi(2) / n;
-            }
-        }
-        let std = |v: f64| if v > 1e-12 { v.sqrt() as f32 } else { 1.0 };
-        Self {
-            mean: mean.into_iter().map(|m| m as f32).collect(),
-            std: variance.into_iter().map(std).collect(),
-        }
-    }
-
-    /// Shifts and scales rows in place.
-    pub fn apply(&self, rows: &mut [f32]) {
-        for row in rows.chunks_exact_mut(self.mean.len().max(1)) {
-            for ((v, m), s) in row.iter_mut().zip(&self.mean).zip(&self.std) {
-                *v = (*v - m) / s;
-            }
-        }
-    }
-
-    pub(super) fn tensors(&self) -> BTreeMap<String, HostTensor> {
-        let vector = |data: &Vec<f32>| HostTensor {
-            shape: vec![data.len()],
-            data: data.clone(),
-        };
-        BTreeMap::from([
-            ("mean".to_owned(), vector(&self.mean)),
-            ("std".to_owned(), vector(&self.std)),
-        ])
-    }
-
-    fn load(source: &dyn TensorSource, name: &str, dim: usize) -> Result<Self, WeightsError> {
-        Ok(Self {
-            mean: source.load_shaped(&format!("{name}.mean"), &[dim])?.data,
-            std: source.load_shaped(&format!("{name}.std"), &[dim])?.data,
-        })
-    }
-}
-
-/// A head with what comes before it.
-#[derive(Debug)]
-struct Side {
-    standardize: Option<Standardize>,
-    head: Head,
-}
-
-impl Side {
-    /// Tower features to embeddings.
-    fn map(&self, mut features: Vec<f32>, dim: usize, unit: bool) -> Vec<f32> {
-        if let Some(standardize) = &self.standardize {
-            standardize.apply(&mut features);
-        }
-        if let (Head::Identity(_), false) = (&self.head, unit) {
-            return features;
-        }
-        let mut out = Vec::with_capacity(features.len() / dim.max(1) * self.head.dim());
-        for rows in features.chunks(ROWS * dim.max(1)) {
-            let x = tensor(rows.to_vec(), [rows.len() / dim.max(1), dim]);
-            let y = self.head.forward(x, None);
-            out.extend(values(if unit { normalize(y) } else { y }));
-        }
-        out
-    }
-}
 
 /// A model that embeds pictures, texts or both.
 #[derive(Debug)]
@@ -140,7 +55,7 @@ pub(crate) struct Scale {
 
 impl Scale {
     /// As the weights of a CLIP have it; 1 when they have none.
-    fn of_weights(path: &Path) -> Result<Self, WeightsError> {
+    pub(super) fn of_weights(path: &Path) -> Result<Self, WeightsError> {
         let source = weights::open(path)?;
         let one = |name: &str| match source.shape(name) {
             Some(shape) if shape.iter().product::<usize>() == 1 => Ok(source.load(name)?.data.first().copied()),
@@ -218,8 +133,8 @@ impl Model {
             manifest: None,
             fingerprint: blake3::hash(about.as_bytes()).to_hex().to_string(),
             dim,
-            vision: Some((vision, bare(dim))),
-            text: Some((text, bare(dim))),
+            vision: Some((vision, Side::bare(dim))),
+            text: Some((text, Side::bare(dim))),
             scale,
             sources: Sources {
                 vision: Some(path.to_owned()),
@@ -242,28 +157,11 @@ impl Model {
             vision: vision_source,
             text: Some(text_source),
         };
-        let side = |name: &str, config: &HeadConfig, input: usize, standardized: bool| {
-            let head = load_head(&heads, &format!("{name}_head"), config, input)?;
-            if head.dim() != manifest.embed_dim {
-                return Err(BundleError::Widths(format!(
-                    "the {name} head gives {} values, the embedding has {}",
-                    head.dim(),
-                    manifest.embed_dim
-                )));
-            }
-            let standardize = standardized.then(|| Standardize::load(&heads, name, input));
-            Ok(Side {
-                standardize: standardize.transpose()?,
-                head,
-            })
+        let seen = match manifest.image_head.kind {
+            HeadKind::Patches => vision.tower.patch_width().unwrap_or_default(),
+            _ => vision.tower.dim(),
         };
-        let image_side = side(
-            "image",
-            &manifest.image_head,
-            vision.tower.dim(),
-            manifest.standardize_image,
-        )?;
-        let text_side = side("text", &manifest.text_head, text.tower.dim(), manifest.standardize_text)?;
+        let (image_side, text_side) = heads::load(&heads, &manifest, [seen, text.tower.dim()])?;
         Ok(Self {
             name: dir.display().to_string(),
             fingerprint: manifest.fingerprint.clone(),
@@ -289,7 +187,7 @@ impl Model {
             manifest: None,
             fingerprint: blake3::hash(about.as_bytes()).to_hex().to_string(),
             dim,
-            text: Some((encoder, bare(dim))),
+            text: Some((encoder, Side::bare(dim))),
             vision: None,
             scale: Scale { log: 0.0, bias: None },
             sources: Sources::default(),
@@ -306,7 +204,7 @@ impl Model {
             manifest: None,
             fingerprint: blake3::hash(about.as_bytes()).to_hex().to_string(),
             dim,
-            vision: Some((encoder, bare(dim))),
+            vision: Some((encoder, Side::bare(dim))),
             text: None,
             scale: Scale { log: 0.0, bias: None },
             sources: Sources::default(),
@@ -383,8 +281,65 @@ impl Model {
                 hint: format!("it embeds texts only; {BOTH}"),
             });
         };
+        if side.head.reads_patches() {
+            let (patches, each, width) = encoder.patches(pixels, n)?;
+            let rows = side.head.over_patches(tensor(patches, [n * each, width]), each, false);
+            return Ok(values(if unit { normalize(rows) } else { rows }));
+        }
         let features = encoder.embed(pixels, n)?;
         Ok(side.map(features, encoder.tower.dim(), unit))
+    }
+
+    /// The vision side alone.
+    pub(super) fn into_vision_side(self) -> Result<VisionSide, BundleError> {
+        let (name, log_scale) = (self.name, self.scale.log);
+        let config = self.manifest.map(|m| m.image_head);
+        match self.vision {
+            Some((
+                encoder,
+                Side {
+                    head,
+                    standardize: None,
+                },
+            )) => Ok(VisionSide {
+                encoder,
+                head: config.map(|config| (head, config)),
+                log_scale: Some(log_scale),
+            }),
+            Some(_) => Err(BundleError::Standardized { name }),
+            None => Err(BundleError::NoTower {
+                name,
+                side: "vision",
+                hint: BOTH.to_owned(),
+            }),
+        }
+    }
+
+    /// The text side alone.
+    pub(super) fn into_text_side(self) -> Result<TextSide, BundleError> {
+        let name = self.name;
+        let (config, prompt) = self
+            .manifest
+            .map_or((None, None), |m| (Some(m.text_head), m.text.prompt));
+        match self.text {
+            Some((
+                encoder,
+                Side {
+                    head,
+                    standardize: None,
+                },
+            )) => Ok(TextSide {
+                encoder,
+                head: config.map(|config| (head, config)),
+                prompt,
+            }),
+            Some(_) => Err(BundleError::Standardized { name }),
+            None => Err(BundleError::NoTower {
+                name,
+                side: "text",
+                hint: BOTH.to_owned(),
+            }),
+        }
     }
 
     /// Where it came from.
@@ -433,16 +388,18 @@ impl Model {
         &self.sources
     }
 
-    /// What this model does beside its two towers, and a checkpoint of two towers cannot express; `None` if nothing.
-    pub(crate) fn beside_towers(&self) -> Option<&'static str> {
-        let headed = |side: Option<&Side>| side.is_some_and(|side| !matches!(side.head, Head::Identity(_)));
+    /// What this model does beside its tower for pictures or, unless `vision_only`, both, and a checkpoint of towers cannot express; `None`
+    /// if nothing.
+    pub(crate) fn beside_towers(&self, vision_only: bool) -> Option<&'static str> {
+        let headed = |side: Option<&Side>| side.is_some_and(Side::has_head);
         let standardized = |side: Option<&Side>| side.is_some_and(|side| side.standardize.is_some());
-        let sides = [self.vision.as_ref().map(|v| &v.1), self.text.as_ref().map(|t| &t.1)];
+        let text = self.text.as_ref().filter(|_| !vision_only);
+        let sides = [self.vision.as_ref().map(|v| &v.1), text.map(|t| &t.1)];
         if sides.into_iter().any(headed) {
             Some("its heads")
         } else if sides.into_iter().any(standardized) {
             Some("the standardisation of its features")
-        } else if self.manifest.as_ref().is_some_and(|m| m.text.prompt.is_some()) {
+        } else if !vision_only && self.manifest.as_ref().is_some_and(|m| m.text.prompt.is_some()) {
             Some("the prompt around its texts")
         } else {
             None
@@ -452,18 +409,6 @@ impl Model {
     /// The description of a bundle; `None` for an encoder by itself.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
-    }
-}
-
-/// No head.
-fn bare(width: usize) -> Side {
-    let head = HeadConfig::default().build(width, &mut Rng::new(0));
-    match head {
-        Ok(head) => Side {
-            standardize: None,
-            head,
-        },
-        Err(error) => unreachable!("an identity head fits any tower: {error}"),
     }
 }
 
@@ -493,13 +438,8 @@ pub(super) fn open_file(dir: &Path, manifest: &Manifest, name: &str) -> Result<S
     Ok(SafeTensors::from_bytes(&path, bytes)?)
 }
 
-fn load_head(source: &dyn TensorSource, prefix: &str, config: &HeadConfig, input: usize) -> Result<Head, BundleError> {
-    let head = config.build(input, &mut Rng::new(0))?;
-    lay_over(head, source, prefix)
-}
-
 /// Replaces all parameters of a module by those in a file.
-fn lay_over<M: Module>(module: M, source: &dyn TensorSource, prefix: &str) -> Result<M, BundleError> {
+pub(super) fn lay_over<M: Module>(module: M, source: &dyn TensorSource, prefix: &str) -> Result<M, BundleError> {
     let loaded = params::load(module, |name, shape| {
         let name = if prefix.is_empty() {
             name.to_owned()
@@ -518,7 +458,8 @@ fn load_vision(dir: &Path, manifest: &Manifest) -> Result<(VisionEncoder, Option
     match &manifest.vision {
         VisionPart::Pretrained(reference) => {
             let path = find(dir, "vision", reference)?;
-            let encoder = open_vision(&path)?;
+            refuse_chain(&path)?;
+            let encoder = open_vision_side(&path)?.encoder;
             same("vision", &path, &encoder.fingerprint, reference)?;
             let mut encoder = encoder.with_image_size(manifest.preprocess.size)?;
             encoder.preprocess = manifest.preprocess.clone();
@@ -546,10 +487,13 @@ fn load_text(dir: &Path, manifest: &Manifest) -> Result<(TextEncoder, PathBuf), 
         layer: part.layer,
         prompt: part.prompt_name.clone(),
     };
-    let mut encoder = open_text(&path, &options)?;
+    refuse_chain(&path)?;
+    let mut encoder = open_text_side(&path, &options)?.encoder;
     same("text", &path, &encoder.fingerprint, &part.pretrained)?;
     if let Some(file) = &part.trained {
         let source = open_file(dir, manifest, file)?;
+        let both = format!("{} {}", encoder.fingerprint, manifest.fingerprint);
+        encoder.fingerprint = blake3::hash(both.as_bytes()).to_hex().to_string();
         encoder.tower = strict(&source, &[], |source| lay_over(encoder.tower, source, ""))?;
     }
     Ok((encoder, path))
@@ -562,6 +506,29 @@ fn find(dir: &Path, side: &'static str, reference: &Reference) -> Result<PathBuf
             side,
             name: reference.path.clone(),
             looked: list(&places),
+        }),
+    }
+}
+
+/// A bundle may refer to another bundle, but that one to pretrained towers only: otherwise bundles could refer to each other in a circle.
+fn refuse_chain(path: &Path) -> Result<(), BundleError> {
+    if !path.join(MANIFEST).is_file() {
+        return Ok(());
+    }
+    let inner = Manifest::read(path)?;
+    let mut towers = vec![inner.text.pretrained];
+    if let VisionPart::Pretrained(reference) = inner.vision {
+        towers.push(reference);
+    }
+    let bundle = |reference: &Reference| match locate(&reference.path, Some(path)) {
+        Located::At(path) => path.join(MANIFEST).is_file(),
+        Located::Nowhere(_) => false,
+    };
+    match towers.into_iter().find(bundle) {
+        None => Ok(()),
+        Some(reference) => Err(BundleError::Chain {
+            path: path.to_owned(),
+            name: reference.path,
         }),
     }
 }

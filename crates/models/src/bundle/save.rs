@@ -133,7 +133,11 @@ fn add_reference(dir: &Path, manifest: &mut Manifest) -> Result<(), BundleError>
     write_manifest(dir, manifest)
 }
 
-fn write_tensors(dir: &Path, name: &str, tensors: &BTreeMap<String, HostTensor>) -> Result<FileEntry, BundleError> {
+pub(super) fn write_tensors(
+    dir: &Path,
+    name: &str,
+    tensors: &BTreeMap<String, HostTensor>,
+) -> Result<FileEntry, BundleError> {
     let bytes = write::bytes(tensors, Element::F32, None).map_err(|e| BundleError::Manifest {
         path: dir.to_owned(),
         message: format!("the weights cannot be written: {e}"),
@@ -145,7 +149,7 @@ fn write_tensors(dir: &Path, name: &str, tensors: &BTreeMap<String, HostTensor>)
     })
 }
 
-fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), BundleError> {
+pub(super) fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), BundleError> {
     let path = dir.join(MANIFEST);
     let mut text = serde_json::to_vec_pretty(manifest).map_err(|e| BundleError::Manifest {
         path: path.clone(),

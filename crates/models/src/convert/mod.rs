@@ -1,33 +1,39 @@
 //! From one layout to another: a folder or bundle as transformers, open_clip or Bifocal reads it.
 //!
 //! A checkpoint is opened as for embedding, which accounts for every tensor of it, and every parameter of the towers gets its name in
-//! the new layout out of one table ([`names`]); a parameter without a name and a name without a parameter are errors.
+//! the new layout out of a family's table ([`clip`], [`siglip`]); a parameter without a name and a name without a parameter are errors.
 
+mod clip;
 mod names;
 mod settings;
+mod siglip;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bifocal_data::Preprocess;
 use serde_json::Value;
 
 use crate::adapter::HeadConfig;
 use crate::bundle::save::{beside, remove, sync_dir, write_file};
 use crate::bundle::{self, BundleError, MANIFEST, Model, Parts, SaveTower};
 use crate::open::{TextEncoder, TextOptions, VisionEncoder};
-use crate::text::{TextFamily, TextTower};
+use crate::text::{ClipTextConfig, TextFamily, TextTower};
+use crate::tokenizer;
 use crate::towers::Towers;
-use crate::vision::{VisionTower, VitFamily};
+use crate::vision::{VisionTower, VitConfig, VitFamily};
 use crate::weights::elements::Element;
 use crate::weights::{self, HostTensor, WeightsError, write};
-use names::{CLIP_TEXT, CLIP_VIT, Unmatched, Whose, renamed};
+use names::{Row, Unmatched, Whose, renamed};
 
 /// A layout to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// transformers: `config.json`, `preprocessor_config.json`, `model.safetensors`.
     HuggingFace,
+    /// The same for the vision tower by itself, which may have been trained with another text tower than its own.
+    HuggingFaceVision,
     /// open_clip: `open_clip_config.json`, `open_clip_model.safetensors`.
     OpenClip,
     /// Bifocal's own, with the pretrained towers inside.
@@ -92,7 +98,7 @@ pub enum ConvertError {
     },
 }
 
-/// Files of a tokenizer that belong to any layout.
+/// Files of a tokenizer that belong to any layout, beside a SentencePiece model.
 const TOKENIZER: [&str; 7] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -103,6 +109,39 @@ const TOKENIZER: [&str; 7] = [
     "vocab.txt",
 ];
 
+const HUGGING_FACE_WEIGHTS: &str = "model.safetensors";
+
+/// What both layouts of a family of towers look like. An error is what a layout has no place for.
+trait Family {
+    /// Names of the vision tower's tensors.
+    fn vision(&self) -> &'static [Row];
+    /// Names of the text tower's tensors.
+    fn text(&self) -> &'static [Row];
+    /// The shape of scale and bias in transformers.
+    fn scalar(&self) -> &'static [usize];
+    /// The bias that transformers stores.
+    fn bias(&self, bias: Option<f32>) -> Result<Option<f32>, String>;
+    /// The vision tower in transformers' `config.json`, and its class when it is by itself.
+    fn vision_settings(&self, vision: &VitConfig) -> (Value, &'static str);
+    /// transformers' `config.json`.
+    fn settings(&self, pair: &Pair) -> Value;
+    /// transformers' `preprocessor_config.json`.
+    fn processor(&self, preprocess: &Preprocess) -> Result<Value, String>;
+    /// `model_cfg` in `open_clip_config.json`.
+    fn model_cfg(&self, pair: &Pair) -> Result<Value, String>;
+    /// What a layout says differently.
+    fn notes(&self, pair: &Pair, whose: Whose) -> Vec<String>;
+}
+
+/// Both towers of a family.
+struct Pair<'a> {
+    vision: &'a VitConfig,
+    text: &'a ClipTextConfig,
+    encoder: &'a TextEncoder,
+    /// What is added to similarities.
+    bias: Option<f32>,
+}
+
 /// Converts the model at `from` into a new folder `to`, which appears whole or not at all.
 ///
 /// # Errors
@@ -112,15 +151,17 @@ pub fn convert(from: &Path, to: &Path, layout: Layout) -> Result<Converted, Conv
         return Err(ConvertError::Exists(to.to_owned()));
     }
     let model = Model::open(from, &TextOptions::default())?;
-    let (Some(text), Some(vision)) = (model.text(), model.vision()) else {
-        let side = if model.text().is_some() { "vision" } else { "text" };
-        return Err(BundleError::NoTower {
-            name: model.name().to_owned(),
-            side,
-            hint: "a layout of two towers needs both".to_owned(),
-        }
-        .into());
+    let missing = |side, hint: &str| BundleError::NoTower {
+        name: model.name().to_owned(),
+        side,
+        hint: hint.to_owned(),
     };
+    let both = "a layout of two towers needs both";
+    let vision = model.vision().ok_or_else(|| missing("vision", both))?;
+    if layout == Layout::HuggingFaceVision {
+        return vision_to_folder(&model, vision, to);
+    }
+    let text = model.text().ok_or_else(|| missing("text", both))?;
     match layout {
         Layout::Bundle => to_bundle(&model, text, vision, from, to),
         _ => to_folder(&model, text, vision, to, layout),
@@ -182,6 +223,26 @@ fn to_bundle(
     })
 }
 
+/// The tower's sizes and family; otherwise what a layout has no place for.
+fn vit(tower: &VisionTower) -> Result<(&VitConfig, &'static dyn Family), String> {
+    let VisionTower::Vit(vit) = tower else {
+        return Err("this kind of vision tower".into());
+    };
+    let config = vit.config();
+    let family: &dyn Family = match config.family {
+        VitFamily::Clip => &clip::Clip,
+        VitFamily::SigLip => &siglip::SigLip,
+        _ => return Err("this kind of vision tower".into()),
+    };
+    match config.trained_size {
+        Some(trained) => Err(format!(
+            "positions for {trained} pixels that are resized for {} each time",
+            config.image_size
+        )),
+        None => Ok((config, family)),
+    }
+}
+
 fn to_folder(
     model: &Model,
     text: &TextEncoder,
@@ -189,84 +250,125 @@ fn to_folder(
     to: &Path,
     layout: Layout,
 ) -> Result<Converted, ConvertError> {
-    if let Some(what) = model.beside_towers() {
-        return Err(no_place(model, layout, what));
+    let refused = |what: String| no_place(model, layout, what);
+    if let Some(what) = model.beside_towers(false) {
+        return Err(refused(what.into()));
     }
-    let vit = match &vision.tower {
-        VisionTower::Vit(vit) if vit.config().family == VitFamily::Clip => vit,
-        _ => return Err(no_place(model, layout, "this kind of vision tower")),
-    };
+    let (vit, family) = vit(&vision.tower).map_err(refused)?;
     let clip = match &text.tower {
-        TextTower::Clip(clip) if clip.config().family == TextFamily::Clip => clip,
-        _ => return Err(no_place(model, layout, "this kind of text tower")),
+        TextTower::Clip(clip) if (clip.config().family == TextFamily::SigLip) == (vit.family == VitFamily::SigLip) => {
+            clip.config()
+        }
+        _ => {
+            let what = "this kind of text tower beside this vision tower (of the latter by itself it has: hf-vision)";
+            return Err(refused(what.into()));
+        }
     };
     let whose = match layout {
         Layout::OpenClip => Whose::OpenClip,
         _ => Whose::HuggingFace,
     };
-    let name = |unmatched: Unmatched| ConvertError::Names {
+    let pair = Pair {
+        vision: vit,
+        text: clip,
+        encoder: text,
+        bias: model.scale().bias,
+    };
+    let mut tensors = named(model, vision.tower.tensors(), family.vision(), whose)?;
+    tensors.extend(named(model, text.tower.tensors(), family.text(), whose)?);
+    let (shape, bias) = match whose {
+        Whose::HuggingFace => (family.scalar(), family.bias(pair.bias).map_err(refused)?),
+        Whose::OpenClip => (&[][..], pair.bias),
+    };
+    let scalars = [("logit_scale", Some(model.scale().log)), ("logit_bias", bias)];
+    tensors.extend(scalars.into_iter().filter_map(|(name, value)| {
+        let tensor = HostTensor {
+            shape: shape.to_vec(),
+            data: vec![value?],
+        };
+        Some((name.to_owned(), tensor))
+    }));
+    let element = element(model, &tensors)?;
+    let preprocess = &vision.preprocess;
+    let (settings, weights_file) = if whose == Whose::OpenClip {
+        let config = serde_json::json!({
+            "model_cfg": family.model_cfg(&pair).map_err(refused)?,
+            "preprocess_cfg": settings::preprocess_cfg(preprocess).map_err(refused)?,
+        });
+        (vec![("open_clip_config.json", config)], "open_clip_model.safetensors")
+    } else {
+        let processor = family.processor(preprocess).map_err(refused)?;
+        (
+            hugging_face(family.settings(&pair), processor, element),
+            HUGGING_FACE_WEIGHTS,
+        )
+    };
+    let content = Content {
+        settings,
+        weights_file,
+        tensors: &tensors,
+        element,
+        tokenizer: model.sources().text.as_deref(),
+    };
+    write_folder(to, model, &content)?;
+    Ok(Converted {
+        tensors: tensors.len(),
+        stored_as: element.name(),
+        notes: family.notes(&pair, whose),
+    })
+}
+
+/// The vision tower by itself for transformers.
+fn vision_to_folder(model: &Model, vision: &VisionEncoder, to: &Path) -> Result<Converted, ConvertError> {
+    let refused = |what: String| no_place(model, Layout::HuggingFaceVision, what);
+    if let Some(what) = model.beside_towers(true) {
+        return Err(refused(what.into()));
+    }
+    let (vit, family) = vit(&vision.tower).map_err(refused)?;
+    let tensors = named(model, vision.tower.tensors(), family.vision(), Whose::HuggingFace)?;
+    let element = element(model, &tensors)?;
+    let (mut config, class) = family.vision_settings(vit);
+    config["architectures"] = serde_json::json!([class]);
+    let processor = family.processor(&vision.preprocess).map_err(refused)?;
+    let content = Content {
+        settings: hugging_face(config, processor, element),
+        weights_file: HUGGING_FACE_WEIGHTS,
+        tensors: &tensors,
+        element,
+        tokenizer: None,
+    };
+    write_folder(to, model, &content)?;
+    Ok(Converted {
+        tensors: tensors.len(),
+        stored_as: element.name(),
+        notes: vec![format!("transformers' class for it is {class}")],
+    })
+}
+
+/// Tensors of a tower under the names of a layout.
+fn named(
+    model: &Model,
+    own: BTreeMap<String, HostTensor>,
+    table: &[Row],
+    whose: Whose,
+) -> Result<BTreeMap<String, HostTensor>, ConvertError> {
+    renamed(own, table, whose).map_err(|unmatched: Unmatched| ConvertError::Names {
         model: model.name().to_owned(),
         without_row: unmatched.without_row,
         without_tensor: unmatched.without_tensor,
         misshapen: unmatched.misshapen,
-    };
-    let mut tensors = renamed(vision.tower.tensors(), CLIP_VIT, whose).map_err(name)?;
-    tensors.extend(renamed(text.tower.tensors(), CLIP_TEXT, whose).map_err(name)?);
-    let scalar = |value: f32| HostTensor {
-        shape: Vec::new(),
-        data: vec![value],
-    };
-    tensors.insert("logit_scale".into(), scalar(model.scale().log));
-    if let Some(bias) = model.scale().bias {
-        if layout == Layout::HuggingFace {
-            return Err(no_place(model, layout, "a bias of similarities"));
-        }
-        tensors.insert("logit_bias".into(), scalar(bias));
-    }
-    let element = element(model, &tensors)?;
-    let preprocess = &vision.preprocess;
-    let refused = |what: String| no_place(model, layout, what);
-    let mut settings: Vec<(&str, Value)> = Vec::new();
-    let weights_file = if layout == Layout::OpenClip {
-        let config = settings::open_clip(vit.config(), clip.config(), preprocess).map_err(refused)?;
-        settings.push(("open_clip_config.json", config));
-        "open_clip_model.safetensors"
-    } else {
-        let dtype = match element {
-            Element::F16 => "float16",
-            Element::Bf16 => "bfloat16",
-            _ => "float32",
-        };
-        let special = text.tokenizer.special();
-        settings.push((
-            "config.json",
-            settings::hugging_face(vit.config(), clip.config(), special, dtype),
-        ));
-        settings.push((
-            "preprocessor_config.json",
-            settings::processor(preprocess).map_err(refused)?,
-        ));
-        "model.safetensors"
-    };
-    let bytes = write::bytes(&tensors, element, Some("pt")).map_err(|e| ConvertError::Encode {
-        model: model.name().to_owned(),
-        message: e.to_string(),
-    })?;
-    write_folder(to, model, &settings, (weights_file, &bytes))?;
-    Ok(Converted {
-        tensors: tensors.len(),
-        stored_as: element.name(),
-        notes: notes(layout),
     })
 }
 
-fn notes(layout: Layout) -> Vec<String> {
-    let crop = "an odd margin of a picture is cut as this layout's own preprocessing does, which may move the crop by one pixel";
-    let mut notes = vec![crop.to_owned()];
-    if layout == Layout::OpenClip {
-        notes.push("open_clip uses CLIP's own tokenizer unless text_cfg names another (hf_tokenizer_name)".to_owned());
-    }
-    notes
+/// The settings files of transformers.
+fn hugging_face(mut config: Value, processor: Value, element: Element) -> Vec<(&'static str, Value)> {
+    let dtype = match element {
+        Element::F16 => "float16",
+        Element::Bf16 => "bfloat16",
+        _ => "float32",
+    };
+    config["torch_dtype"] = dtype.into();
+    vec![("config.json", config), ("preprocessor_config.json", processor)]
 }
 
 /// What all weights of the source are stored as, where that is a half: values that came from halves are halves again without loss.
@@ -295,25 +397,34 @@ fn element(model: &Model, tensors: &BTreeMap<String, HostTensor>) -> Result<Elem
     Ok(Element::F32)
 }
 
+/// What a folder is made of.
+struct Content<'a> {
+    settings: Vec<(&'static str, Value)>,
+    weights_file: &'static str,
+    tensors: &'a BTreeMap<String, HostTensor>,
+    element: Element,
+    /// The folder that has the tokenizer.
+    tokenizer: Option<&'a Path>,
+}
+
 /// Settings, weights and the tokenizer into a new folder that appears when it is whole.
-fn write_folder(
-    to: &Path,
-    model: &Model,
-    settings: &[(&str, Value)],
-    (weights_file, bytes): (&str, &[u8]),
-) -> Result<(), ConvertError> {
+fn write_folder(to: &Path, model: &Model, content: &Content<'_>) -> Result<(), ConvertError> {
+    let bytes = write::bytes(content.tensors, content.element, Some("pt")).map_err(|e| ConvertError::Encode {
+        model: model.name().to_owned(),
+        message: e.to_string(),
+    })?;
     let parent = to.parent().filter(|p| !p.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(BundleError::io(parent))?;
     let unfinished = beside(to, "unfinished");
     remove(&unfinished)?;
     fs::create_dir(&unfinished).map_err(BundleError::io(&unfinished))?;
-    for (name, value) in settings {
+    for (name, value) in &content.settings {
         write_file(&unfinished.join(name), format!("{value:#}\n").as_bytes())?;
     }
-    write_file(&unfinished.join(weights_file), bytes)?;
-    if let Some(source) = &model.sources().text {
-        for name in TOKENIZER {
+    write_file(&unfinished.join(content.weights_file), &bytes)?;
+    if let Some(source) = content.tokenizer {
+        for name in TOKENIZER.into_iter().chain(tokenizer::SENTENCE_PIECE) {
             let file = source.join(name);
             if file.is_file() {
                 let content = fs::read(&file).map_err(BundleError::io(&file))?;

@@ -7,23 +7,27 @@ use crate::weights::HostTensor;
 
 /// How a layout stores what we keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
+pub(super) enum How {
     /// As it is.
     Same,
     /// `[out, in]` as `[in, out]`.
     Transposed,
+    /// `[…]` as `[1, …]`, until there are three axes.
+    Batched,
     /// A patch embedding `[out, p·p·3]`, channels last, as `[out, 3, p, p]`.
     Kernel,
     /// Queries, keys and values, `[3·c, …]`, as three tensors; `?` in the name stands for q, k and v.
     Thirds,
+    /// The same as two tensors, `[c, …]` and `[2·c, …]`; `?` in the name stands for q and kv.
+    QueryApart,
 }
-use How::{Kernel, Same, Thirds, Transposed};
+use How::{Batched, Kernel, QueryApart, Same, Thirds, Transposed};
 
 /// The name of a tensor in one layout. `{}` is the number of a block, `*` stands for `weight` and `bias`.
 type Name = (&'static str, How);
 
 /// Ours, Hugging Face's, open_clip's.
-pub(super) struct Row(&'static str, Name, Name);
+pub(super) struct Row(pub &'static str, pub Name, pub Name);
 
 /// Whose names are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,40 +35,6 @@ pub(super) enum Whose {
     HuggingFace,
     OpenClip,
 }
-
-/// CLIP's vision transformer.
-#[rustfmt::skip]
-pub(super) const CLIP_VIT: &[Row] = &[
-    Row("patches.weight", ("vision_model.embeddings.patch_embedding.weight", Kernel), ("visual.conv1.weight", Kernel)),
-    Row("class", ("vision_model.embeddings.class_embedding", Same), ("visual.class_embedding", Same)),
-    Row("positions", ("vision_model.embeddings.position_embedding.weight", Same), ("visual.positional_embedding", Same)),
-    Row("ln_pre.*", ("vision_model.pre_layrnorm.*", Same), ("visual.ln_pre.*", Same)), // so spelt in the files
-    Row("blocks.{}.ln_1.*", ("vision_model.encoder.layers.{}.layer_norm1.*", Same), ("visual.transformer.resblocks.{}.ln_1.*", Same)),
-    Row("blocks.{}.qkv.weight", ("vision_model.encoder.layers.{}.self_attn.?_proj.weight", Thirds), ("visual.transformer.resblocks.{}.attn.in_proj_weight", Same)),
-    Row("blocks.{}.qkv.bias", ("vision_model.encoder.layers.{}.self_attn.?_proj.bias", Thirds), ("visual.transformer.resblocks.{}.attn.in_proj_bias", Same)),
-    Row("blocks.{}.out.*", ("vision_model.encoder.layers.{}.self_attn.out_proj.*", Same), ("visual.transformer.resblocks.{}.attn.out_proj.*", Same)),
-    Row("blocks.{}.ln_2.*", ("vision_model.encoder.layers.{}.layer_norm2.*", Same), ("visual.transformer.resblocks.{}.ln_2.*", Same)),
-    Row("blocks.{}.fc.*", ("vision_model.encoder.layers.{}.mlp.fc1.*", Same), ("visual.transformer.resblocks.{}.mlp.c_fc.*", Same)),
-    Row("blocks.{}.proj.*", ("vision_model.encoder.layers.{}.mlp.fc2.*", Same), ("visual.transformer.resblocks.{}.mlp.c_proj.*", Same)),
-    Row("ln_post.*", ("vision_model.post_layernorm.*", Same), ("visual.ln_post.*", Same)),
-    Row("proj.weight", ("visual_projection.weight", Same), ("visual.proj", Transposed)),
-];
-
-/// CLIP's text transformer.
-#[rustfmt::skip]
-pub(super) const CLIP_TEXT: &[Row] = &[
-    Row("tokens.weight", ("text_model.embeddings.token_embedding.weight", Same), ("token_embedding.weight", Same)),
-    Row("positions.weight", ("text_model.embeddings.position_embedding.weight", Same), ("positional_embedding", Same)),
-    Row("blocks.{}.ln_1.*", ("text_model.encoder.layers.{}.layer_norm1.*", Same), ("transformer.resblocks.{}.ln_1.*", Same)),
-    Row("blocks.{}.qkv.weight", ("text_model.encoder.layers.{}.self_attn.?_proj.weight", Thirds), ("transformer.resblocks.{}.attn.in_proj_weight", Same)),
-    Row("blocks.{}.qkv.bias", ("text_model.encoder.layers.{}.self_attn.?_proj.bias", Thirds), ("transformer.resblocks.{}.attn.in_proj_bias", Same)),
-    Row("blocks.{}.out.*", ("text_model.encoder.layers.{}.self_attn.out_proj.*", Same), ("transformer.resblocks.{}.attn.out_proj.*", Same)),
-    Row("blocks.{}.ln_2.*", ("text_model.encoder.layers.{}.layer_norm2.*", Same), ("transformer.resblocks.{}.ln_2.*", Same)),
-    Row("blocks.{}.fc.*", ("text_model.encoder.layers.{}.mlp.fc1.*", Same), ("transformer.resblocks.{}.mlp.c_fc.*", Same)),
-    Row("blocks.{}.proj.*", ("text_model.encoder.layers.{}.mlp.fc2.*", Same), ("transformer.resblocks.{}.mlp.c_proj.*", Same)),
-    Row("ln_final.*", ("text_model.final_layer_norm.*", Same), ("ln_final.*", Same)),
-    Row("proj.weight", ("text_projection.weight", Same), ("text_projection", Transposed)),
-];
 
 /// What a table and a tower do not have in common.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -106,11 +76,11 @@ pub(super) fn renamed(
         };
         let theirs = theirs.replace("{}", &block).replace('*', &rest);
         match stored(tensor, how) {
-            Some(parts) if parts.len() == 3 => {
-                let names = ["q", "k", "v"].map(|letter| theirs.replace('?', letter));
-                out.extend(names.into_iter().zip(parts));
-            }
-            Some(parts) => out.extend(std::iter::once(theirs).zip(parts)),
+            Some(parts) => out.extend(
+                parts
+                    .into_iter()
+                    .map(|(part, tensor)| (theirs.replace('?', part), tensor)),
+            ),
             None => unmatched.misshapen.push(name),
         }
     }
@@ -140,17 +110,19 @@ fn pattern(name: &str) -> (String, String) {
     }
 }
 
-/// `None` when the shape is another than the tensor of this kind has.
-fn stored(tensor: HostTensor, how: How) -> Option<Vec<HostTensor>> {
+/// What a tensor becomes, and what `?` stands for in the name of each; `None` when the shape is another than the tensor of this kind has.
+fn stored(tensor: HostTensor, how: How) -> Option<Vec<(&'static str, HostTensor)>> {
     let HostTensor { shape, data } = tensor;
+    let whole = |shape: Vec<usize>, data: Vec<f32>| vec![("", HostTensor { shape, data })];
     Some(match how {
-        Same => vec![HostTensor { shape, data }],
+        Same => whole(shape, data),
+        Batched => whole(
+            [&vec![1; 3_usize.checked_sub(shape.len())?], shape.as_slice()].concat(),
+            data,
+        ),
         Transposed => {
             let &[rows, cols] = shape.as_slice() else { return None };
-            vec![HostTensor {
-                shape: vec![cols, rows],
-                data: transpose(&data, rows, cols),
-            }]
+            whole(vec![cols, rows], transpose(&data, rows, cols))
         }
         Kernel => {
             let &[out, columns] = shape.as_slice() else { return None };
@@ -159,30 +131,40 @@ fn stored(tensor: HostTensor, how: How) -> Option<Vec<HostTensor>> {
                 return None;
             }
             let filters = data.chunks_exact(columns);
-            vec![HostTensor {
-                shape: vec![out, 3, side, side],
-                data: filters.flat_map(|filter| transpose(filter, side * side, 3)).collect(),
-            }]
+            let data = filters.flat_map(|filter| transpose(filter, side * side, 3)).collect();
+            whole(vec![out, 3, side, side], data)
         }
-        Thirds => {
-            let (&rows, rest) = shape.split_first()?;
-            if rows == 0 || rows % 3 != 0 {
-                return None;
-            }
-            let shape = [&[rows / 3], rest].concat();
-            let parts = data.chunks_exact(data.len() / 3);
-            parts
-                .map(|part| HostTensor {
-                    shape: shape.clone(),
-                    data: part.to_vec(),
-                })
-                .collect()
-        }
+        Thirds => rows_apart(&shape, &data, &[("q", 1), ("k", 1), ("v", 1)])?,
+        QueryApart => rows_apart(&shape, &data, &[("q", 1), ("kv", 2)])?,
     })
+}
+
+/// Rows in parts, each of so many thirds.
+fn rows_apart(
+    shape: &[usize],
+    data: &[f32],
+    parts: &[(&'static str, usize)],
+) -> Option<Vec<(&'static str, HostTensor)>> {
+    let (&rows, rest) = shape.split_first()?;
+    if rows == 0 || !rows.is_multiple_of(3) {
+        return None;
+    }
+    let mut at = 0;
+    let part = |&(name, thirds): &(&'static str, usize)| {
+        let start = at;
+        at += thirds * data.len() / 3;
+        let tensor = HostTensor {
+            shape: [&[thirds * rows / 3], rest].concat(),
+            data: data[start..at].to_vec(),
+        };
+        (name, tensor)
+    };
+    Some(parts.iter().map(part).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::clip::VISION;
     use super::*;
 
     #[test]
@@ -193,11 +175,11 @@ mod tests {
         };
         let names = ["class", "positions", "extra", "ln_pre.weight", "blocks.0.qkv.bias"];
         let own = names.map(|name| (name.to_owned(), one.clone())).into();
-        let unmatched = renamed(own, &CLIP_VIT[1..4], Whose::HuggingFace).unwrap_err();
+        let unmatched = renamed(own, &VISION[1..4], Whose::HuggingFace).unwrap_err();
         assert_eq!(unmatched.without_row, ["blocks.0.qkv.bias", "extra"]);
         assert_eq!(unmatched.without_tensor, ["ln_pre.bias"]);
         let own = [("blocks.3.qkv.bias".to_owned(), one)].into();
-        let unmatched = renamed(own, &CLIP_VIT[6..7], Whose::HuggingFace).unwrap_err();
+        let unmatched = renamed(own, &VISION[6..7], Whose::HuggingFace).unwrap_err();
         assert_eq!(unmatched.misshapen, ["blocks.3.qkv.bias"]);
     }
 }

@@ -12,7 +12,7 @@ mod settings;
 mod siglip;
 mod template;
 mod text;
-mod timm;
+pub(crate) mod timm;
 mod vision;
 
 pub use error::OpenError;

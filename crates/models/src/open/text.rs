@@ -63,8 +63,24 @@ impl TextEncoder {
     /// # Errors
     /// [`OpenError`] when the tokenizer fails, or does not belong to the tower.
     pub fn tokenize(&self, texts: &[&str]) -> Result<Vec<Encoding>, OpenError> {
+        self.tokenize_in(&self.template, texts)
+    }
+
+    /// As [`TextEncoder::tokenize`], with an instruction before each text that is read but, where the pooling allows it, not pooled.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::tokenize`].
+    pub fn tokenize_after(&self, instruction: &str, texts: &[&str]) -> Result<Vec<Encoding>, OpenError> {
+        let template = match self.pooling {
+            Pooling::Caption => Template::caption(instruction, &self.tower, &self.tokenizer),
+            _ => Template::prompt(instruction, self.pooling == Pooling::Mean, &self.tokenizer)?,
+        };
+        self.tokenize_in(&template, texts)
+    }
+
+    fn tokenize_in(&self, template: &Template, texts: &[&str]) -> Result<Vec<Encoding>, OpenError> {
         let special = self.tokenizer.special();
-        let mut all = self.template.encode(&self.tokenizer, texts)?;
+        let mut all = template.encode(&self.tokenizer, texts)?;
         for encoding in &mut all {
             if self.pooling == Pooling::Eos
                 && let Some(eos) = special.eos

@@ -50,6 +50,35 @@ fn siglip(name: &str) -> Option<(usize, StackConfig, VitFamily)> {
     Some((patch.parse().ok()?, stack, VitFamily::SigLip))
 }
 
+/// The SigLIP towers that timm has: size, patch, sides of images.
+const SIGLIPS: [(&str, usize, &[usize]); 6] = [
+    ("base", 16, &[224, 256, 384, 512]),
+    ("base", 32, &[256]),
+    ("large", 16, &[256, 384, 512]),
+    ("so400m", 14, &[224, 378, 384]),
+    ("so400m", 16, &[256, 384, 512]),
+    ("giantopt", 16, &[256, 384]),
+];
+
+/// What timm calls a SigLIP of these sizes, and the activation that its tower of this name has.
+pub(crate) fn siglip_name(config: &VitConfig) -> Option<(String, Gelu)> {
+    let found = SIGLIPS
+        .iter()
+        .filter(|(_, patch, sides)| *patch == config.patch && sides.contains(&config.image_size));
+    found
+        .filter_map(|(size, patch, _)| {
+            let name = format!("vit_{size}_patch{patch}_siglip_{}", config.image_size);
+            let (_, stack, _) = siglip(&name)?;
+            let gelu = stack.gelu;
+            let same = StackConfig {
+                gelu: config.stack.gelu,
+                ..stack
+            };
+            (same == config.stack).then_some((name, gelu))
+        })
+        .next()
+}
+
 /// `eva02_{size}_patch{p}_clip_{image}`: patch and blocks. The enormous size has other blocks.
 fn eva02(name: &str) -> Option<(usize, StackConfig, VitFamily)> {
     let (tower, _) = name.strip_prefix("eva02_")?.split_once("_clip_")?;
@@ -93,7 +122,14 @@ mod tests {
             });
             assert_eq!(&found, sizes, "{name}");
             assert_eq!(stack.eps, 1e-6);
+            if family == VitFamily::SigLip {
+                let side = name.rsplit('_').next().and_then(|side| side.parse().ok()).unwrap();
+                let config = VitConfig::clip(side, patch, stack.width, stack.clone());
+                assert_eq!(siglip_name(&config), Some((name.clone(), stack.gelu)));
+                assert_eq!(siglip_name(&VitConfig::clip(side + 1, patch, stack.width, stack)), None);
+            }
         }
+        assert_eq!(SIGLIPS.map(|(_, _, sides)| sides.len()).iter().sum::<usize>(), 16);
         assert!(siglip("vit_base_patch16_224").is_none() && eva02("eva02_enormous_patch14_clip_224").is_none());
     }
 }

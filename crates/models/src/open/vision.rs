@@ -67,6 +67,30 @@ impl VisionEncoder {
         Ok(out)
     }
 
+    /// The vectors of all patches of preprocessed pictures, how many a picture has, and their width; see [`VisionTower::patches`].
+    ///
+    /// # Shapes
+    /// `pixels` `[n, size, size, 3]` → `[n·patches, width]`, row-major.
+    ///
+    /// # Errors
+    /// [`OpenError::Pixels`] when the number of values is another, [`OpenError::Layer`] for a tower without patches.
+    pub fn patches(&self, pixels: &[f32], n: usize) -> Result<(Vec<f32>, usize, usize), OpenError> {
+        let (mut out, mut each, mut width) = (Vec::new(), 0, 0);
+        self.batches(pixels, n, |batch| {
+            for images in batch {
+                let (rows, patches) = self.tower.patches(images).ok_or_else(|| OpenError::Layer {
+                    name: self.name.clone(),
+                    layer: 0,
+                    layers: 0,
+                })?;
+                (each, width) = (patches, rows.dims()[1]);
+                out.extend(values(rows));
+            }
+            Ok(())
+        })?;
+        Ok((out, each, width))
+    }
+
     /// The same encoder for pictures of another size; what is cut off at the margin keeps its share. See
     /// [`VisionTower::with_image_size`].
     ///

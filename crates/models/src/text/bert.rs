@@ -10,7 +10,7 @@ use bifocal_nn::{Module, Param, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{Dense, TokenBatch};
-use crate::blocks::{check_heads, check_sizes};
+use crate::blocks::{check_heads, check_sizes, qkv_parts};
 use crate::load::Loader;
 use crate::weights::{TensorSource, WeightsError};
 
@@ -220,7 +220,7 @@ impl BertBlock {
             Linear::from_params(Param::from_tensor(weight), Some(zeros([dout])))
         };
         Self {
-            qkv: linear(c, 3 * c),
+            qkv: linear(c, 3 * c).with_parts(&qkv_parts(c, c)),
             out: linear(c, c),
             ln_1: LayerNorm::new(c, eps),
             fc: linear(c, config.mlp),
@@ -238,7 +238,7 @@ impl BertBlock {
             name("attention.self.value"),
         );
         Ok(Self {
-            qkv: loader.stacked(&[(&q, c), (&k, c), (&v, c)], c, true)?,
+            qkv: (loader.stacked(&[(&q, c), (&k, c), (&v, c)], c, true)?).with_parts(&qkv_parts(c, c)),
             out: loader.linear(&name("attention.output.dense"), c, c, true)?,
             ln_1: loader.layer_norm(&name("attention.output.LayerNorm"), c, eps)?,
             fc: loader.linear(&name("intermediate.dense"), c, mlp, true)?,
@@ -251,7 +251,7 @@ impl BertBlock {
         let (c, mlp, eps) = (config.width, config.mlp, config.eps);
         let name = |part: &str| format!("{prefix}.{part}");
         Ok(Self {
-            qkv: loader.linear(&name("qkv"), c, 3 * c, true)?,
+            qkv: (loader.linear(&name("qkv"), c, 3 * c, true)?).with_parts(&qkv_parts(c, c)),
             out: loader.linear(&name("out"), c, c, true)?,
             ln_1: loader.layer_norm(&name("ln_1"), c, eps)?,
             fc: loader.linear(&name("fc"), c, mlp, true)?,

@@ -4,7 +4,7 @@ use bifocal_nn::fused::{self, Activation};
 use bifocal_nn::layers::{LayerNorm, Linear};
 use bifocal_nn::{Module, Param, Tensor};
 
-use crate::blocks::check_sizes;
+use crate::blocks::{check_sizes, gate_up_parts};
 use crate::load::Loader;
 use crate::weights::{TensorSource, WeightsError};
 
@@ -97,7 +97,8 @@ impl LatentAttention {
             gate_up: Linear::from_params(
                 Param::from_tensor(bifocal_nn::engine::tensor(weight, [2 * mlp, c])),
                 Some(Param::from_tensor(bifocal_nn::engine::tensor(bias, [2 * mlp]))),
-            ),
+            )
+            .with_parts(&gate_up_parts(mlp)),
             down: loader.linear(&name("1.fn.net.2"), mlp, c, true)?,
             head_dim,
         })

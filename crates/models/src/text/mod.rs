@@ -22,6 +22,7 @@ pub use tokens::{TokenBatch, TokensError};
 
 use std::collections::BTreeMap;
 
+use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -139,11 +140,11 @@ impl TextTower {
             _ => self.hidden(tokens),
         };
         let pooled = pool(hidden, tokens, pooling);
-        match self {
+        noise::rows(Rows::Items, || match self {
             Self::Bert(tower) => dense::apply(tower.dense(), pooled),
             Self::Clip(tower) => tower.project(pooled),
             Self::Llm(tower) => dense::apply(tower.dense(), pooled),
-        }
+        })
     }
 
     /// Width of an embedding.

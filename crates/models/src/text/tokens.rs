@@ -1,5 +1,6 @@
 //! Texts as towers read them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::tokenizer::Encoding;
@@ -45,6 +46,25 @@ impl TokenBatch {
             offsets: offsets.into(),
             positions: positions.into(),
             skip: skip.into(),
+        }
+    }
+
+    /// Some of the texts, in order.
+    ///
+    /// # Panics
+    /// When the range goes beyond the texts.
+    #[must_use]
+    pub fn part(&self, texts: Range<usize>) -> Self {
+        let first = self.offsets[texts.start];
+        let tokens = first..self.offsets[texts.end];
+        Self {
+            ids: self.ids[tokens.clone()].into(),
+            offsets: self.offsets[texts.start..=texts.end]
+                .iter()
+                .map(|at| at - first)
+                .collect(),
+            positions: self.positions[tokens].into(),
+            skip: self.skip[texts].into(),
         }
     }
 

@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 pub use error::TokenizerError;
+pub(crate) use spm::NAMES as SENTENCE_PIECE;
 
 use crate::weights::gguf::Gguf;
 
@@ -221,6 +222,11 @@ impl Tokenizer {
         let mut padded = self.with_max_length(Some(length))?;
         padded.padding = Some((length, pad));
         Ok(padded)
+    }
+
+    /// The token that fills texts up, when something does.
+    pub(crate) fn pads_with(&self) -> Option<u32> {
+        self.padding.map(|(_, pad)| pad)
     }
 
     /// Writes texts in lower case before anything else is done to them.

@@ -283,6 +283,12 @@ impl EfficientNetLite {
 
     /// See [`super::VisionTower::embed`]; any image size will do, [`LiteSize::image_size`] is what it was trained on.
     pub fn embed(&self, images: &ImageBatch) -> Tensor<2> {
+        let (x, area) = self.patches(images);
+        fused::segment_mean(x, &(0..=images.n).map(|i| i * area).collect())
+    }
+
+    /// See [`super::VisionTower::patches`].
+    pub fn patches(&self, images: &ImageBatch) -> (Tensor<2>, usize) {
         let ImageBatch { n, height, width, .. } = *images;
         let shape = same(n, [height, width], 3, 3, 2);
         let pixels = images.pixels.clone();
@@ -291,9 +297,7 @@ impl EfficientNetLite {
         for block in &self.blocks {
             (x, size) = block.forward(x, n, size);
         }
-        let x = self.head.pointwise(x, Activation::Relu6, None);
-        let area = size[0] * size[1];
-        fused::segment_mean(x, &(0..=n).map(|i| i * area).collect())
+        (self.head.pointwise(x, Activation::Relu6, None), size[0] * size[1])
     }
 
     /// Scores of the classes for embeddings; `None` when the weights came without a classifier.

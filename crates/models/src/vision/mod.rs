@@ -10,11 +10,8 @@ pub use resnet::{ResNet, ResNetConfig};
 pub use vit::{AttentionPool, ImageSizeError, Vit, VitConfig, VitFamily};
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use bifocal_nn::engine::tensor;
-use bifocal_nn::fused::{self, Activation};
-use bifocal_nn::layers::Linear;
 use bifocal_nn::{Module, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -143,6 +140,45 @@ impl VisionTower {
         }
     }
 
+    /// The vectors of all patches as they leave the last layer, before any norm or pooling, and how many an image has; `None` for a tower
+    /// that has none. A convolutional tower's are the places of its last map.
+    ///
+    /// # Shapes
+    /// → `[n·patches, width]`, row by row.
+    ///
+    /// # Panics
+    /// As [`VisionTower::embed`].
+    pub fn patches(&self, images: &ImageBatch) -> Option<(Tensor<2>, usize)> {
+        match self {
+            Self::EfficientNetLite(tower) => Some(tower.patches(images)),
+            Self::Vit(tower) => tower.patches(images),
+            Self::ResNet(_) => None,
+        }
+    }
+
+    /// Width of what [`VisionTower::patches`] gives.
+    pub fn patch_width(&self) -> Option<usize> {
+        match self {
+            Self::EfficientNetLite(tower) => Some(tower.dim()),
+            Self::Vit(tower) => Some(tower.config().stack.width),
+            Self::ResNet(_) => None,
+        }
+    }
+
+    /// How many tokens images become: what [`bifocal_nn::noise::Noise::after`] counts when a batch is run in parts. 0 for a tower of convolutions
+    /// alone, in which there is no dropout.
+    pub fn tokens(&self, images: &ImageBatch) -> usize {
+        images.n
+            * match self {
+                Self::EfficientNetLite(_) => 0,
+                Self::ResNet(tower) => tower.config().grid() * tower.config().grid() + 1,
+                Self::Vit(tower) => {
+                    let patch = tower.config().patch;
+                    tower.config().tokens(images.height / patch * (images.width / patch))
+                }
+            }
+    }
+
     /// Number of transformer blocks; 0 for a convolutional tower.
     pub fn layers(&self) -> usize {
         match self {
@@ -166,6 +202,15 @@ impl VisionTower {
                 return Err(ImageSizeError { side, problem });
             }
         })
+    }
+
+    /// The tower without the projection at its end, for a new one to be trained; only vision transformers have one that comes off.
+    #[must_use]
+    pub fn without_projection(self) -> Self {
+        match self {
+            Self::Vit(tower) => Self::Vit(tower.without_projection()),
+            other => other,
+        }
     }
 
     /// Width of an embedding.
@@ -234,14 +279,6 @@ impl VisionTower {
             VisionConfig::Vit(config) => Self::Vit(Vit::from_tensors(config.clone(), source)?),
         })
     }
-}
-
-/// Some rows of a layer that holds several below each other.
-pub(crate) fn part_of(layer: &Linear, x: Tensor<2>, rows: Range<usize>) -> Tensor<2> {
-    let [_, c] = x.dims();
-    let bias = layer.bias.as_ref().map(|bias| bias.val().slice([rows.clone()]));
-    let weight = layer.weight.val().slice([rows, 0..c]);
-    fused::linear(x, weight, bias, Activation::Identity, None)
 }
 
 /// A convolution's weight as PyTorch stores it, `[out, in, k, k]`, with the input channels last.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, ConvShape};
 use bifocal_nn::layers::Linear;
+use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Param, Tensor, plain};
 use burn::tensor::activation;
 use serde::{Deserialize, Serialize};
 
+use super::ImageBatch;
 use super::conv_norm::{ConvNorm, Source};
-use super::{ImageBatch, part_of};
-use crate::blocks::{check_heads, check_sizes};
+use crate::blocks::{check_heads, check_sizes, qkv_parts};
 use crate::load::{Loader, host_tensors};
 use crate::weights::{HostTensor, TensorSource, WeightsError};
 
@@ -69,7 +70,7 @@ impl ResNetConfig {
         self.width * 8 * EXPANSION
     }
 
-    fn grid(&self) -> usize {
+    pub(super) fn grid(&self) -> usize {
         self.image_size / STRIDE
     }
 
@@ -270,7 +271,7 @@ impl ResNet {
                 .map(|(stage, i, shape)| Bottleneck::load(shape, |part| block(stage, i, part)))
                 .collect::<Result<_, _>>()?,
             positions: loader.param(positions, [config.grid() * config.grid() + 1, channels])?,
-            qkv: loader.stacked(&qkv, channels, true)?,
+            qkv: (loader.stacked(&qkv, channels, true)?).with_parts(&qkv_parts(channels, channels)),
             proj: loader.linear(proj, channels, config.dim, true)?,
             config: Arc::new(config),
         })
@@ -307,10 +308,10 @@ impl ResNet {
         let x = x + self.positions.val().unsqueeze::<3>();
         let query = x.clone().slice([0..n, 0..1]).reshape([n, c]);
         let x = x.reshape([n * (area + 1), c]);
-        let part = |x, rows| part_of(&self.qkv, x, rows);
         let offsets = (0..=n).map(|i| i * (area + 1)).collect();
-        let pooled = plain::attend(part(query, 0..c), part(x, c..3 * c), &offsets, self.config.heads);
-        self.proj.forward(pooled)
+        let query = noise::rows(Rows::Items, || self.qkv.rows(query, 0..c));
+        let pooled = plain::attend(query, self.qkv.rows(x, c..3 * c), &offsets, self.config.heads);
+        noise::rows(Rows::Items, || self.proj.forward(pooled))
     }
 
     pub(crate) fn tensors(&self) -> BTreeMap<String, HostTensor> {

@@ -79,36 +79,6 @@ pub trait TensorSource: Send + Sync {
         }
     }
 
-    /// Loads some rows (indices of the first axis, in any order, repeats allowed) of one tensor.
-    ///
-    /// # Shapes
-    /// For a tensor `[R, …]` and `n` row indices the result is `[n, …]`.
-    ///
-    /// # Errors
-    /// [`WeightsError::RowOutOfRange`] for an index ≥ R; otherwise as [`TensorSource::load`].
-    fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
-        let whole = self.load(name)?;
-        let count = whole.shape.first().copied().unwrap_or(0);
-        let width = whole.data.len().checked_div(count).unwrap_or(0);
-        let mut data = Vec::with_capacity(rows.len().saturating_mul(width));
-        for &row in rows {
-            if row >= count {
-                return Err(WeightsError::RowOutOfRange {
-                    path: self.path().to_owned(),
-                    name: name.to_owned(),
-                    row,
-                    rows: count,
-                });
-            }
-            data.extend_from_slice(&whole.data[row * width..(row + 1) * width]);
-        }
-        let mut shape = whole.shape;
-        if let Some(first) = shape.first_mut() {
-            *first = rows.len();
-        }
-        Ok(HostTensor { shape, data })
-    }
-
     /// Reads a tensor as it is stored, so that its rows can be expanded one by one: a language model's table of embeddings is up to
     /// eight times smaller that way. A file that has to convert it anyway gives it as f32.
     ///

@@ -117,35 +117,6 @@ impl TensorSource for SafeTensors {
         })
     }
 
-    fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
-        let info = self.info(name)?;
-        let element = self.element(name, info)?;
-        let (start, end) = info.data_offsets;
-        let count = info.shape.first().copied().unwrap_or(0);
-        let row_bytes = (end - start).checked_div(count).unwrap_or(0);
-        let mut data = Vec::with_capacity(rows.len().saturating_mul(row_bytes / element.size()));
-        for &row in rows {
-            if row >= count {
-                return Err(WeightsError::RowOutOfRange {
-                    path: self.file.path().to_owned(),
-                    name: name.to_owned(),
-                    row,
-                    rows: count,
-                });
-            }
-            let at = self.data + (start + row * row_bytes) as u64;
-            element.decode(
-                &self.file.read(at, row_bytes as u64, &format!("tensor \"{name}\""))?,
-                &mut data,
-            );
-        }
-        let mut shape = info.shape.clone();
-        if let Some(first) = shape.first_mut() {
-            *first = rows.len();
-        }
-        Ok(HostTensor { shape, data })
-    }
-
     fn stored_as(&self, name: &str) -> Option<String> {
         self.tensors.get(name).map(|t| format!("{:?}", t.dtype))
     }

@@ -101,10 +101,6 @@ impl TensorSource for Sharded {
         self.shard(name)?.load(name)
     }
 
-    fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
-        self.shard(name)?.load_rows(name, rows)
-    }
-
     fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
         self.shard(name)?.stored_rows(name)
     }

@@ -142,11 +142,6 @@ impl TensorSource for Watched<'_> {
         }
     }
 
-    fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
-        self.note(|seen| seen.asked.insert(name.to_owned()));
-        self.inner.load_rows(name, rows)
-    }
-
     fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
         self.note(|seen| seen.asked.insert(name.to_owned()));
         self.inner.stored_rows(name)

@@ -85,10 +85,6 @@ impl TensorSource for Renamed {
         self.inner.load(self.inside(name)?)
     }
 
-    fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
-        self.inner.load_rows(self.inside(name)?, rows)
-    }
-
     fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
         self.inner.stored_rows(self.inside(name)?)
     }

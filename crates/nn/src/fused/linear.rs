@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bifocal_kernels::gemm::Packed;
-use bifocal_kernels::{activation, linear as kernel};
+use bifocal_kernels::{activation as functions, linear as kernel};
 use burn::tensor::Tensor;
 
 use super::{Fused, absent, apply, on_cpu};
 use crate::composed;
+use crate::precision::{self, Precision};
 
 pub use bifocal_kernels::activation::Activation;
 
@@ -19,6 +20,7 @@ struct Linear {
     residual: bool,
     din: usize,
     dout: usize,
+    precision: Precision,
 }
 
 impl Fused<4> for Linear {
@@ -38,6 +40,7 @@ impl Fused<4> for Linear {
             self.din,
             self.dout,
             keep,
+            self.precision,
         );
         (out.y, vec![t, self.dout], out.pre)
     }
@@ -61,12 +64,13 @@ impl Fused<4> for Linear {
             self.din,
             self.dout,
             [need[0], need[1], need[2]],
+            self.precision,
         );
         [g.x, g.w, g.b, need[3].then(|| grad.to_vec())]
     }
 }
 
-/// `act(x wᵀ + b) + residual`.
+/// `act(x wᵀ + b) + residual`; the product is of the thread's [`precision`].
 ///
 /// # Shapes
 /// `x` `[t, in]`, `w` `[out, in]`, `bias` `[out]`, `residual` and the result `[t, out]`.
@@ -111,6 +115,7 @@ pub(crate) fn linear_packed(
         residual: residual.is_some(),
         din,
         dout,
+        precision: precision::current(),
     };
     apply(
         op,
@@ -121,6 +126,45 @@ pub(crate) fn linear_packed(
             residual.map_or_else(absent, Into::into),
         ],
     )
+}
+
+#[derive(Clone, Debug)]
+struct Activate {
+    act: Activation,
+    width: usize,
+}
+
+impl Fused<1> for Activate {
+    type Saved = ();
+    const READS: [bool; 1] = [true];
+
+    fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, Vec<usize>, ()) {
+        let rows = x.len() / self.width.max(1);
+        (functions::activation(x, self.act), vec![rows, self.width], ())
+    }
+
+    fn backward(
+        &self,
+        grad: &[f32],
+        [x]: [&[f32]; 1],
+        _output: &[f32],
+        _saved: (),
+        _need: [bool; 1],
+    ) -> [Option<Vec<f32>>; 1] {
+        [Some(functions::activation_backward(grad, x, self.act))]
+    }
+}
+
+/// `act(x)`, where it cannot be a part of [`linear`].
+///
+/// # Shapes
+/// `[t, c]` → `[t, c]`.
+pub fn activation(x: Tensor<2>, act: Activation) -> Tensor<2> {
+    let [_, width] = x.dims();
+    if !on_cpu(&x) {
+        return composed::activate(x, act);
+    }
+    apply(Activate { act, width }, [x.into()])
 }
 
 #[derive(Clone, Debug)]
@@ -135,7 +179,7 @@ impl Fused<1> for Gated {
 
     fn forward(&self, [x]: [&[f32]; 1], _keep: bool) -> (Vec<f32>, Vec<usize>, ()) {
         let t = x.len() / (2 * self.width).max(1);
-        let y = activation::gated(x, self.act, t, self.width);
+        let y = functions::gated(x, self.act, t, self.width);
         (y, vec![t, self.width], ())
     }
 
@@ -148,7 +192,7 @@ impl Fused<1> for Gated {
         _need: [bool; 1],
     ) -> [Option<Vec<f32>>; 1] {
         let t = grad.len() / self.width.max(1);
-        [Some(activation::gated_backward(grad, x, self.act, t, self.width))]
+        [Some(functions::gated_backward(grad, x, self.act, t, self.width))]
     }
 }
 

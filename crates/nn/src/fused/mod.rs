@@ -6,7 +6,9 @@
 //! hold both paths against each other and against finite differences.
 
 mod attention;
+mod contrastive;
 mod conv;
+mod dropout;
 mod embedding;
 mod linear;
 mod norm;
@@ -14,10 +16,12 @@ mod pool;
 mod rope;
 
 pub use attention::{AttentionShape, attention};
+pub use contrastive::{Divergence, Penalty, Softmax, Targets, distill_pairs, sigmoid_pairs, softmax_pairs, structure};
 pub use conv::{ConvShape, conv2d, depthwise_conv2d};
+pub(crate) use dropout::dropout;
 pub use embedding::embedding;
 pub(crate) use linear::linear_packed;
-pub use linear::{Activation, gated, linear};
+pub use linear::{Activation, activation, gated, linear};
 pub use norm::{head_rms_norm, layer_norm, rms_norm};
 pub use pool::segment_mean;
 pub use rope::{Rope, RopeStyle, frequencies, rope};
@@ -116,11 +120,11 @@ fn flex(data: Vec<f32>, shape: Vec<usize>) -> FlexTensor {
 }
 
 /// The tensor's values; it is made contiguous by [`contiguous`] first.
-fn slice(tensor: &FlexTensor) -> &[f32] {
+pub(crate) fn slice(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice::<f32>().unwrap_or(&[])
 }
 
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
+pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.as_slice::<f32>().is_some() {
         tensor
     } else {
@@ -181,6 +185,27 @@ pub(crate) fn apply<const N: usize, const D: usize, F: Fused<N>>(op: F, inputs: 
             let (data, shape, _) = op.forward(tensors.each_ref().map(slice), false);
             prepared.finish(flex(data, shape))
         }
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(output)
+}
+
+/// Records a step whose forward pass is done: its output, and what its backward pass needs.
+pub(crate) fn record<const N: usize, const D: usize, B: Backward<Flex, N>>(
+    step: B,
+    inputs: [Input; N],
+    state: B::State,
+    output: FlexTensor,
+) -> Tensor<D> {
+    let guards = inputs.map(|input| {
+        let recorded = match primitive(input.0) {
+            Primitive::Plain(tensor) => Recorded::new(tensor),
+            Primitive::Tracked(tensor) => tensor,
+        };
+        recorded.into_parts().1
+    });
+    let output = match step.prepare::<NoCheckpointing>(guards).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(state, output),
+        OpsKind::UnTracked(prepared) => prepared.finish(output),
     };
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }

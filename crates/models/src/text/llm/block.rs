@@ -2,10 +2,11 @@
 
 use bifocal_nn::fused::{self, Activation, AttentionShape, Rope};
 use bifocal_nn::layers::{Linear, RmsNorm};
-use bifocal_nn::{Module, Tensor};
+use bifocal_nn::{Module, Tensor, checkpoint};
 
 use super::names::Tensors;
 use super::{Family, LlmConfig};
+use crate::blocks::{gate_up_parts, qkv_parts};
 use crate::text::{Attention, TokenBatch};
 use crate::weights::WeightsError;
 
@@ -54,13 +55,13 @@ impl LlmBlock {
         let gate_up = [("ffn_gate", c.mlp), ("ffn_up", c.mlp)];
         let mut block = Self {
             attn_norm: norm("attn_norm", c.width)?,
-            qkv: t.stacked(layer, &qkv, c.width, c.qkv_bias)?,
+            qkv: (t.stacked(layer, &qkv, c.width, c.qkv_bias)?).with_parts(&qkv_parts(q, kv)),
             q_norm: of_heads("attn_q_norm")?,
             k_norm: of_heads("attn_k_norm")?,
             out: t.stacked(layer, &[("attn_output", c.width)], q, c.out_bias)?,
             post_attn_norm: after("post_attention_norm")?,
             mlp_norm: norm("ffn_norm", c.width)?,
-            gate_up: t.stacked(layer, &gate_up, c.width, c.mlp_bias)?,
+            gate_up: (t.stacked(layer, &gate_up, c.width, c.mlp_bias)?).with_parts(&gate_up_parts(c.mlp)),
             down: t.stacked(layer, &[("ffn_down", c.width)], c.mlp, c.mlp_bias)?,
             post_mlp_norm: after("post_ffw_norm")?,
             shape: BlockShape {
@@ -89,10 +90,13 @@ impl LlmBlock {
     }
 
     pub(super) fn forward(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {
-        let x = self.attend(x, tokens);
-        let h = self.gate_up.forward(self.mlp_norm.forward(x.clone()));
-        let h = fused::gated(h, self.shape.gate);
-        add(x, h, &self.down, self.post_mlp_norm.as_ref())
+        let tokens = tokens.clone();
+        checkpoint::block(self, x, move |block, x| {
+            let x = block.attend(x, &tokens);
+            let h = block.gate_up.forward(block.mlp_norm.forward(x.clone()));
+            let h = fused::gated(h, block.shape.gate);
+            add(x, h, &block.down, block.post_mlp_norm.as_ref())
+        })
     }
 
     fn attend(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {

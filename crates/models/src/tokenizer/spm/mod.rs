@@ -22,7 +22,7 @@ use super::{SpecialTokens, Tokenizer, TokenizerError, guard, merges};
 const SPACE: char = '▁';
 
 /// Names of such files.
-pub(super) const NAMES: [&str; 3] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+pub(crate) const NAMES: [&str; 3] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
 
 /// What a model puts around texts, and how its ids follow from the pieces. The file itself says neither.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -74,6 +74,9 @@ pub struct VitConfig {
     /// Side of the images that its table of positions is for, when that is not `image_size`.
     #[serde(default)]
     pub trained_size: Option<usize>,
+    /// Whether the family's projection was taken away, see [`Vit::without_projection`](super::Vit::without_projection).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unprojected: bool,
 }
 
 impl VitConfig {
@@ -88,7 +91,13 @@ impl VitConfig {
             registers: 0,
             antialias: false,
             trained_size: None,
+            unprojected: false,
         }
+    }
+
+    /// Whether there is a projection, and whether it has a bias.
+    pub(super) fn projection(&self) -> Option<bool> {
+        self.family.projection().filter(|_| !self.unprojected)
     }
 
     pub(super) fn grid(&self) -> usize {
@@ -109,7 +118,7 @@ impl VitConfig {
     }
 
     /// Rows of an image of this many patches.
-    pub(super) fn tokens(&self, patches: usize) -> usize {
+    pub(in crate::vision) fn tokens(&self, patches: usize) -> usize {
         patches + usize::from(self.family.has_class()) + self.registers
     }
 
@@ -136,7 +145,7 @@ impl VitConfig {
             let problem = format!("is {side} with patches of {patch}; it may be at most {most}, a patch no larger");
             return refuse("image_size", problem);
         }
-        if self.family.projection().is_none() && self.dim != self.stack.width {
+        if self.projection().is_none() && self.dim != self.stack.width {
             let problem = format!(
                 "is {}, but without a projection it is the width {}",
                 self.dim, self.stack.width

@@ -210,7 +210,7 @@ impl Vit {
             false => loader.linear(names.proj, width, dim, bias),
         };
         Ok(Self {
-            patches,
+            patches: patches.into(),
             class: family.has_class().then(class).transpose()?,
             registers: (registers > 0).then(|| rows(names.registers, registers)).transpose()?,
             positions: rows(names.positions, config.positions())?,
@@ -224,7 +224,7 @@ impl Vit {
                 .attention_pool()
                 .then(|| AttentionPool::load(stack, loader, prefix, &names.pool))
                 .transpose()?,
-            proj: family.projection().map(proj).transpose()?,
+            proj: config.projection().map(proj).transpose()?,
             config: Arc::new(config),
         })
     }

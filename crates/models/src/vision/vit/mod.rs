@@ -14,16 +14,16 @@ use std::sync::Arc;
 use bifocal_nn::fused::{self, Activation, ConvShape};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear, zeros};
+use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Param, Tensor};
 
 use super::ImageBatch;
-use crate::blocks::{Block, Pass, Rotation};
+use crate::blocks::{Block, Pass};
 
 /// A vision transformer: patches and special tokens, pre-norm blocks, and the class token, or what attention pools, as the image's vector.
 #[derive(Module, Debug)]
 pub struct Vit {
-    /// `[c, patch·patch·3]`, columns ordered row, column, channel.
-    patches: Linear,
+    patches: Patches,
     /// `[c]`.
     class: Option<Param<Tensor<1>>>,
     /// `[registers, c]`: tokens without a position, between the class token and the patches.
@@ -40,6 +40,21 @@ pub struct Vit {
     config: Arc<VitConfig>,
 }
 
+/// The convolution that makes rows of patches. It is no linear layer, so that adapters pass it by.
+#[derive(Module, Debug)]
+pub struct Patches {
+    /// `[c, patch·patch·3]`, columns ordered row, column, channel.
+    weight: Param<Tensor<2>>,
+    /// `[c]`.
+    bias: Option<Param<Tensor<1>>>,
+}
+
+impl From<Linear> for Patches {
+    fn from(Linear { weight, bias, .. }: Linear) -> Self {
+        Self { weight, bias }
+    }
+}
+
 impl Vit {
     /// Initial values as OpenAI chose them; the patch embedding as PyTorch does.
     pub fn new(config: VitConfig, rng: &mut Rng) -> Self {
@@ -47,7 +62,7 @@ impl Vit {
         let family = config.family;
         let scale = Init::Normal((width as f32).powf(-0.5));
         Self {
-            patches: Linear::new(patch * patch * 3, width, family.patch_bias(), rng),
+            patches: Linear::new(patch * patch * 3, width, family.patch_bias(), rng).into(),
             class: family
                 .has_class()
                 .then(|| Param::from_tensor(scale.tensor([width], rng))),
@@ -57,7 +72,7 @@ impl Vit {
             blocks: config.stack.init(rng),
             ln_post: LayerNorm::new(width, eps),
             pool: family.attention_pool().then(|| AttentionPool::new(&config.stack, rng)),
-            proj: family.projection().map(|bias| {
+            proj: config.projection().map(|bias| {
                 let weight = Param::from_tensor(scale.tensor([config.dim, width], rng));
                 Linear::from_params(weight, bias.then(|| zeros([config.dim])))
             }),
@@ -74,8 +89,7 @@ impl Vit {
     pub fn embed_all(&self, batches: &[ImageBatch]) -> Tensor<2> {
         let (mut x, offsets) = self.tokens(batches);
         let n = offsets.len() - 1;
-        let rotation = self.config.rotation();
-        let pass = self.pass(&offsets, rotation.as_ref());
+        let pass = self.pass(&offsets);
         let pooled = if let Some(pool) = &self.pool {
             for block in &self.blocks {
                 x = block.forward(x, &pass);
@@ -95,7 +109,7 @@ impl Vit {
             self.ln_post.forward(x)
         };
         match &self.proj {
-            Some(proj) => proj.forward(pooled),
+            Some(proj) => noise::rows(Rows::Items, || proj.forward(pooled)),
             None => pooled,
         }
     }
@@ -104,14 +118,35 @@ impl Vit {
     pub fn hidden(&self, images: &ImageBatch, layer: usize) -> Option<Tensor<2>> {
         let blocks = self.blocks.get(..layer)?;
         let (x, offsets) = self.tokens(std::slice::from_ref(images));
-        let rotation = self.config.rotation();
-        let pass = self.pass(&offsets, rotation.as_ref());
+        let pass = self.pass(&offsets);
         Some(blocks.iter().fold(x, |x, block| block.forward(x, &pass)))
     }
 
-    fn pass<'a>(&self, offsets: &'a Arc<[usize]>, rotation: Option<&'a Rotation>) -> Pass<'a> {
+    /// The tower whose embedding is what the projection, if there is one, would read.
+    #[must_use]
+    pub fn without_projection(mut self) -> Self {
+        if self.proj.take().is_some() {
+            let config = Arc::make_mut(&mut self.config);
+            config.dim = config.stack.width;
+            config.unprojected = true;
+        }
+        self
+    }
+
+    /// See [`super::VisionTower::patches`].
+    pub fn patches(&self, images: &ImageBatch) -> Option<(Tensor<2>, usize)> {
+        let x = self.hidden(images, self.blocks.len())?;
+        let (c, [_, width]) = (&self.config, x.dims());
+        let area = (images.height / c.patch) * (images.width / c.patch);
+        let tokens = c.tokens(area);
+        let x = x.reshape([images.n, tokens, width]);
+        let x = x.slice([0..images.n, tokens - area..tokens]);
+        Some((x.reshape([images.n * area, width]), area))
+    }
+
+    fn pass(&self, offsets: &Arc<[usize]>) -> Pass {
         Pass {
-            rotation,
+            rotation: self.config.rotation(),
             ..self.config.stack.pass(offsets, false)
         }
     }

@@ -3,11 +3,11 @@
 use bifocal_nn::fused::Activation;
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear};
+use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Param, Tensor, plain};
 
-use crate::blocks::{Pass, StackConfig};
+use crate::blocks::{Pass, StackConfig, qkv_parts};
 use crate::load::Loader;
-use crate::vision::part_of;
 use crate::weights::WeightsError;
 
 /// One learned query over the tokens of an image, then a feed-forward part with a residual connection.
@@ -51,7 +51,7 @@ impl AttentionPool {
         let probe = Init::Normal((c.width as f32).powf(-0.5)).tensor([1, c.width], rng);
         Self {
             probe: Param::from_tensor(probe),
-            qkv: Linear::new(c.width, 3 * c.width, true, rng),
+            qkv: Linear::new(c.width, 3 * c.width, true, rng).with_parts(&qkv_parts(c.width, c.width)),
             out: Linear::new(c.width, c.width, true, rng),
             norm: LayerNorm::new(c.width, c.eps),
             fc: Linear::new(c.width, c.mlp, true, rng),
@@ -74,7 +74,7 @@ impl AttentionPool {
         };
         Ok(Self {
             probe: loader.reshaped(&name(n.probe), &(n.probe_shape)(width), [1, width])?,
-            qkv,
+            qkv: qkv.with_parts(&qkv_parts(width, width)),
             out: loader.linear(&name(n.out), width, width, true)?,
             norm: loader.layer_norm(&name(n.norm), width, c.eps)?,
             fc: loader.linear(&name(n.fc), width, c.mlp, true)?,
@@ -86,11 +86,13 @@ impl AttentionPool {
     pub(super) fn forward(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
         let [_, c] = x.dims();
         let n = pass.offsets.len().saturating_sub(1);
-        let part = |x, rows| part_of(&self.qkv, x, rows);
-        let query = part(self.probe.val(), 0..c).expand([n, c]);
-        let pooled = plain::attend(query, part(x, c..3 * c), pass.offsets, pass.attention.heads);
-        let x = self.out.forward(pooled);
-        let h = self.fc.fused(self.norm.forward(x.clone()), pass.gelu.into(), None);
-        self.proj.fused(h, Activation::Identity, Some(x))
+        let query = noise::rows(Rows::Shared, || self.qkv.rows(self.probe.val(), 0..c));
+        let key_value = self.qkv.rows(x, c..3 * c);
+        let pooled = plain::attend(query.expand([n, c]), key_value, &pass.offsets, pass.attention.heads);
+        noise::rows(Rows::Items, || {
+            let x = self.out.forward(pooled);
+            let h = self.fc.fused(self.norm.forward(x.clone()), pass.gelu.into(), None);
+            self.proj.fused(h, Activation::Identity, Some(x))
+        })
     }
 }

@@ -48,15 +48,6 @@ impl TensorInfo {
         };
         (count, self.bytes.checked_div(count as u64).unwrap_or(0))
     }
-
-    /// The shape of `n` rows taken together.
-    pub(super) fn shape_of_rows(&self, n: usize) -> Vec<usize> {
-        let inner = self.shape.get(1..).unwrap_or(&[]);
-        if self.shape.len() < 2 && self.storage.block_len() > 1 {
-            return [&[n], self.shape.as_slice()].concat();
-        }
-        [&[n], inner].concat()
-    }
 }
 
 type Header = (BTreeMap<String, GgufValue>, BTreeMap<String, TensorInfo>);

@@ -144,35 +144,6 @@ impl TensorSource for Gguf {
         self.file.path()
     }
 
-    fn load_rows(&self, name: &str, rows: &[usize]) -> Result<HostTensor, WeightsError> {
-        let info = self.info(name)?;
-        let (count, row_bytes) = info.rows();
-        let mut data = Vec::with_capacity(
-            rows.len()
-                .saturating_mul(info.elements().checked_div(count).unwrap_or(0)),
-        );
-        for &row in rows {
-            if row >= count {
-                return Err(WeightsError::RowOutOfRange {
-                    path: self.file.path().to_owned(),
-                    name: name.to_owned(),
-                    row,
-                    rows: count,
-                });
-            }
-            let bytes = self.file.read(
-                info.offset + row as u64 * row_bytes,
-                row_bytes,
-                &format!("tensor \"{name}\""),
-            )?;
-            info.storage.dequantize(&bytes, &mut data);
-        }
-        Ok(HostTensor {
-            shape: info.shape_of_rows(rows.len()),
-            data,
-        })
-    }
-
     fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
         let info = self.info(name)?;
         let bytes = self.file.read(info.offset, info.bytes, &format!("tensor \"{name}\""))?;

@@ -30,11 +30,12 @@ fn rows_come_from_the_whole_tensor() {
         .into_iter()
         .find(|(name, _)| name == "f32")
         .unwrap();
-    let rows = source.load_rows("f32", &[2, 0]).unwrap();
+    let table = source.stored_rows("f32").unwrap();
+    let rows = table.gather(&[2, 0]).unwrap();
     assert_eq!(rows.shape, [2, 4]);
     assert_eq!(rows.data, [&whole.data[8..12], &whole.data[..4]].concat());
     assert!(matches!(
-        source.load_rows("f32", &[3]),
+        table.gather(&[3]),
         Err(WeightsError::RowOutOfRange { row: 3, rows: 3, .. })
     ));
 }

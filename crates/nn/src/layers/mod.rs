@@ -1,62 +1,17 @@
 //! Modules with parameters: linear, norms, embedding. Weights are stored as PyTorch stores them.
 
+mod linear;
+
+pub use linear::Linear;
+pub(crate) use linear::{LAYER, Part};
+
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::fused::{self, Activation};
+use crate::fused;
 use crate::init::{Init, Rng};
-use crate::packed::PackedWeight;
-
-/// `act(x wᵀ + b)`.
-#[derive(Module, Debug)]
-pub struct Linear {
-    /// `[out, in]`.
-    pub weight: Param<Tensor<2>>,
-    /// `[out]`.
-    pub bias: Option<Param<Tensor<1>>>,
-    #[module(skip)]
-    pub(crate) packed: PackedWeight,
-}
-
-impl Linear {
-    /// A layer with PyTorch's default initialisation.
-    pub fn new(din: usize, dout: usize, bias: bool, rng: &mut Rng) -> Self {
-        let init = Init::linear(din);
-        Self::from_params(
-            Param::from_tensor(init.tensor([dout, din], rng)),
-            bias.then(|| Param::from_tensor(init.tensor([dout], rng))),
-        )
-    }
-
-    /// A layer of a weight `[out, in]` and a bias `[out]`.
-    pub fn from_params(weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
-        Self {
-            weight,
-            bias,
-            packed: PackedWeight::default(),
-        }
-    }
-
-    /// A layer whose weights are about to be loaded.
-    pub fn empty(din: usize, dout: usize, bias: bool) -> Self {
-        Self::from_params(zeros([dout, din]), bias.then(|| zeros([dout])))
-    }
-
-    /// `[t, in]` → `[t, out]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.fused(x, Activation::Identity, None)
-    }
-
-    /// `act(x wᵀ + b) + residual` in one pass.
-    pub fn fused(&self, x: Tensor<2>, act: Activation, residual: Option<Tensor<2>>) -> Tensor<2> {
-        let bias = self.bias.as_ref().map(Param::val);
-        let weight = self.weight.val();
-        let packed = self.packed.of(&weight, x.dims()[0]);
-        fused::linear_packed(x, weight, packed, bias, act, residual)
-    }
-}
 
 /// Layer normalisation with weight and bias.
 #[derive(Module, Debug)]

@@ -1,10 +1,13 @@
 //! Heads: from a tower's embedding into the joint space.
 
-use bifocal_nn::engine::tensor;
-use bifocal_nn::fused::Activation;
+mod mlp;
+
+pub use mlp::{BatchNorm, MlpHead};
+
+use bifocal_nn::fused::{self, Activation};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear, zeros};
-use bifocal_nn::{Module, Param, Tensor};
+use bifocal_nn::{Module, Param, Tensor, noise};
 use serde::{Deserialize, Serialize};
 
 /// The layer norms of heads, PyTorch's default.
@@ -27,6 +30,21 @@ pub enum HeadKind {
     Glu,
     /// LLM2CLIP's adaptor (Huang et al. 2024): pre-norm residual blocks, then norm and linear.
     Residual,
+    /// Linear layers with an activation between them, and perhaps batch normalisation (LIFT, ShareLock).
+    Mlp,
+    /// An MLP and a norm over each patch of a picture, then their mean (FLAME). Only for vision towers that have patches.
+    Patches,
+}
+
+/// The activation of an MLP head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadActivation {
+    /// With the error function (LIFT, FLAME).
+    #[default]
+    Gelu,
+    /// ShareLock.
+    Relu,
 }
 
 /// How a head is built.
@@ -39,8 +57,15 @@ pub struct HeadConfig {
     pub width: Option<usize>,
     /// Residual: how many blocks. LLM2CLIP has 4.
     pub blocks: usize,
-    /// Width of the hidden layers as a multiple of the input. LLM2CLIP has 2, SAIL 8.
+    /// MLP: how many linear layers. LIFT has 2, ShareLock 4.
+    pub layers: usize,
+    /// Width of the hidden layers as a multiple of the input; for an MLP 0 means that of its output. LLM2CLIP has 2, SAIL 8, ShareLock 1,
+    /// LIFT 0.
     pub ratio: usize,
+    /// MLP: what is between two layers.
+    pub activation: HeadActivation,
+    /// MLP: whether batch normalisation comes before the activation.
+    pub batch_norm: bool,
     /// Probability of dropping a hidden value in training.
     pub dropout: f32,
     /// Whether inputs are brought to length 1 first, as LLM2CLIP does with cached embeddings.
@@ -55,7 +80,10 @@ impl Default for HeadConfig {
             kind: HeadKind::Identity,
             width: None,
             blocks: 4,
+            layers: 2,
             ratio: 2,
+            activation: HeadActivation::Gelu,
+            batch_norm: false,
             dropout: 0.0,
             normalize_input: false,
             bias: true,
@@ -104,8 +132,12 @@ impl HeadConfig {
         if self.blocks == 0 || self.blocks > MAX_BLOCKS {
             return field("blocks", self.blocks.to_string(), "1…64");
         }
-        if self.ratio == 0 || self.ratio > MAX_BLOCKS {
-            return field("ratio", self.ratio.to_string(), "1…64");
+        if self.layers == 0 || self.layers > MAX_BLOCKS {
+            return field("layers", self.layers.to_string(), "1…64");
+        }
+        let mlp = matches!(self.kind, HeadKind::Mlp | HeadKind::Patches);
+        if (self.ratio == 0 && !mlp) || self.ratio > MAX_BLOCKS {
+            return field("ratio", self.ratio.to_string(), "1…64, or for an MLP 0");
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return field("dropout", self.dropout.to_string(), "0 or more and below 1");
@@ -158,6 +190,11 @@ impl HeadConfig {
                     dropout: self.dropout,
                 })
             }
+            HeadKind::Mlp => Head::Mlp(MlpHead::new(self, input, needed()?, rng)),
+            HeadKind::Patches => Head::Patches(PatchesHead {
+                mlp: MlpHead::new(self, input, needed()?, rng),
+                norm: LayerNorm::new(needed()?, EPS),
+            }),
         })
     }
 }
@@ -174,20 +211,55 @@ pub enum Head {
     Glu(GluHead),
     /// See [`HeadKind::Residual`].
     Residual(ResidualHead),
+    /// See [`HeadKind::Mlp`].
+    Mlp(MlpHead),
+    /// See [`HeadKind::Patches`].
+    Patches(PatchesHead),
 }
 
 impl Head {
-    /// Maps embeddings into the joint space; they are not normalised. `dropout` is the source of random numbers in
-    /// training; without it nothing is dropped.
+    /// Maps embeddings into the joint space; they are not normalised. Dropout happens within a [`noise::scope`]; batch normalisation takes
+    /// the batch's own statistics in `training`.
     ///
     /// # Shapes
-    /// `[n, input]` → `[n, dim]`.
-    pub fn forward(&self, x: Tensor<2>, dropout: Option<&mut Rng>) -> Tensor<2> {
+    /// `[n, input]` → `[n, dim]`. A head over patches takes each row for a picture of one patch; see [`Head::over_patches`].
+    pub fn forward(&self, x: Tensor<2>, training: bool) -> Tensor<2> {
         match self {
             Self::Identity(head) => enter(x, head.unit),
             Self::Linear(head) => head.linear.forward(enter(x, head.unit)),
-            Self::Glu(head) => head.forward(x, dropout),
-            Self::Residual(head) => head.forward(x, dropout),
+            Self::Glu(head) => head.forward(x),
+            Self::Residual(head) => head.forward(x),
+            Self::Mlp(head) => head.forward(x, training),
+            Self::Patches(head) => head.norm.forward(head.mlp.forward(x, training)),
+        }
+    }
+
+    /// As [`Head::forward`] for pictures given by their patches: for a head over patches the mean of what it makes of them.
+    ///
+    /// # Shapes
+    /// `[n·patches, input]` → `[n, dim]`.
+    pub fn over_patches(&self, x: Tensor<2>, patches: usize, training: bool) -> Tensor<2> {
+        let n = x.dims()[0] / patches.max(1);
+        fused::segment_mean(self.forward(x, training), &(0..=n).map(|i| i * patches).collect())
+    }
+
+    /// Whether it wants the patches of a picture in place of one vector.
+    pub fn reads_patches(&self) -> bool {
+        matches!(self, Self::Patches(_))
+    }
+
+    /// After a step of training: statistics of the batches that passed move the running ones.
+    pub fn settle(&mut self) {
+        if let Self::Mlp(MlpHead { layers, .. })
+        | Self::Patches(PatchesHead {
+            mlp: MlpHead { layers, .. },
+            ..
+        }) = self
+        {
+            layers
+                .iter_mut()
+                .filter_map(|l| l.norm.as_mut())
+                .for_each(BatchNorm::settle);
         }
     }
 
@@ -199,6 +271,7 @@ impl Head {
             Self::Linear(head) => rows(&head.linear),
             Self::Glu(head) => rows(&head.out),
             Self::Residual(head) => rows(&head.out),
+            Self::Mlp(head) | Self::Patches(PatchesHead { mlp: head, .. }) => rows(&head.out),
         }
     }
 }
@@ -234,13 +307,20 @@ pub struct GluHead {
 }
 
 impl GluHead {
-    fn forward(&self, x: Tensor<2>, rng: Option<&mut Rng>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let x = self.norm.forward(enter(x, self.unit));
         // ReLU6 leaves nothing of the gate beyond 6, cutting it at ±1000 first changes nothing
         let gate = self.gate.fused(x.clone(), Activation::Relu6, None);
         let value = self.value.forward(x).clamp(-GLU_LIMIT, GLU_LIMIT);
-        self.out.forward(drop(gate * value, self.dropout, rng))
+        self.out.forward(noise::dropout(gate * value, self.dropout))
     }
+}
+
+/// See [`HeadKind::Patches`].
+#[derive(Module, Debug)]
+pub struct PatchesHead {
+    mlp: MlpHead,
+    norm: LayerNorm,
 }
 
 /// See [`HeadKind::Residual`].
@@ -266,12 +346,12 @@ pub struct ResidualBlock {
 }
 
 impl ResidualHead {
-    fn forward(&self, x: Tensor<2>, mut rng: Option<&mut Rng>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let mut x = enter(x, self.unit);
         for block in &self.blocks {
             let h = block.norm.forward(x.clone());
             let h = block.fc.fused(h, Activation::GeluErf, None);
-            let h = drop(h, self.dropout, rng.as_deref_mut());
+            let h = noise::dropout(h, self.dropout);
             x = block.proj.fused(h, Activation::Identity, Some(x));
         }
         self.out.forward(self.norm.forward(x))
@@ -297,17 +377,4 @@ pub fn normalize(x: Tensor<2>) -> Tensor<2> {
     // the root of a sum below the floor has no useful gradient, so the sum is cut, not the root
     let square = x.clone().powi_scalar(2).sum_dim(1);
     x / square.clamp_min(NORM_FLOOR * NORM_FLOOR).sqrt()
-}
-
-/// Inverted dropout: values survive with probability 1 − p and are divided by it.
-fn drop(x: Tensor<2>, p: f32, rng: Option<&mut Rng>) -> Tensor<2> {
-    let Some(rng) = rng.filter(|_| p > 0.0) else {
-        return x;
-    };
-    let dims = x.dims();
-    let keep = 1.0 / (1.0 - p);
-    let mask = (0..dims[0] * dims[1])
-        .map(|_| if rng.unit() < p { 0.0 } else { keep })
-        .collect();
-    x * tensor(mask, dims)
 }

@@ -1,0 +1,81 @@
+//! A batch in pieces, or with activations that are computed again, gives what the whole batch gives: the same loss and the same weights, temperature and dropout included.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bifocal_align::train::metrics::Metrics;
+use bifocal_align::train::{Options, Silent, run};
+use bifocal_models::weights::TensorSource;
+use bifocal_models::weights::safetensors::SafeTensors;
+
+struct Ran {
+    losses: Vec<f32>,
+    weights: BTreeMap<String, Vec<f32>>,
+}
+
+fn ran(method: &str, model: &Path, dir: &Path, sets: &[&str]) -> Ran {
+    let recipe = common::recipe(method, model, &dir.join("cache"), sets);
+    let out = tempfile::tempdir_in(dir).unwrap();
+    let options = Options {
+        out: out.path().join("run"),
+        resume: false,
+    };
+    let summary = run(&recipe, &options, &mut Silent).unwrap();
+    let metrics = std::fs::read_to_string(options.out.join("metrics.jsonl")).unwrap();
+    let lines = metrics.lines().map(|l| serde_json::from_str::<Metrics>(l).unwrap());
+    let file = format!("checkpoints/step-{:012}/weights.safetensors", summary.steps);
+    let weights = SafeTensors::open(&options.out.join(file)).unwrap();
+    let names = weights.names().into_iter();
+    Ran {
+        losses: lines.map(|l| l.loss).collect(),
+        weights: names
+            .map(|name| (name.clone(), weights.load(&name).unwrap().data))
+            .collect(),
+    }
+}
+
+#[test]
+fn pieces_make_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    // plain momentum-free steps would hide nothing; AdamW's first steps are signs, so that the smallest gradients count in full
+    let common = ["schedule.steps=3", "optimizer.eps=1e-3", "text_head.dropout=0.2"];
+    let lora = [
+        "lora.rank=2",
+        "lora.dropout=0.3",
+        "lora.targets=[\"text.*\", \"vision.*\"]",
+    ];
+    for (method, sets) in [
+        ("clip", &lora[..]),
+        ("siglip", &["loss.captions=3"]),
+        ("llm2clip", &["stage.caption.data.batch=6"]),
+        ("proclip", &["distill.lambda=0.1", "distill.ema=0.9"]),
+        ("flame", &["text.facets=[\"a {}\", \"the {}\"]"]),
+        ("lift", &["loss.kind=cosine", "loss.captions=1"]),
+    ] {
+        let sets: Vec<&str> = common.iter().chain(sets).copied().collect();
+        let whole = ran(method, &model, dir.path(), &sets);
+        for pieces in [
+            "compute.micro_batch=1",
+            "compute.micro_batch=4",
+            "compute.recompute=true",
+        ] {
+            let sets: Vec<&str> = sets.iter().copied().chain([pieces]).collect();
+            let pieced = ran(method, &model, dir.path(), &sets);
+            for (a, b) in whole.losses.iter().zip(&pieced.losses) {
+                assert!((a - b).abs() <= 2e-6 * a.abs().max(1.0), "{method} {pieces}: {a} {b}");
+            }
+            assert_eq!(
+                whole.weights.keys().collect::<Vec<_>>(),
+                pieced.weights.keys().collect::<Vec<_>>()
+            );
+            for (name, a) in &whole.weights {
+                let b = &pieced.weights[name];
+                let furthest = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+                assert!(furthest < 2e-5, "{method} {pieces}: {name} differs by {furthest}");
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Products of bf16 on the tile unit (AMX): sixteen rows by sixteen columns by 32 numbers along k in one instruction.
+//!
+//! Its instructions are written as assembly, since Rust has no stable names for them yet. The compiler never uses tile registers itself.
+use super::Tile;
+use std::arch::asm;
+use std::mem::MaybeUninit;
+
+/// Rows of the block of C that a call computes, in two tile registers.
+pub(super) const ROWS: usize = 32;
+/// Columns, in two.
+const COLS: usize = 32;
+/// Words (pairs along k) that one instruction takes.
+pub(super) const WORDS: usize = 16;
+/// Bytes of a row of a tile register.
+const LINE: usize = 64;
+
+/// Whether the processor has the unit and the system lets this process use it.
+#[cfg(target_os = "linux")]
+pub(super) fn available() -> bool {
+    const REQUEST_PERMISSION: libc::c_long = 0x1023;
+    const TILE_DATA: libc::c_long = 18;
+    const BF16: u32 = 1 << 22;
+    const TILE: u32 = 1 << 24;
+    let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+    // SAFETY: asks the system to save larger registers for this process; it answers 0 when it will, and does nothing else.
+    features & BF16 != 0
+        && features & TILE != 0
+        && unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) } == 0
+}
+
+/// Elsewhere nobody has asked the system yet.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn available() -> bool {
+    false
+}
+
+/// The shape of the tile registers, as `ldtilecfg` reads it: palette, start row, bytes of a row and rows of each.
+#[repr(C, align(64))]
+struct Shape {
+    palette: u8,
+    start: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static SHAPE: Shape = Shape {
+    palette: 1,
+    start: 0,
+    reserved: [0; 14],
+    row_bytes: [
+        LINE as u16,
+        LINE as u16,
+        LINE as u16,
+        LINE as u16,
+        LINE as u16,
+        LINE as u16,
+        LINE as u16,
+        LINE as u16,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// This thread's tile registers, full size, until it is dropped.
+pub(in crate::gemm) struct Ready(());
+
+impl Ready {
+    /// # Safety
+    /// Only after [`available`] answered true.
+    pub(super) unsafe fn new() -> Self {
+        // SAFETY: the unit is there; the shape is a valid one.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPE, options(nostack, readonly, preserves_flags)) };
+        Self(())
+    }
+}
+
+impl Drop for Ready {
+    fn drop(&mut self) {
+        // SAFETY: the unit is there, since `new` ran. Registers without content make switches of threads cheaper.
+        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+    }
+}
+
+/// Sums a panel of A times a panel of B into a tile of C: overwrites it, or adds to it.
+///
+/// # Safety
+/// [`Ready`] lives on this thread; `words` is a multiple of [`WORDS`]; `a` holds `words × 32` words, 16 of each row side by side, `b` `words × 32`; the tile of C is
+/// writable (readable too when `add`).
+#[inline(never)]
+pub(super) unsafe fn tile(words: usize, a: *const f32, b: *const f32, to: Tile, add: bool) {
+    debug_assert!(words.is_multiple_of(WORDS));
+    // SAFETY: the caller's contract; `edge` has room for a whole tile.
+    unsafe {
+        if to.rows == ROWS && to.cols == COLS {
+            return whole(words, a, b, to.c, to.stride, add);
+        }
+        let mut edge = MaybeUninit::<[[f32; COLS]; ROWS]>::uninit();
+        whole(words, a, b, edge.as_mut_ptr().cast(), COLS, false);
+        let edge = edge.assume_init_ref();
+        for i in 0..to.rows {
+            let row = std::slice::from_raw_parts_mut(to.c.add(i * to.stride).cast::<MaybeUninit<f32>>(), to.cols);
+            for (c, &sum) in row.iter_mut().zip(&edge[i]) {
+                c.write(if add { c.assume_init() + sum } else { sum });
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`tile`], with a whole tile of C whose rows are `stride` numbers apart.
+#[inline(always)]
+unsafe fn whole(words: usize, a: *const f32, b: *const f32, c: *mut f32, stride: usize, add: bool) {
+    let lower = c.wrapping_add(16 * stride);
+    // SAFETY: the caller's contract: each instruction touches 16 rows of 64 bytes of a panel or of C.
+    unsafe {
+        if add {
+            asm!(
+                "tileloadd tmm0, [{c} + {row}]",
+                "tileloadd tmm1, [{c} + {row} + 64]",
+                "tileloadd tmm2, [{d} + {row}]",
+                "tileloadd tmm3, [{d} + {row} + 64]",
+                c = in(reg) c, d = in(reg) lower, row = in(reg) 4 * stride,
+                options(nostack, readonly, preserves_flags),
+            );
+        } else {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nostack, nomem, preserves_flags)
+            );
+        }
+        asm!(
+            "test {n}, {n}",
+            "jz 3f",
+            "2:",
+            "tileloadd tmm4, [{b} + {two}]",
+            "tileloadd tmm6, [{a} + {one}]",
+            "tdpbf16ps tmm0, tmm6, tmm4",
+            "tileloadd tmm5, [{b} + {two} + 64]",
+            "tdpbf16ps tmm1, tmm6, tmm5",
+            "tileloadd tmm7, [{a} + {one} + 1024]",
+            "tdpbf16ps tmm2, tmm7, tmm4",
+            "tdpbf16ps tmm3, tmm7, tmm5",
+            "add {a}, 2048",
+            "add {b}, 2048",
+            "dec {n}",
+            "jnz 2b",
+            "3:",
+            "tilestored [{c} + {row}], tmm0",
+            "tilestored [{c} + {row} + 64], tmm1",
+            "tilestored [{d} + {row}], tmm2",
+            "tilestored [{d} + {row} + 64], tmm3",
+            n = inout(reg) words / WORDS => _,
+            a = inout(reg) a => _,
+            b = inout(reg) b => _,
+            c = in(reg) c,
+            d = in(reg) lower,
+            row = in(reg) 4 * stride,
+            one = in(reg) LINE,
+            two = in(reg) 2 * LINE,
+            options(nostack),
+        );
+    }
+}

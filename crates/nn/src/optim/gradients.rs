@@ -1,0 +1,156 @@
+//! Gradients by parameter name.
+
+use std::collections::BTreeMap;
+
+use bifocal_kernels::blend;
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Gradients as Recorded, Tensor};
+
+use crate::params::Path;
+
+/// Gradients of one step by parameter name.
+#[derive(Debug, Default)]
+pub struct Gradients(BTreeMap<String, FlexTensor>);
+
+impl Gradients {
+    /// Takes the gradients of a module's trainable parameters out of a backward pass. A parameter that the
+    /// loss does not depend on has none.
+    pub fn collect<M: Module>(module: &M, recorded: Recorded) -> Self {
+        let mut collector = Collect {
+            path: Path::default(),
+            recorded,
+            found: BTreeMap::new(),
+        };
+        module.visit(&mut collector);
+        Self(collector.found)
+    }
+
+    /// L2 norm over all parameters, in f64.
+    pub fn norm(&self) -> f64 {
+        let square = |t: &FlexTensor| -> f64 { slice(t).iter().map(|&g| f64::from(g) * f64::from(g)).sum() };
+        self.0.values().map(square).sum::<f64>().sqrt()
+    }
+
+    /// Names of the parameters that have a gradient, with its largest magnitude.
+    pub fn reach(&self) -> impl Iterator<Item = (&str, f32)> {
+        self.0.iter().map(|(name, grad)| {
+            let largest = slice(grad).iter().fold(0.0f32, |m, g| m.max(g.abs()));
+            (name.as_str(), largest)
+        })
+    }
+
+    /// Takes the gradient of one parameter out.
+    pub(crate) fn take(&mut self, name: &str) -> Option<FlexTensor> {
+        self.0.remove(name)
+    }
+
+    /// The gradient of one parameter, row-major.
+    pub fn get(&self, name: &str) -> Option<&[f32]> {
+        self.0.get(name).map(slice)
+    }
+
+    /// Adds the gradients of another micro-batch. Additions are made in the order of the calls, so that the same micro-batches give the same bits. A
+    /// parameter that only one of both has keeps that one's gradient.
+    ///
+    /// # Panics
+    /// When a parameter has another shape in `other`: both are of the same module.
+    pub fn accumulate(&mut self, other: Self) {
+        for (name, grad) in other.0 {
+            match self.0.get_mut(&name) {
+                Some(sum) => blend::add(sum.storage_mut::<f32>(), slice(&grad)),
+                None => {
+                    self.0.insert(name, grad);
+                }
+            }
+        }
+    }
+
+    /// Multiplies all gradients.
+    pub fn scale(&mut self, factor: f32) {
+        for grad in self.0.values_mut() {
+            blend::scale(grad.storage_mut::<f32>(), factor);
+        }
+    }
+
+    /// Names and numbers of values, in the order of [`Gradients::flat`]. Processes that add up flat gradients compare these first: a parameter that
+    /// one process's loss does not depend on would shift all that follow.
+    pub fn layout(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.0.iter().map(|(name, grad)| (name.as_str(), slice(grad).len()))
+    }
+
+    /// All gradients one after the other, in the order of names.
+    pub fn flat(&self) -> Vec<f32> {
+        let mut all = Vec::with_capacity(self.0.values().map(|grad| slice(grad).len()).sum());
+        for grad in self.0.values() {
+            all.extend_from_slice(slice(grad));
+        }
+        all
+    }
+
+    /// Replaces all gradients by what [`Gradients::flat`] gave, perhaps summed over processes.
+    ///
+    /// # Errors
+    /// [`FlatError`] when there are not as many values; nothing is changed then.
+    pub fn set_flat(&mut self, flat: &[f32]) -> Result<(), FlatError> {
+        let expected = self.0.values().map(|grad| slice(grad).len()).sum();
+        if flat.len() != expected {
+            return Err(FlatError {
+                expected,
+                found: flat.len(),
+            });
+        }
+        let mut rest = flat;
+        for grad in self.0.values_mut() {
+            let own = grad.storage_mut::<f32>();
+            let (head, tail) = rest.split_at(own.len());
+            own.copy_from_slice(head);
+            rest = tail;
+        }
+        Ok(())
+    }
+}
+
+/// Flat gradients of another module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found} values for gradients of {expected}: processes must train the same parameters, see Gradients::layout")]
+pub struct FlatError {
+    /// How many values the gradients have.
+    pub expected: usize,
+    /// How many came.
+    pub found: usize,
+}
+
+fn slice(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice::<f32>().unwrap_or(&[])
+}
+
+struct Collect {
+    path: Path,
+    recorded: Recorded,
+    found: BTreeMap<String, FlexTensor>,
+}
+
+impl ModuleVisitor for Collect {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if !value.is_require_grad() {
+            return;
+        }
+        let Some(grad) = value.grad_remove(&mut self.recorded) else {
+            return;
+        };
+        if let Ok(grad) = grad.without_autodiff().try_into_primitive::<Flex>() {
+            self.found.insert(self.path.name(), grad.to_contiguous());
+        }
+    }
+}

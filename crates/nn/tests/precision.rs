@@ -1,0 +1,91 @@
+//! The precision of products: which operations follow the switch of the thread, forward and backward.
+
+use bifocal_kernels::linear as kernel;
+use bifocal_nn::Tensor;
+use bifocal_nn::engine::{tensor, values};
+use bifocal_nn::fused::{self, Activation, ConvShape};
+use bifocal_nn::init::Rng;
+use bifocal_nn::layers::Linear;
+use bifocal_nn::params;
+use bifocal_nn::precision::{Precision, current, scope};
+
+fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed);
+    (0..n).map(|_| rng.normal()).collect()
+}
+
+#[test]
+fn scopes_nest_and_end_with_a_panic() {
+    assert_eq!(current(), Precision::F32);
+    scope(Precision::Bf16, || {
+        scope(Precision::F32, || assert_eq!(current(), Precision::F32));
+        assert_eq!(current(), Precision::Bf16);
+    });
+    let caught = std::panic::catch_unwind(|| scope(Precision::Bf16, || panic!("on purpose")));
+    assert!(caught.is_err() && current() == Precision::F32);
+}
+
+/// The backward pass runs outside of the scope, and is the kernel's in bf16 all the same.
+#[test]
+fn an_operation_keeps_its_precision() {
+    let (t, din, dout) = (20, 40, 30);
+    let (x, w, gy) = (numbers(t * din, 1), numbers(dout * din, 2), numbers(t * dout, 3));
+    let leaf = |data: &[f32], shape| tensor::<2>(data.to_vec(), shape).autodiff().require_grad();
+    let (lx, lw) = (leaf(&x, [t, din]), leaf(&w, [dout, din]));
+    let (act, need) = (Activation::Identity, [true, true, false]);
+    for precision in [Precision::Bf16, Precision::F32] {
+        let y = scope(precision, || fused::linear(lx.clone(), lw.clone(), None, act, None));
+        let expected = kernel::linear(&x, &w, None, act, None, t, din, dout, false, precision);
+        assert_eq!(values(y.clone()), expected.y);
+        let mut grads = (y * tensor(gy.clone(), [t, dout])).sum().backward();
+        let expected = kernel::linear_backward(&gy, &x, &w, None, act, t, din, dout, need, precision);
+        assert_eq!(Some(values(lx.grad_remove(&mut grads).unwrap())), expected.x);
+        assert_eq!(Some(values(lw.grad_remove(&mut grads).unwrap())), expected.w);
+    }
+}
+
+#[test]
+fn convolutions_follow() {
+    let shape = ConvShape {
+        n: 2,
+        h: 8,
+        w: 8,
+        c: 3,
+        kh: 4,
+        kw: 4,
+        stride: 4,
+        pad: [0; 4],
+    };
+    let (x, w) = (
+        tensor(numbers(2 * 64 * 3, 1), [128, 3]),
+        tensor(numbers(10 * 48, 2), [10, 48]),
+    );
+    let run = |precision| {
+        let y = scope(precision, || {
+            fused::conv2d(x.clone(), w.clone(), None, Activation::Identity, &shape)
+        });
+        values(y)
+    };
+    let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
+    assert!(exact != rounded);
+    assert!(exact.iter().zip(&rounded).all(|(e, r)| (e - r).abs() < 0.2));
+}
+
+/// A constant weight is packed for the precision that reads it.
+#[test]
+fn packed_weights_follow() {
+    let layer = params::set_trainable(Linear::new(40, 70, true, &mut Rng::new(1)), |_| false);
+    let x: Tensor<2> = tensor(numbers(20 * 40, 4), [20, 40]);
+    let run = |precision| scope(precision, || values(layer.forward(x.clone())));
+    let first = [Precision::F32, Precision::Bf16].map(run);
+    assert!(first[0] != first[1]);
+    for _ in 0..3 {
+        assert_eq!([Precision::F32, Precision::Bf16].map(run), first);
+    }
+    for precision in [Precision::Bf16, Precision::F32] {
+        assert_eq!(
+            [precision; 3].map(run),
+            [precision; 3].map(|p| first[usize::from(p == Precision::Bf16)].clone())
+        );
+    }
+}
