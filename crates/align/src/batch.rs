@@ -6,6 +6,7 @@ use std::ops::Range;
 use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::vision::ImageBatch;
 use bifocal_nn::Tensor;
+use serde::{Deserialize, Serialize};
 
 use crate::losses::Positives;
 use crate::methods::MethodError;
@@ -145,7 +146,7 @@ impl Batch {
 }
 
 /// Whose embeddings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Part {
     /// The pictures.
     Images,

@@ -1,19 +1,13 @@
 //! A batch in pieces, or with activations that are computed again, gives what the whole batch gives: the same loss and the same weights, temperature and dropout included.
 
 mod common;
+#[path = "common/ran.rs"]
+mod ran;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use bifocal_align::train::metrics::Metrics;
 use bifocal_align::train::{Options, Silent, run};
-use bifocal_models::weights::TensorSource;
-use bifocal_models::weights::safetensors::SafeTensors;
-
-struct Ran {
-    losses: Vec<f32>,
-    weights: BTreeMap<String, Vec<f32>>,
-}
+use ran::Ran;
 
 fn ran(method: &str, model: &Path, dir: &Path, sets: &[&str]) -> Ran {
     let recipe = common::recipe(method, model, &dir.join("cache"), sets);
@@ -22,18 +16,8 @@ fn ran(method: &str, model: &Path, dir: &Path, sets: &[&str]) -> Ran {
         out: out.path().join("run"),
         resume: false,
     };
-    let summary = run(&recipe, &options, &mut Silent).unwrap();
-    let metrics = std::fs::read_to_string(options.out.join("metrics.jsonl")).unwrap();
-    let lines = metrics.lines().map(|l| serde_json::from_str::<Metrics>(l).unwrap());
-    let file = format!("checkpoints/step-{:012}/weights.safetensors", summary.steps);
-    let weights = SafeTensors::open(&options.out.join(file)).unwrap();
-    let names = weights.names().into_iter();
-    Ran {
-        losses: lines.map(|l| l.loss).collect(),
-        weights: names
-            .map(|name| (name.clone(), weights.load(&name).unwrap().data))
-            .collect(),
-    }
+    run(&recipe, &options, &mut Silent).unwrap();
+    Ran::read(&options.out)
 }
 
 #[test]
@@ -64,7 +48,7 @@ fn pieces_make_the_whole() {
         ] {
             let sets: Vec<&str> = sets.iter().copied().chain([pieces]).collect();
             let pieced = ran(method, &model, dir.path(), &sets);
-            for (a, b) in whole.losses.iter().zip(&pieced.losses) {
+            for (a, b) in whole.losses().zip(pieced.losses()) {
                 assert!((a - b).abs() <= 2e-6 * a.abs().max(1.0), "{method} {pieces}: {a} {b}");
             }
             assert_eq!(

@@ -19,14 +19,19 @@ pub fn wrong_use(message: impl Into<String>) -> anyhow::Error {
     WrongUse(message.into()).into()
 }
 
-/// Prints an error with its causes on one line each and returns its exit code.
+/// Prints an error and returns its exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(print(error))
+}
+
+/// Prints an error with its causes on one line each and returns its exit code.
+pub fn print(error: &anyhow::Error) -> u8 {
     // A reader that went away (`bifocal search … | head`) is not a failure.
     let closed = error
         .downcast_ref::<std::io::Error>()
         .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
     if closed {
-        return ExitCode::SUCCESS;
+        return 0;
     }
     eprintln!("error: {error}");
     let mut last = error.to_string();
@@ -39,8 +44,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         last = text;
     }
     if error.chain().any(|cause| cause.is::<WrongUse>()) {
-        ExitCode::from(2)
+        2
     } else {
-        ExitCode::from(1)
+        1
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bifocal_align::recipe::Recipe;
+use bifocal_align::train::collective::Alone;
 use bifocal_align::train::{self, Pairs, Silent};
 use bifocal_data::atomic::write_atomic;
 use bifocal_data::source::{Dataset, Sample};
@@ -109,7 +110,7 @@ impl Judge<'_> {
                 texts.extend(captions.map(String::as_str));
                 owners.resize(texts.len(), row);
             }
-            let rows = pictures::embed_texts(self.model, &texts)?;
+            let rows = pictures::embed_texts(self.model, &texts, &Alone)?;
             let report = retrieval(&gallery.model.rows, &rows, self.model.dim(), &owners)?;
             table.push(&name, Role::Model, report);
             let report = retrieval(
@@ -124,7 +125,7 @@ impl Judge<'_> {
     }
 
     fn gallery(&self, samples: &[Sample]) -> Result<Gallery> {
-        let model = pictures::embed(self.model, samples)?;
+        let model = pictures::embed(self.model, samples, &Alone)?;
         let paths: Vec<&ImageSource> = model.samples.iter().map(|&s| &samples[s].image).collect();
         let mut ridge = Vec::new();
         for chunk in paths.chunks(pictures::BATCH) {

@@ -8,7 +8,9 @@ mod hub;
 mod model;
 mod output;
 mod pictures;
+mod ranks;
 mod recipe_args;
+mod signals;
 
 use std::process::ExitCode;
 

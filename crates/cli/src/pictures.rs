@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use bifocal_align::train::collective::{Ranks, Wait};
 use bifocal_data::source::{Dataset, Sample};
 use bifocal_data::{ImageSource, Limits, Preprocess, load_images};
 use bifocal_models::bundle::{BundleError, Model};
@@ -38,18 +39,19 @@ pub struct Embedded {
     pub samples: Vec<usize>,
 }
 
-/// Embeds the pictures of samples.
+/// Embeds the pictures of samples, each rank its share; all get all.
 ///
 /// # Errors
 /// When none of them can be read, or the model fails.
-pub fn embed(model: &Model, samples: &[Sample]) -> Result<Embedded> {
+pub fn embed(model: &Model, samples: &[Sample], ranks: &dyn Ranks) -> Result<Embedded> {
     let preprocess = preprocess(model)?;
-    let mut progress = Progress::new("embedding pictures", samples.len() as u64);
+    let own = ranks.share(samples.len());
+    let mut progress = Progress::new("embedding pictures", own.len() as u64);
     let mut embedded = Embedded {
         rows: Vec::new(),
         samples: Vec::new(),
     };
-    for (i, chunk) in samples.chunks(BATCH).enumerate() {
+    for (i, chunk) in samples[own.clone()].chunks(BATCH).enumerate() {
         let paths: Vec<&ImageSource> = chunk.iter().map(|s| &s.image).collect();
         let loaded = load_images(&paths, preprocess, &Limits::default())?;
         for bad in &loaded.bad {
@@ -58,10 +60,14 @@ pub fn embed(model: &Model, samples: &[Sample]) -> Result<Embedded> {
         embedded
             .rows
             .extend(model.embed_images(&loaded.pixels, loaded.good.len())?);
-        embedded.samples.extend(loaded.good.iter().map(|g| BATCH * i + g));
+        let good = loaded.good.iter();
+        embedded.samples.extend(good.map(|g| own.start + BATCH * i + g));
         progress.update((BATCH * i + chunk.len()) as u64, "");
     }
     progress.finish();
+    let samples_of = ranks.tell("the pictures it has embedded", &embedded.samples, Wait::Work)?;
+    embedded.samples = samples_of.concat();
+    embedded.rows = ranks.gather_f32(&embedded.rows)?.concat();
     if embedded.samples.is_empty() {
         anyhow::bail!("none of the {} pictures could be read", samples.len());
     }
@@ -82,12 +88,17 @@ pub fn preprocess(model: &Model) -> Result<&Preprocess> {
 }
 
 /// Embeds texts: `[texts.len(), dim]`, unit rows.
-pub fn embed_texts(model: &Model, texts: &[&str]) -> Result<Vec<f32>> {
-    embed_texts_with(texts, |chunk| model.embed_texts(chunk))
+pub fn embed_texts(model: &Model, texts: &[&str], ranks: &dyn Ranks) -> Result<Vec<f32>> {
+    embed_texts_with(texts, |chunk| model.embed_texts(chunk), ranks)
 }
 
-/// Embeds texts chunk by chunk, so that the bar moves; within a chunk the model packs them as it likes.
-pub fn embed_texts_with(texts: &[&str], embed: impl Fn(&[&str]) -> Result<Vec<f32>, BundleError>) -> Result<Vec<f32>> {
+/// Embeds texts chunk by chunk, so that the bar moves; within a chunk the model packs them as it likes. Each rank embeds its share, and all get all.
+pub fn embed_texts_with(
+    texts: &[&str],
+    embed: impl Fn(&[&str]) -> Result<Vec<f32>, BundleError>,
+    ranks: &dyn Ranks,
+) -> Result<Vec<f32>> {
+    let texts = &texts[ranks.share(texts.len())];
     let mut progress = Progress::new("embedding texts", texts.len() as u64);
     let mut rows = Vec::new();
     for (i, chunk) in texts.chunks(TEXTS).enumerate() {
@@ -95,7 +106,8 @@ pub fn embed_texts_with(texts: &[&str], embed: impl Fn(&[&str]) -> Result<Vec<f3
         progress.update((TEXTS * i + chunk.len()) as u64, "");
     }
     progress.finish();
-    Ok(rows)
+    ranks.barrier(Wait::Work)?;
+    Ok(ranks.gather_f32(&rows)?.concat())
 }
 
 /// Says what of a dataset could not be used.

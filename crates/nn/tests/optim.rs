@@ -140,8 +140,17 @@ fn micro_batches_add_up() {
     let mut sum = Gradients::default();
     sum.accumulate(part(0..1));
     sum.accumulate(part(1..4));
-    let layout: Vec<_> = sum.layout().map(|(name, n)| (name.to_owned(), n)).collect();
+    let layout: Vec<_> = sum
+        .layout()
+        .map(|(name, shape)| (name.to_owned(), shape.iter().product::<usize>()))
+        .collect();
     assert_eq!(layout, [("bias".to_owned(), 2), ("weight".to_owned(), 6)]);
+    let mut none = Gradients::default();
+    for (name, shape) in sum.layout() {
+        none.complete(name, &shape);
+    }
+    assert!(none.layout().eq(sum.layout()));
+    assert_eq!(none.flat(), [0.0; 8]);
     for (a, b) in sum.flat().iter().zip(whole.flat()) {
         assert!((a - b).abs() < 1e-5, "{a} against {b}");
     }

@@ -24,6 +24,7 @@ use bifocal_nn::Tensor;
 
 use crate::batch::{Batch, Embeddings, Part};
 use crate::recipe::{FreezeRule, Recipe, RecipeError};
+use crate::train::collective::RankError;
 
 pub use contrastive::Contrastive;
 
@@ -157,6 +158,9 @@ pub enum MethodError {
         /// What it says.
         message: String,
     },
+    /// The other processes did not do their part.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// The loss compares what has not been embedded.
     #[error("the batch has no rows of {part:?} to compare; this is a mistake in how the run was put together")]
     NoRows {

@@ -36,10 +36,11 @@ impl Recipe {
                 message: format!("{} has no stage {name:?} (it has: {known})", self.method),
             });
         }
-        let normed = self.image_head.batch_norm || self.text_head.batch_norm;
-        need(self.compute.micro_batch == 0 || !normed, "compute.micro_batch", || {
-            "a head with batch_norm needs the whole batch at once; set it to 0".to_owned()
-        })?;
+        need(
+            self.compute.micro_batch == 0 || !self.needs_whole_batch(),
+            "compute.micro_batch",
+            || "a head with batch_norm needs the whole batch at once; set it to 0".to_owned(),
+        )?;
         need(!self.running().is_empty(), "stage", || {
             "all stages are left out; take one `skip` away".to_owned()
         })?;
@@ -51,6 +52,21 @@ impl Recipe {
         })?;
         within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
         within("run.keep", self.run.keep as f64, 1.0, 1e6)
+    }
+
+    /// Whether what a head makes of a sample depends on the others.
+    fn needs_whole_batch(&self) -> bool {
+        self.image_head.batch_norm || self.text_head.batch_norm
+    }
+
+    /// Checks that a batch can be split over processes.
+    pub(crate) fn check_ranks(&self, ranks: usize) -> Result<(), RecipeError> {
+        need(ranks == 1 || !self.needs_whole_batch(), "image_head.batch_norm", || {
+            format!(
+                "a head with batch_norm needs the whole batch at once, which {ranks} processes do not have; set it to false in both \
+                 heads, or start one process"
+            )
+        })
     }
 
     fn check_stage(&self) -> Result<(), RecipeError> {

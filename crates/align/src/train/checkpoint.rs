@@ -264,7 +264,10 @@ impl<D: Disk> Checkpoints<D> {
 fn encode(snapshot: &Snapshot) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
     let shape_of = |name: &str, n: usize| {
         let shape = snapshot.weights.get(name).map(|t| t.shape.clone());
-        shape.unwrap_or_else(|| vec![n])
+        // an optimizer without second moments keeps none
+        shape
+            .filter(|shape| shape.iter().product::<usize>() == n)
+            .unwrap_or_else(|| vec![n])
     };
     let weights = snapshot
         .weights

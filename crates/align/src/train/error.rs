@@ -10,6 +10,7 @@ use bifocal_models::bundle::BundleError;
 use bifocal_models::open::OpenError;
 
 use super::checkpoint::CheckpointError;
+use super::collective::RankError;
 use super::plan::NoMatch;
 use crate::methods::MethodError;
 use crate::recipe::RecipeError;
@@ -103,6 +104,9 @@ pub enum TrainError {
         /// What is wrong with it.
         first: String,
     },
+    /// The processes of a run cannot go on together.
+    #[error(transparent)]
+    Ranks(#[from] RankError),
     /// Another process is at it.
     #[error(transparent)]
     Lock(#[from] LockError),

@@ -1,6 +1,8 @@
 //! Features of frozen towers: computed once, kept for later runs.
 
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bifocal_data::cache::{Computed, Dtype, FeatureSpec, FeatureStore, FillError, FillOptions, ItemKey, fill};
 use bifocal_data::{ImageSource, Limits, load_images};
@@ -11,6 +13,7 @@ use bifocal_models::vision::VisionTower;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::fused::{Activation, linear};
 
+use super::collective::{Ranks, Wait};
 use super::corpus::{Corpus, Picture};
 use super::feed::Table;
 use super::{Progress, TrainError};
@@ -20,16 +23,20 @@ use crate::recipe::ClassRows;
 const IMAGES: usize = 64;
 /// Texts that are embedded at once; the encoder sorts them by length.
 const TEXTS: usize = 256;
+/// A network's file system shows what another machine has written after a minute at the latest, as a rule.
+const LATE_FILES: Duration = Duration::from_secs(120);
 
 /// Where features come from.
 pub(crate) struct Features<'a> {
     cache: &'a Path,
     prompt: Option<&'a str>,
+    ranks: &'a dyn Ranks,
 }
 
 impl<'a> Features<'a> {
-    pub fn new(cache: &'a Path, prompt: Option<&'a str>) -> Self {
-        Self { cache, prompt }
+    /// Ranks share what has to be computed; each writes its own shards of the cache, which all have to see.
+    pub fn new(cache: &'a Path, prompt: Option<&'a str>, ranks: &'a dyn Ranks) -> Self {
+        Self { cache, prompt, ranks }
     }
 
     /// A row for each row of the corpus; rows whose picture cannot be read are taken out of the corpus.
@@ -113,8 +120,10 @@ impl<'a> Features<'a> {
                 Err(error) => warnings.push(format!("{} is left out: {error}", paths[i])),
             }
         }
+        let own = dealt(&keys, self.ranks);
+        let own_keys: Vec<ItemKey> = own.iter().map(|&k| keys[k]).collect();
         let compute = |wanted: &[usize]| {
-            let files: Vec<&ImageSource> = wanted.iter().map(|&k| &paths[readable[k]]).collect();
+            let files: Vec<&ImageSource> = wanted.iter().map(|&k| &paths[readable[own[k]]]).collect();
             let loaded =
                 load_images(&files, &encoder.preprocess, &Limits::default()).map_err(|error| TrainError::Features {
                     what: "pictures".to_owned(),
@@ -129,9 +138,12 @@ impl<'a> Features<'a> {
             })
         };
         let tell = |done, total| progress.features("pictures", done, total);
-        fill(&mut store, &keys, &FillOptions::batch(IMAGES), compute, tell).map_err(stopped)?;
-        warnings.iter().for_each(|warning| progress.warning(warning));
-        let missing = store.missing(&keys);
+        fill(&mut store, &own_keys, &FillOptions::batch(IMAGES), compute, tell).map_err(stopped)?;
+        let warnings = self.ranks.tell("pictures that cannot be read", &warnings, Wait::Work)?;
+        let mut told = BTreeSet::new();
+        let new = warnings.iter().flatten().filter(|warning| told.insert(*warning));
+        new.for_each(|warning| progress.warning(warning));
+        let missing = seen_by_all(&mut store, &keys, self.ranks)?;
         let mut missing = missing.into_iter().peekable();
         let mut out = vec![None; paths.len()];
         let mut there = Vec::new();
@@ -164,7 +176,7 @@ impl<'a> Features<'a> {
         let mut store = FeatureStore::open(self.cache, &spec, dim, Dtype::F32)?;
         let texts = self.prompted(texts);
         let compute = |batch: &[&str]| Ok(encoder.embed(batch)?.0);
-        filled(&mut store, &texts, "texts", compute, progress)
+        filled(&mut store, &texts, "texts", compute, progress, self.ranks)
     }
 
     /// A row for each text as a teacher embeds it, of unit length.
@@ -177,7 +189,7 @@ impl<'a> Features<'a> {
         let spec = FeatureSpec::new().with("teacher", teacher.fingerprint());
         let mut store = FeatureStore::open(self.cache, &spec, teacher.dim(), Dtype::F32)?;
         let compute = |batch: &[&str]| Ok(teacher.embed_texts(batch)?);
-        filled(&mut store, texts, "texts by the teacher", compute, progress)
+        filled(&mut store, texts, "texts by the teacher", compute, progress, self.ranks)
     }
 
     /// Texts in the prompt.
@@ -211,22 +223,62 @@ fn filled(
     what: &str,
     compute: impl Fn(&[&str]) -> Result<Vec<f32>, TrainError>,
     progress: &mut dyn Progress,
+    ranks: &dyn Ranks,
 ) -> Result<Table, TrainError> {
     let keys: Vec<ItemKey> = texts.iter().map(|text| ItemKey::of_text(text)).collect();
     // Long texts cost more: in order of length, each batch holds texts that fit together.
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&i| texts[i].len());
     let sorted: Vec<ItemKey> = order.iter().map(|&i| keys[i]).collect();
+    let own = dealt(&sorted, ranks);
+    let own_keys: Vec<ItemKey> = own.iter().map(|&k| sorted[k]).collect();
     let compute = |wanted: &[usize]| {
-        let batch: Vec<&str> = wanted.iter().map(|&k| texts[order[k]].as_str()).collect();
+        let batch: Vec<&str> = wanted.iter().map(|&k| texts[order[own[k]]].as_str()).collect();
         compute(&batch)
     };
     let tell = |done, total| progress.features(what, done, total);
-    fill(store, &sorted, &FillOptions::batch(TEXTS), compute, tell).map_err(stopped)?;
+    fill(store, &own_keys, &FillOptions::batch(TEXTS), compute, tell).map_err(stopped)?;
+    ranks.barrier(Wait::Work)?;
+    seen_by_all(store, &keys, ranks)?;
     Ok(Table {
         dim: store.dim(),
         values: store.gather(&keys)?,
     })
+}
+
+/// Places of the different items that this rank computes if they are missing: every so-manieth of them, so that ranks get equally long texts,
+/// whatever is there already.
+fn dealt(items: &[ItemKey], ranks: &dyn Ranks) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    let unique = (0..items.len()).filter(|&i| seen.insert(items[i]));
+    unique.skip(ranks.rank()).step_by(ranks.size().max(1)).collect()
+}
+
+/// The items without features, when all ranks have stored theirs. A folder on another machine may show a new file late, so that ranks look again until they see
+/// the same.
+fn seen_by_all(store: &mut FeatureStore, items: &[ItemKey], ranks: &dyn Ranks) -> Result<Vec<usize>, TrainError> {
+    let began = Instant::now();
+    loop {
+        if ranks.size() > 1 {
+            store.refresh()?;
+        }
+        let missing = store.missing(items);
+        let all = ranks.tell("missing features", &missing, Wait::Work)?;
+        if all.iter().all(|other| *other == missing) {
+            return Ok(missing);
+        }
+        if ranks.any(began.elapsed() > LATE_FILES)? {
+            return Err(TrainError::Features {
+                what: "the corpus".to_owned(),
+                message: format!(
+                    "ranks do not see the same files in {} after {} s; put run.cache where all machines see it",
+                    store.path().display(),
+                    LATE_FILES.as_secs()
+                ),
+            });
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 fn stopped(error: FillError<TrainError>) -> TrainError {

@@ -1,6 +1,7 @@
 //! Batches of a stage: cached features where a tower is frozen, pixels and tokens where it learns.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bifocal_data::{Augment, ImageSource, Limits, Preprocess, ResizeMode, load_images, load_images_augmented};
 use bifocal_models::text::{Pooling, TokenBatch};
@@ -10,6 +11,7 @@ use bifocal_nn::Tensor;
 use bifocal_nn::engine::tensor;
 
 use super::TrainError;
+use super::collective::{Ranks, Wait};
 use super::corpus::{Picture, Row};
 use super::draw::Draw;
 use crate::batch::{Batch, Images, Texts, Tokens};
@@ -77,7 +79,8 @@ pub(crate) struct Feed {
 /// The batches of a step with the names of their samples.
 #[derive(Debug, Default)]
 pub(crate) struct Sampled {
-    pub batches: Vec<Batch>,
+    /// Of each batch, what this rank has of it; `None` when it has nothing.
+    pub batches: Vec<Option<Batch>>,
     pub keys: Vec<String>,
     /// Of samples whose features are not finite.
     pub broken: Vec<String>,
@@ -105,18 +108,20 @@ struct Drawn {
 }
 
 impl Feed {
-    /// The batch of a step; `number` is for messages.
-    pub fn batch(&mut self, step: u64, number: u64) -> Result<Sampled, TrainError> {
+    /// This rank's part of the batch of a step; `number` is for messages. The names are those of the whole batch.
+    pub fn batch(&mut self, step: u64, number: u64, ranks: &dyn Ranks) -> Result<Sampled, TrainError> {
         let mut drawn = self.draw(step);
         let mut warnings = Vec::new();
-        let images = match &self.images {
-            ImageFeed::None => None,
-            ImageFeed::Features(table) => Some(Images::Features(table.gather(drawn.iter().map(|d| d.row)))),
+        let mut own = ranks.share(drawn.len());
+        let (mut images, mut pixels) = (None, None);
+        match &self.images {
+            ImageFeed::None => {}
+            ImageFeed::Features(table) => images = Some(Images::Features(table.gather(drawn.iter().map(|d| d.row)))),
             ImageFeed::Pixels(preprocess) => {
-                let pixels = self.pixels(preprocess, &mut drawn, number, &mut warnings)?;
-                Some(Images::Pixels(pixels))
+                let loaded = self.pixels(preprocess, &mut drawn, &mut own, number, &mut warnings, ranks)?;
+                pixels = loaded.map(Images::Pixels);
             }
-        };
+        }
         warnings.retain(|(path, _)| self.told.insert(path.clone()));
         let of = |texts: fn(&Drawn) -> &[u32]| drawn.iter().flat_map(texts).map(|&t| t as usize).collect::<Vec<_>>();
         let owners: Vec<usize> = drawn
@@ -148,22 +153,37 @@ impl Feed {
             teacher_texts: self.teacher.as_ref().map(|table| table.gather(numbers.iter().copied())),
             first: [0; 3],
         };
+        // all but pixels is at hand for the whole batch, and the parts that others hold decide what comes before this one
+        let part = match own.len() {
+            0 => None,
+            n if n == batch.len() => Some(batch),
+            _ => Some(batch.part(own)),
+        };
+        let part = part.map(|part| match pixels {
+            Some(pixels) => Batch {
+                images: Some(pixels),
+                ..part
+            },
+            None => part,
+        });
         Ok(Sampled {
-            batches: vec![batch],
+            batches: vec![part],
             keys: drawn.iter().map(|d| self.rows[d.row].key.clone()).collect(),
             broken: self.broken(&drawn),
             warnings: warnings.into_iter().map(|(_, warning)| warning).collect(),
         })
     }
 
-    /// Pictures that learn; those that cannot be read are taken out of what was drawn.
+    /// Pictures that learn, those of this rank; what cannot be read at any rank is taken out of what was drawn, and `own` moves with it.
     fn pixels(
         &self,
         preprocess: &Preprocess,
         drawn: &mut Vec<Drawn>,
+        own: &mut Range<usize>,
         number: u64,
         warnings: &mut Vec<(String, String)>,
-    ) -> Result<ImageBatch, TrainError> {
+        ranks: &dyn Ranks,
+    ) -> Result<Option<ImageBatch>, TrainError> {
         let trouble = |message: String| TrainError::Features {
             what: "pictures".to_owned(),
             message,
@@ -172,33 +192,43 @@ impl Feed {
             let message = "a tower that reads pictures of any proportions cannot learn yet; freeze it in the recipe";
             return Err(trouble(message.to_owned()));
         }
-        let images: Vec<&ImageSource> = drawn.iter().map(|d| self.image(d.row)).collect();
+        let images: Vec<&ImageSource> = drawn[own.clone()].iter().map(|d| self.image(d.row)).collect();
         let limits = Limits::default();
         let loaded = match &self.augment {
             Some(augment) => {
-                let seeds: Vec<u64> = drawn.iter().map(|d| self.draw.seed_of(d.sample)).collect();
+                let seeds: Vec<u64> = drawn[own.clone()].iter().map(|d| self.draw.seed_of(d.sample)).collect();
                 load_images_augmented(&images, preprocess, &limits, augment, &seeds)
             }
             None => load_images(&images, preprocess, &limits),
         };
         let loaded = loaded.map_err(|error| trouble(error.to_string()))?;
-        for bad in &loaded.bad {
-            let warning = format!("{} is left out: {}", bad.image, bad.error);
-            warnings.push((bad.image.to_string(), warning));
+        let bad = loaded.bad.iter();
+        let bad: Vec<(usize, String)> = bad.map(|b| (own.start + b.index, b.error.to_string())).collect();
+        let bad: BTreeMap<usize, String> = ranks
+            .tell("pictures that cannot be read", &bad, Wait::Step)?
+            .into_iter()
+            .flatten()
+            .collect();
+        for (&i, error) in &bad {
+            if let Some(drawn) = drawn.get(i) {
+                let image = self.image(drawn.row).to_string();
+                let warning = format!("{image} is left out: {error}");
+                warnings.push((image, warning));
+            }
         }
-        let good: BTreeSet<usize> = loaded.good.iter().copied().collect();
+        let start = own.start - bad.range(..own.start).count();
+        *own = start..start + loaded.good.len();
         let mut at = 0..;
-        drawn.retain(|_| at.next().is_some_and(|i| good.contains(&i)));
-        let batch = ImageBatch::square(loaded.pixels, drawn.len(), preprocess.size as usize);
-        batch
-            .filter(|_| !drawn.is_empty())
-            .ok_or_else(|| TrainError::NoPictures {
+        drawn.retain(|_| at.next().is_some_and(|i| !bad.contains_key(&i)));
+        if drawn.is_empty() {
+            return Err(TrainError::NoPictures {
                 step: number,
-                first: loaded
-                    .bad
+                first: warnings
                     .first()
-                    .map_or_else(String::new, |b| format!("{}: {}", b.image, b.error)),
-            })
+                    .map_or_else(String::new, |(_, warning)| warning.clone()),
+            });
+        }
+        Ok(ImageBatch::square(loaded.pixels, own.len(), preprocess.size as usize).filter(|_| own.start < own.end))
     }
 
     fn texts(&self, numbers: &[usize]) -> Texts {

@@ -1,6 +1,7 @@
 //! The one loop that runs every method, and what it stands on.
 
 pub mod checkpoint;
+pub mod collective;
 mod corpus;
 mod disk;
 mod draw;
@@ -10,6 +11,8 @@ mod feed;
 mod gradient;
 mod judge;
 pub mod metrics;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod pairs;
 pub mod plan;
 mod progress;
@@ -20,6 +23,6 @@ mod trainer;
 pub mod watch;
 
 pub use error::TrainError;
-pub use pairs::{Pairs, pairs};
+pub use pairs::{Pairs, pairs, pairs_among};
 pub use progress::{Overview, Progress, Silent, StageOverview, StepReport};
-pub use run::{Options, RunSummary, overview, run};
+pub use run::{Options, RunSummary, overview, run, run_among};

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bifocal_models::open::{TextEncoder, VisionEncoder};
 
+use super::collective::{Alone, Ranks};
 use super::features::Features;
 use super::setup::Setup;
 use super::{Progress, TrainError};
@@ -31,10 +32,19 @@ pub struct Pairs {
 /// # Errors
 /// As [`super::run`], before its first step.
 pub fn pairs(recipe: &Recipe, progress: &mut dyn Progress) -> Result<Pairs, TrainError> {
+    pairs_among(recipe, progress, &Alone)
+}
+
+/// As [`pairs`], with what the cache lacks split over ranks.
+///
+/// # Errors
+/// As [`super::run_among`], before its first step.
+pub fn pairs_among(recipe: &Recipe, progress: &mut dyn Progress, ranks: &dyn Ranks) -> Result<Pairs, TrainError> {
     recipe.check()?;
+    ranks.agree_on_recipe(recipe)?;
     let setup = Setup::open(recipe)?;
     progress.started(&setup.overview(recipe));
-    let features = Features::new(Path::new(&recipe.run.cache), setup.prompt.as_deref());
+    let features = Features::new(Path::new(&recipe.run.cache), setup.prompt.as_deref(), ranks);
     // the last stage is the one that learns from pictures
     let Some(mut corpus) = setup.stages.last().map(|last| setup.corpora[last.corpus].clone()) else {
         unreachable!("a recipe without stages was refused");

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bifocal_data::atomic::{FileLock, write_atomic};
 
 use super::checkpoint::{Checkpoints, Snapshot, State};
+use super::collective::{Alone, Ranks, Wait};
 use super::feed::{Feed, Sampled};
 use super::judge::Judge;
 use super::metrics::{Log, Metrics, Timing};
@@ -33,7 +34,7 @@ pub struct RunSummary {
     pub out: PathBuf,
     /// The finished bundle; `None` when the run was stopped before its end.
     pub bundle: Option<PathBuf>,
-    /// The bundle's fingerprint.
+    /// The bundle's fingerprint, at rank 0.
     pub fingerprint: Option<String>,
     /// Steps taken, in this and earlier sessions.
     pub steps: u64,
@@ -63,10 +64,27 @@ pub fn overview(recipe: &Recipe) -> Result<Overview, TrainError> {
 /// # Errors
 /// [`TrainError`]; what is in the run's folder then stays usable.
 pub fn run(recipe: &Recipe, options: &Options, progress: &mut dyn Progress) -> Result<RunSummary, TrainError> {
+    run_among(recipe, options, progress, &Alone)
+}
+
+/// As [`run`], with each batch split over ranks: loss and gradient are those of the whole batch. Every rank calls this with the same recipe and
+/// folder; rank 0 writes it, and a run that was begun by some number of ranks can be resumed by another.
+///
+/// # Errors
+/// As [`run`], and [`TrainError::Ranks`]. A rank that gets an error has to end the others: they wait for it.
+pub fn run_among(
+    recipe: &Recipe,
+    options: &Options,
+    progress: &mut dyn Progress,
+    ranks: &dyn Ranks,
+) -> Result<RunSummary, TrainError> {
     recipe.check()?;
+    recipe.check_ranks(ranks.size())?;
+    ranks.agree_on_recipe(recipe)?;
     let out = options.out.as_path();
     std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
-    let _lock = FileLock::acquire(&out.join("lock"), "bifocal train")?;
+    let lock = || FileLock::acquire(&out.join("lock"), "bifocal train");
+    let _lock = ranks.first().then(lock).transpose()?;
     let checkpoints = open_folder(recipe, options)?;
     let setup = Setup::open(recipe)?;
     let overview = setup.overview(recipe);
@@ -88,16 +106,30 @@ pub fn run(recipe: &Recipe, options: &Options, progress: &mut dyn Progress) -> R
     if snapshot.is_some() || !skipped.is_empty() {
         progress.resumed(start.step, &skipped);
     }
-    write(&out.join("recipe.toml"), recipe.to_toml().as_bytes())?;
-    let held_out = serde_json::json!(setup.held_out());
-    write(&out.join("holdout.json"), format!("{held_out:#}\n").as_bytes())?;
+    // until here nobody has written anything that others might read
+    ranks.agree(
+        "the data, a pretrained tower or the newest checkpoint",
+        "all ranks must see the same files; put data, models and --out where all machines see them",
+        format!("{} {}", start.fingerprint, start.step).as_bytes(),
+    )?;
+    if ranks.first() {
+        write(&out.join("recipe.toml"), recipe.to_toml().as_bytes())?;
+        let held_out = serde_json::json!(setup.held_out());
+        write(&out.join("holdout.json"), format!("{held_out:#}\n").as_bytes())?;
+    }
+    let logs = || {
+        Ok::<_, TrainError>(Logs {
+            metrics: open_log(out, "metrics.jsonl", start.step)?,
+            timings: open_log(out, "timings.jsonl", start.step)?,
+            watch: Watch::open(out, start.step, &recipe.run.best_by)?,
+        })
+    };
     let session = Session {
         recipe,
+        ranks,
         out,
         checkpoints,
-        metrics: open_log(out, "metrics.jsonl", start.step)?,
-        timings: open_log(out, "timings.jsonl", start.step)?,
-        watch: Watch::open(out, start.step, &recipe.run.best_by)?,
+        logs: ranks.first().then(logs).transpose()?,
         state: start,
         progress,
         total: overview.steps(),
@@ -144,14 +176,31 @@ fn open_log(out: &Path, name: &str, step: u64) -> Result<Log, TrainError> {
     Log::open(&path, step).map_err(TrainError::io(&path))
 }
 
+/// What is told of each step, at rank 0.
+struct Logs {
+    metrics: Log,
+    timings: Log,
+    watch: Watch,
+}
+
+impl Logs {
+    /// What checkpoints and the page stand for goes to the disk first.
+    fn sync(&mut self) -> Result<(), TrainError> {
+        for log in [&mut self.metrics, &mut self.timings] {
+            let path = log.path().to_owned();
+            log.sync().map_err(TrainError::io(&path))?;
+        }
+        self.watch.sync()
+    }
+}
+
 /// A run between its first and its last step of this process.
 struct Session<'a> {
     recipe: &'a Recipe,
     out: &'a Path,
+    ranks: &'a dyn Ranks,
     checkpoints: Checkpoints,
-    metrics: Log,
-    timings: Log,
-    watch: Watch,
+    logs: Option<Logs>,
     state: State,
     progress: &'a mut dyn Progress,
     /// Steps of all stages.
@@ -174,15 +223,15 @@ impl Session<'_> {
                     message: format!("{message}; begin anew in another folder"),
                 })?;
             }
-            let mut feed = setup.feed(index, trainer.towers(), self.progress)?;
-            let judge = setup.judge(index, self.progress)?;
+            let mut feed = setup.feed(index, trainer.towers(), self.progress, self.ranks)?;
+            let judge = setup.judge(index, self.progress, self.ranks)?;
             let prepared = &setup.stages[index];
             let steps = prepared.schedule.total();
             self.began = Instant::now();
             while self.state.stage_step < steps {
                 self.step(&mut trainer, &mut feed, prepared)?;
                 let ended = self.state.stage_step == steps;
-                let stop = self.progress.stop() && !(ended && index + 1 == setup.stages.len());
+                let stop = self.ranks.any(self.progress.stop())? && !(ended && index + 1 == setup.stages.len());
                 let every = self.recipe.run.evaluate_every;
                 let due = ended || (every > 0 && self.state.step.is_multiple_of(every));
                 let best = due && self.look(judge.as_ref(), &trainer, &prepared.plan)?;
@@ -202,8 +251,10 @@ impl Session<'_> {
             }
         }
         let bundle = self.out.join("model");
-        let manifest = setup.save(self.recipe, &bundle)?;
-        Ok(self.summary(resumed_from, Some((bundle, manifest.fingerprint))))
+        let save = || setup.save(self.recipe, &bundle);
+        let manifest = self.ranks.first().then(save).transpose()?;
+        self.ranks.barrier(Wait::Work)?;
+        Ok(self.summary(resumed_from, Some((bundle, manifest.map(|m| m.fingerprint)))))
     }
 
     fn step(&mut self, trainer: &mut Trainer, feed: &mut Feed, prepared: &Prepared) -> Result<(), TrainError> {
@@ -214,11 +265,17 @@ impl Session<'_> {
         let first = self.state.stage_step * times;
         let mut sampled = Sampled::default();
         for i in first..first + times {
-            sampled.add(feed.batch(i, number)?);
+            sampled.add(feed.batch(i, number, self.ranks)?);
         }
         sampled.warnings.iter().for_each(|w| self.progress.warning(w));
         let outcome = trainer
-            .step(&*prepared.stage.objective, self.state.step, &sampled.batches, lr)
+            .step(
+                &*prepared.stage.objective,
+                self.state.step,
+                &sampled.batches,
+                lr,
+                self.ranks,
+            )
             .map_err(|source| TrainError::Method { step: number, source })?;
         if outcome.not_finite.is_some() {
             self.not_finite(number, &outcome, &sampled)?;
@@ -240,9 +297,6 @@ impl Session<'_> {
             samples: self.state.samples,
             skipped,
         };
-        self.metrics
-            .push(&metrics)
-            .map_err(TrainError::io(self.metrics.path()))?;
         let seconds = clock.elapsed().as_secs_f64();
         let n = sampled.keys.len() as f64;
         let timing = Timing {
@@ -250,10 +304,12 @@ impl Session<'_> {
             seconds,
             samples_per_second: n / seconds.max(1e-9),
         };
-        self.timings
-            .push(&timing)
-            .map_err(TrainError::io(self.timings.path()))?;
-        self.watch.step(&metrics)?;
+        if let Some(logs) = &mut self.logs {
+            let (log, timings) = (&mut logs.metrics, &mut logs.timings);
+            log.push(&metrics).map_err(TrainError::io(log.path()))?;
+            timings.push(&timing).map_err(TrainError::io(timings.path()))?;
+            logs.watch.step(&metrics)?;
+        }
         let pace = self.pace.map_or(seconds, |pace| 0.95 * pace + 0.05 * seconds);
         self.pace = Some(pace);
         self.progress.step(&StepReport {
@@ -276,7 +332,9 @@ impl Session<'_> {
             "samples": sampled.keys,
             "samples_with_broken_features": sampled.broken,
         });
-        write(&listed, format!("{list:#}\n").as_bytes())?;
+        if self.ranks.first() {
+            write(&listed, format!("{list:#}\n").as_bytes())?;
+        }
         let first = if sampled.broken.is_empty() {
             &sampled.keys
         } else {
@@ -301,32 +359,28 @@ impl Session<'_> {
         }
     }
 
-    /// Looks at the held-out pictures, if there are some, and writes the page about the run; tells whether they were never found better.
+    /// Rank 0 looks at the held-out pictures, if there are some, and writes the page about the run; tells whether they were never found
+    /// better.
     fn look(&mut self, judge: Option<&Judge>, trainer: &Trainer, plan: &Plan) -> Result<bool, TrainError> {
-        self.sync_logs()?;
-        let (mut best, mut retrievals) = (false, Vec::new());
-        if let Some(judge) = judge {
-            let rows = judge.embed(trainer.towers())?;
-            let evaluation = judge.evaluate(&rows, self.state.step)?;
-            self.progress.evaluated(&evaluation);
-            best = self.watch.evaluated(&evaluation)?;
-            retrievals = judge.retrievals(&rows);
+        let mut best = false;
+        if let Some(logs) = &mut self.logs {
+            logs.sync()?;
+            let mut retrievals = Vec::new();
+            if let Some(judge) = judge {
+                let rows = judge.embed(trainer.towers())?;
+                let evaluation = judge.evaluate(&rows, self.state.step)?;
+                self.progress.evaluated(&evaluation);
+                best = logs.watch.evaluated(&evaluation)?;
+                retrievals = judge.retrievals(&rows);
+            }
+            logs.watch.page(self.out, plan, retrievals)?;
         }
-        self.watch.page(self.out, plan, retrievals)?;
-        Ok(best)
-    }
-
-    /// What checkpoints and the page stand for goes to the disk first.
-    fn sync_logs(&mut self) -> Result<(), TrainError> {
-        for log in [&mut self.metrics, &mut self.timings] {
-            let path = log.path().to_owned();
-            log.sync().map_err(TrainError::io(&path))?;
-        }
-        self.watch.sync()
+        self.ranks.barrier(Wait::Work)?;
+        Ok(self.ranks.any(best)?)
     }
 
     fn checkpoint(&mut self, trainer: &Trainer, best: bool) -> Result<(), TrainError> {
-        self.sync_logs()?;
+        self.logs.as_mut().map_or(Ok(()), Logs::sync)?;
         let snapshot = Snapshot {
             state: self.state.clone(),
             weights: trainer.learnt(),
@@ -343,16 +397,25 @@ impl Session<'_> {
                 name: name.clone(),
             });
         }
-        let path = self.checkpoints.save(&snapshot)?;
-        if best {
-            self.checkpoints.keep_best(&path)?;
+        if self.ranks.size() > 1 {
+            let weights = snapshot.weights.values().flat_map(|t| &t.data);
+            let bytes: Vec<u8> = weights.flat_map(|v| v.to_le_bytes()).collect();
+            let advice = "it was not written to a checkpoint; start the same build of bifocal on machines of one kind, with --resume";
+            self.ranks.agree("the model", advice, &bytes)?;
         }
-        self.progress.checkpoint(self.state.step, &path);
-        Ok(())
+        if self.ranks.first() {
+            let path = self.checkpoints.save(&snapshot)?;
+            if best {
+                self.checkpoints.keep_best(&path)?;
+            }
+            self.progress.checkpoint(self.state.step, &path);
+        }
+        Ok(self.ranks.barrier(Wait::Work)?)
     }
 
-    fn summary(self, resumed_from: Option<u64>, bundle: Option<(PathBuf, String)>) -> RunSummary {
+    fn summary(self, resumed_from: Option<u64>, bundle: Option<(PathBuf, Option<String>)>) -> RunSummary {
         let (bundle, fingerprint) = bundle.unzip();
+        let fingerprint = fingerprint.flatten();
         RunSummary {
             out: self.out.to_owned(),
             bundle,

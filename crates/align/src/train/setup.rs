@@ -17,6 +17,7 @@ use bifocal_nn::init::Rng;
 use bifocal_nn::lora::{self, Fold};
 use bifocal_nn::params::{self, ParamInfo};
 
+use super::collective::Ranks;
 use super::corpus::{Corpus, Picture, Row};
 use super::draw::Draw;
 use super::features::Features;
@@ -215,11 +216,17 @@ impl Setup {
 
     /// The data of a stage; features of frozen towers are computed here, or taken from the cache. Of a tower that has learnt in an earlier
     /// stage, `towers` holds what it has become.
-    pub fn feed(&mut self, stage: usize, towers: &Towers, progress: &mut dyn Progress) -> Result<Feed, TrainError> {
+    pub fn feed(
+        &mut self,
+        stage: usize,
+        towers: &Towers,
+        progress: &mut dyn Progress,
+        ranks: &dyn Ranks,
+    ) -> Result<Feed, TrainError> {
         self.take_over(stage, towers);
         let recipe = self.stages[stage].recipe.clone();
         let needs = self.stages[stage].stage.needs.clone();
-        let features = Features::new(Path::new(&recipe.run.cache), self.prompt.as_deref());
+        let features = Features::new(Path::new(&recipe.run.cache), self.prompt.as_deref(), ranks);
         let learning_with = |key: &'static str, tower: &str| RecipeError::Value {
             key,
             message: format!("features change while the {tower} tower learns; freeze it, or take this out"),
@@ -295,7 +302,12 @@ impl Setup {
 
     /// What evaluates a stage: the held-out pictures as its towers see them. `None` when nothing was held out, or the stage learns from texts
     /// alone. Called after [`Setup::feed`], which puts frozen towers and statistics in place.
-    pub fn judge(&self, stage: usize, progress: &mut dyn Progress) -> Result<Option<Judge>, TrainError> {
+    pub fn judge(
+        &self,
+        stage: usize,
+        progress: &mut dyn Progress,
+        ranks: &dyn Ranks,
+    ) -> Result<Option<Judge>, TrainError> {
         let prepared = &self.stages[stage];
         let recipe = &prepared.recipe;
         let held = &self.corpora[prepared.corpus].held;
@@ -321,7 +333,7 @@ impl Setup {
             return Ok(None);
         }
         let prompt = recipe.text.facets.first().or(self.prompt.as_ref());
-        let features = Features::new(Path::new(&recipe.run.cache), prompt.map(String::as_str));
+        let features = Features::new(Path::new(&recipe.run.cache), prompt.map(String::as_str), ranks);
         let images = match self.stands_still("vision.", stage) {
             false => HeldImages::Pixels(self.vision.preprocess.clone()),
             true => {

@@ -10,6 +10,7 @@ use bifocal_nn::precision::{self, Precision};
 use bifocal_nn::{checkpoint, params};
 
 use super::checkpoint::Snapshot;
+use super::collective::Ranks;
 use super::gradient::{self, Computed};
 use super::plan::Plan;
 use crate::batch::Batch;
@@ -84,20 +85,26 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes a step at a learning rate on the mean over batches, as the recipe's `[compute]` says. `index` counts the run's steps from 0.
+    /// Takes a step at a learning rate on the mean over batches, of each of which this rank holds a part or nothing, as the recipe's `[compute]`
+    /// says. `index` counts the run's steps from 0.
     pub fn step(
         &mut self,
         objective: &dyn Objective,
         index: u64,
-        batches: &[Batch],
+        batches: &[Option<Batch>],
         lr: f64,
+        ranks: &dyn Ranks,
     ) -> Result<Outcome, MethodError> {
         let compute = self.recipe.compute.clone();
         let precision = match compute.precision {
             recipe::Precision::F32 => Precision::F32,
             recipe::Precision::Bf16 => Precision::Bf16,
         };
-        let step = || checkpoint::scope(compute.recompute, || self.inner_step(objective, index, batches, lr));
+        let step = || {
+            checkpoint::scope(compute.recompute, || {
+                self.inner_step(objective, index, batches, lr, ranks)
+            })
+        };
         precision::scope(precision, step)
     }
 
@@ -105,8 +112,9 @@ impl Trainer {
         &mut self,
         objective: &dyn Objective,
         index: u64,
-        batches: &[Batch],
+        batches: &[Option<Batch>],
         lr: f64,
+        ranks: &dyn Ranks,
     ) -> Result<Outcome, MethodError> {
         let times = batches.len() as u64;
         let micro = self.recipe.compute.micro_batch;
@@ -120,7 +128,8 @@ impl Trainer {
         let mut sum: Option<Gradients> = None;
         for (i, batch) in (index * times..).zip(batches) {
             let seed = mix(self.recipe.seed, STEP, i);
-            let Computed { loss, terms, grads } = gradient::compute(objective, self.towers(), batch, micro, seed)?;
+            let Computed { loss, terms, grads } =
+                gradient::compute(objective, self.towers(), batch.as_ref(), micro, seed, ranks)?;
             outcome.loss += loss * share;
             for (name, value) in terms {
                 *outcome.terms.entry(name.to_owned()).or_default() += value * share;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bifocal_align::train;
 
-use crate::output::training::Console;
+use crate::ranks;
 use crate::recipe_args::RecipeArgs;
 
 /// Computes the features of a recipe's frozen towers and keeps them.
@@ -18,13 +18,17 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let recipe = args.recipe.load()?;
-    let pairs = train::pairs(&recipe, &mut Console::default())?;
-    println!(
-        "{}: features of {} pictures ({} wide) and their texts ({} wide)",
-        recipe.run.cache,
-        pairs.images.len() / pairs.image_dim.max(1),
-        pairs.image_dim,
-        pairs.text_dim
-    );
-    Ok(())
+    ranks::among(|ranks| {
+        let pairs = train::pairs_among(&recipe, &mut ranks::console(ranks), ranks)?;
+        if ranks.first() {
+            println!(
+                "{}: features of {} pictures ({} wide) and their texts ({} wide)",
+                recipe.run.cache,
+                pairs.images.len() / pairs.image_dim.max(1),
+                pairs.image_dim,
+                pairs.text_dim
+            );
+        }
+        Ok(())
+    })
 }

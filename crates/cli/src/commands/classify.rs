@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use bifocal_align::train::collective::Alone;
 use bifocal_data::ImageSource;
 use bifocal_eval::{TemplateSet, class_weights};
 
@@ -64,9 +65,9 @@ pub fn run(args: Args) -> Result<()> {
         None => labels.clone(),
     };
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-    let rows = pictures::embed_texts(&model, &prompts)?;
+    let rows = pictures::embed_texts(&model, &prompts, &Alone)?;
     let weights = class_weights(&rows, prompts.len() / labels.len(), model.dim())?;
-    let embedded = pictures::embed(&model, &samples)?;
+    let embedded = pictures::embed(&model, &samples, &Alone)?;
     for (row, &sample) in embedded.rows.chunks_exact(model.dim()).zip(&embedded.samples) {
         let ranked = rank(row, &weights, model.logit_scale());
         show(&args, &samples[sample].image, &labels, &ranked);

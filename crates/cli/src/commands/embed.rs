@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use bifocal_align::train::collective::{Ranks, Wait};
 use bifocal_data::{ImageSource, Limits, load_images, source};
 use bifocal_models::bundle::Model;
 use bifocal_models::open::TextOptions;
 use bifocal_models::text::{Attention, Pooling};
 
 use crate::failure::wrong_use;
-use crate::model;
 use crate::output::progress::Progress;
 use crate::output::rows::{self, Format};
-use crate::pictures;
+use crate::{model, pictures, ranks};
 
 /// Embeds pictures or texts.
 ///
@@ -49,6 +49,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    ranks::among(|ranks| run_among(args, ranks))
+}
+
+fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
     let format = Format::of(&args.out)?;
     let options = TextOptions {
         pooling: args.pooling,
@@ -66,31 +70,36 @@ pub fn run(args: Args) -> Result<()> {
             Some(file) => source::texts(file)?,
             None => args.text.clone(),
         };
-        let rows = embed_texts(&model, &texts, args.no_normalize)?;
+        let rows = embed_texts(&model, &texts, args.no_normalize, ranks)?;
         (texts, rows)
     } else {
         let files: Vec<ImageSource> = pictures::list(&args.images)?.into_iter().map(|s| s.image).collect();
-        let rows = embed_pictures(&model, &files, args.no_normalize)?;
+        let rows = embed_pictures(&model, &files, args.no_normalize, ranks)?;
         (files.iter().map(ImageSource::to_string).collect(), rows)
     };
+    if !ranks.first() {
+        return Ok(());
+    }
     rows::write(&args.out, format, &inputs, &rows, model.dim())?;
     eprintln!("{}: {} rows of {}", args.out.display(), inputs.len(), model.dim());
     Ok(())
 }
 
-fn embed_texts(model: &Model, texts: &[String], raw: bool) -> Result<Vec<f32>> {
+fn embed_texts(model: &Model, texts: &[String], raw: bool, ranks: &dyn Ranks) -> Result<Vec<f32>> {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    pictures::embed_texts_with(&texts, |chunk| {
+    let embed = |chunk: &[&str]| {
         if raw {
             model.embed_texts_raw(chunk)
         } else {
             model.embed_texts(chunk)
         }
-    })
+    };
+    pictures::embed_texts_with(&texts, embed, ranks)
 }
 
-fn embed_pictures(model: &Model, files: &[ImageSource], raw: bool) -> Result<Vec<f32>> {
+fn embed_pictures(model: &Model, files: &[ImageSource], raw: bool, ranks: &dyn Ranks) -> Result<Vec<f32>> {
     let preprocess = pictures::preprocess(model)?;
+    let files = &files[ranks.share(files.len())];
     let mut progress = Progress::new("embedding pictures", files.len() as u64);
     let mut rows = Vec::new();
     for (i, chunk) in files.chunks(pictures::BATCH).enumerate() {
@@ -106,5 +115,6 @@ fn embed_pictures(model: &Model, files: &[ImageSource], raw: bool) -> Result<Vec
         progress.update((pictures::BATCH * i + chunk.len()) as u64, "");
     }
     progress.finish();
-    Ok(rows)
+    ranks.barrier(Wait::Work)?;
+    Ok(ranks.gather_f32(&rows)?.concat())
 }

@@ -4,14 +4,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bifocal_align::train::collective::Ranks;
 use bifocal_data::atomic::write_atomic;
 use bifocal_data::source::{Dataset, Layout};
 use bifocal_eval::{Role, Table, TemplateSet, class_weights, retrieval, zero_shot};
 use bifocal_models::bundle::Model;
 
 use crate::failure::wrong_use;
-use crate::model;
 use crate::pictures::{self, Embedded};
+use crate::{model, ranks};
 
 /// Evaluates a model on a folder of captioned or labelled pictures.
 ///
@@ -55,8 +56,8 @@ pub fn run(args: Args) -> Result<()> {
             }
             Ok(())
         }
-        "retrieval" => run_retrieval(&args),
-        "zero-shot" => run_zero_shot(&args),
+        "retrieval" => ranks::among(|ranks| run_retrieval(&args, ranks)),
+        "zero-shot" => ranks::among(|ranks| run_zero_shot(&args, ranks)),
         other => Err(wrong_use(format!(
             "there is no suite {other:?}; `bifocal eval list` names them: retrieval, zero-shot"
         ))),
@@ -77,7 +78,7 @@ fn open(args: &Args) -> Result<(Model, Dataset)> {
     Ok((model::open_joint(&args.model)?, data))
 }
 
-fn run_retrieval(args: &Args) -> Result<()> {
+fn run_retrieval(args: &Args, ranks: &dyn Ranks) -> Result<()> {
     let (model, data) = open(args)?;
     if data.layout != Layout::Captions {
         anyhow::bail!("{} has no captions, which retrieval reads", args.data.display());
@@ -87,7 +88,7 @@ fn run_retrieval(args: &Args) -> Result<()> {
     } else {
         args.languages.clone()
     };
-    let pictures = pictures::embed(&model, &data.samples)?;
+    let pictures = pictures::embed(&model, &data.samples, ranks)?;
     let mut table = Table::new(&format!("retrieval on {}", args.data.display()));
     for language in &languages {
         let (texts, owners) = captions(&data, &pictures, language);
@@ -98,11 +99,11 @@ fn run_retrieval(args: &Args) -> Result<()> {
                 data.languages().keys().copied().collect::<Vec<_>>().join(", ")
             );
         }
-        let rows = pictures::embed_texts(&model, &texts)?;
+        let rows = pictures::embed_texts(&model, &texts, ranks)?;
         let report = retrieval(&pictures.rows, &rows, model.dim(), &owners)?;
         table.push(language, Role::Model, report);
     }
-    finish(args, "retrieval", &table.to_text(), &table.to_json()?)
+    finish(args, "retrieval", &table.to_text(), &table.to_json()?, ranks)
 }
 
 /// The captions of pictures that could be read, with the row of each one's picture.
@@ -118,7 +119,7 @@ fn captions<'a>(data: &'a Dataset, pictures: &Embedded, language: &str) -> (Vec<
     (texts, owners)
 }
 
-fn run_zero_shot(args: &Args) -> Result<()> {
+fn run_zero_shot(args: &Args, ranks: &dyn Ranks) -> Result<()> {
     let (model, data) = open(args)?;
     let mut classes: Vec<&str> = data.samples.iter().filter_map(|s| s.label.as_deref()).collect();
     classes.sort_unstable();
@@ -133,10 +134,10 @@ fn run_zero_shot(args: &Args) -> Result<()> {
     let templates = TemplateSet::resolve(&args.templates)?;
     let prompts = templates.prompts(&classes);
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-    let rows = pictures::embed_texts(&model, &prompts)?;
+    let rows = pictures::embed_texts(&model, &prompts, ranks)?;
     let weights = class_weights(&rows, prompts.len() / classes.len(), model.dim())?;
     let labelled: Vec<_> = data.samples.iter().filter(|s| s.label.is_some()).cloned().collect();
-    let pictures = pictures::embed(&model, &labelled)?;
+    let pictures = pictures::embed(&model, &labelled, ranks)?;
     let labels: Vec<usize> = pictures
         .samples
         .iter()
@@ -160,10 +161,13 @@ fn run_zero_shot(args: &Args) -> Result<()> {
         percent(report.chance_top1),
         percent(report.chance_top5),
     );
-    finish(args, "zero-shot", &text, &serde_json::to_string_pretty(&report)?)
+    finish(args, "zero-shot", &text, &serde_json::to_string_pretty(&report)?, ranks)
 }
 
-fn finish(args: &Args, suite: &str, text: &str, json: &str) -> Result<()> {
+fn finish(args: &Args, suite: &str, text: &str, json: &str, ranks: &dyn Ranks) -> Result<()> {
+    if !ranks.first() {
+        return Ok(());
+    }
     if args.json {
         println!("{json}");
     } else {

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use bifocal_align::train::collective::Ranks;
 use bifocal_align::train::{self, Options};
 
-use crate::holdout;
-use crate::output::training::{self, Console};
+use crate::output::training;
 use crate::recipe_args::RecipeArgs;
+use crate::{holdout, ranks};
 
 /// Trains what a recipe describes and writes a bundle.
 ///
@@ -31,10 +32,16 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    ranks::among(|ranks| run_among(args, ranks))
+}
+
+fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
     let recipe = args.recipe.load()?;
     if args.explain {
-        training::print_overview(&train::overview(&recipe)?);
-        println!("\n{}", recipe.to_toml());
+        if ranks.first() {
+            training::print_overview(&train::overview(&recipe)?);
+            println!("\n{}", recipe.to_toml());
+        }
         return Ok(());
     }
     let out = args
@@ -44,9 +51,12 @@ pub fn run(args: Args) -> Result<()> {
         out,
         resume: args.resume,
     };
-    let mut console = Console::default();
-    let summary = train::run(&recipe, &options, &mut console)?;
+    let mut console = ranks::console(ranks);
+    let summary = train::run_among(&recipe, &options, &mut console, ranks)?;
     console.finish();
+    if !ranks.first() {
+        return Ok(());
+    }
     let Some(bundle) = &summary.bundle else {
         println!("stopped after step {}; `--resume` goes on", summary.steps);
         return Ok(());

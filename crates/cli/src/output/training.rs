@@ -1,19 +1,35 @@
 //! How a training run is shown: what learns, a bar with loss, rate and time left.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bifocal_align::train::checkpoint::Skipped;
 use bifocal_align::train::watch::Evaluation;
 use bifocal_align::train::{Overview, Progress as Report, StepReport};
 
 use super::progress::Progress;
+use crate::signals;
 
 /// Shows a run on standard error.
-#[derive(Default)]
 pub struct Console {
+    /// Of several processes, one speaks.
+    speaks: bool,
+    /// Set by a signal; from the first step on, before which there is nothing to keep.
+    stop: Option<Arc<AtomicBool>>,
     /// The task that is shown, with its name.
     current: Option<(String, Progress)>,
 }
 
 impl Console {
+    /// Without `speaks`, it shows nothing and listens to signals alone.
+    pub fn new(speaks: bool) -> Self {
+        Self {
+            speaks,
+            stop: None,
+            current: None,
+        }
+    }
+
     /// Removes the bar.
     pub fn finish(&mut self) {
         if let Some((_, bar)) = self.current.take() {
@@ -22,6 +38,9 @@ impl Console {
     }
 
     fn show(&mut self, what: &str, done: u64, total: u64, message: &str) {
+        if !self.speaks {
+            return;
+        }
         if self.current.as_ref().is_none_or(|(name, _)| name != what) {
             self.finish();
             self.current = Some((what.to_owned(), Progress::new(what, total)));
@@ -53,6 +72,9 @@ pub fn print_overview(overview: &Overview) {
 impl Report for Console {
     fn started(&mut self, overview: &Overview) {
         const SHOWN: usize = 5;
+        if !self.speaks {
+            return;
+        }
         for reason in overview.unusable.iter().take(SHOWN) {
             eprintln!("left out {reason}");
         }
@@ -63,6 +85,9 @@ impl Report for Console {
     }
 
     fn resumed(&mut self, step: u64, skipped: &[Skipped]) {
+        if !self.speaks {
+            return;
+        }
         for skipped in skipped {
             eprintln!("passed over {}: {}", skipped.path.display(), skipped.reason);
         }
@@ -96,6 +121,12 @@ impl Report for Console {
     }
 
     fn warning(&mut self, message: &str) {
-        eprintln!("warning: {message}");
+        if self.speaks {
+            eprintln!("warning: {message}");
+        }
+    }
+
+    fn stop(&mut self) -> bool {
+        self.stop.get_or_insert_with(signals::stop).load(Ordering::Relaxed)
     }
 }

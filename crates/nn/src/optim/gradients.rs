@@ -6,7 +6,7 @@ use bifocal_kernels::blend;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Gradients as Recorded, Tensor};
+use burn::tensor::{Gradients as Recorded, Tensor, TensorData};
 
 use crate::params::Path;
 
@@ -74,10 +74,23 @@ impl Gradients {
         }
     }
 
-    /// Names and numbers of values, in the order of [`Gradients::flat`]. Processes that add up flat gradients compare these first: a parameter that
-    /// one process's loss does not depend on would shift all that follow.
-    pub fn layout(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.0.iter().map(|(name, grad)| (name.as_str(), slice(grad).len()))
+    /// Names and shapes, in the order of [`Gradients::flat`]. Processes that add up flat gradients compare these first: a parameter that
+    /// one process's loss does not depend on would shift all that follow, see [`Gradients::complete`].
+    pub fn layout(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
+        self.0
+            .iter()
+            .map(|(name, grad)| (name.as_str(), grad.layout().shape().to_vec()))
+    }
+
+    /// Zeros for a parameter that has no gradient here, but has one in another process.
+    pub fn complete(&mut self, name: &str, shape: &[usize]) {
+        if !self.0.contains_key(name) {
+            let zeros = vec![0.0f32; shape.iter().product()];
+            self.0.insert(
+                name.to_owned(),
+                FlexTensor::from_data(TensorData::new(zeros, shape.to_vec())),
+            );
+        }
     }
 
     /// All gradients one after the other, in the order of names.
