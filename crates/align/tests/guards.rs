@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use bifocal_align::train::metrics::Metrics;
-use bifocal_align::train::{Options, Silent, TrainError, run};
+use bifocal_align::train::{Options, Progress, Silent, StepReport, TrainError, run};
 use bifocal_models::weights::TensorSource;
 use bifocal_models::weights::safetensors::SafeTensors;
 
@@ -42,7 +42,7 @@ fn a_step_without_a_number_stops_the_run_or_is_left_out() {
     };
     let recipe = common::recipe("clip", &model, &cache, &["schedule.steps=12"]);
     let error = run(&recipe, &options, &mut Silent).unwrap_err();
-    let TrainError::NotFinite {
+    let TrainError::BadStep {
         step, samples, listed, ..
     } = &error
     else {
@@ -71,6 +71,105 @@ fn a_step_without_a_number_stops_the_run_or_is_left_out() {
     assert!(lines.iter().all(|l| l.skipped != l.loss.is_finite()));
 }
 
+/// Twelve photos that are learnt by heart, and one of them again, rarely, with what is said about another.
+fn poisoned(dir: &Path) -> String {
+    let all = fs::read_to_string(common::photos().join("captions.jsonl")).unwrap();
+    let rows: Vec<serde_json::Value> = all.lines().take(12).map(|l| serde_json::from_str(l).unwrap()).collect();
+    let mut rows = rows;
+    // words that the tiny tokenizer knows
+    let words = "dog cat bus street table people red green blue water plate food";
+    for (row, word) in rows.iter_mut().zip(words.split(' ')) {
+        row["captions"] = serde_json::json!({ "en": [word] });
+    }
+    let mut wrong = rows[0].clone();
+    wrong["captions"] = rows[7]["captions"].clone();
+    for (name, rows) in [("good", rows), ("poison", vec![wrong])] {
+        for row in &rows {
+            let image = row["image"].as_str().unwrap();
+            let copy = dir.join(name).join(image);
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(common::photos().join(image), copy).unwrap();
+        }
+        let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        fs::write(dir.join(name).join("captions.jsonl"), lines).unwrap();
+    }
+    let at = |name: &str| dir.join(name).display().to_string();
+    format!(
+        "data.sources=[{{path={:?}, weight=60}}, {{path={:?}}}]",
+        at("good"),
+        at("poison")
+    )
+}
+
+#[test]
+fn a_loss_that_explodes_stops_the_run_or_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let sources = poisoned(dir.path());
+    let cache = dir.path().join("cache");
+    let recipe = |more: &[&str]| {
+        let sets = [
+            sources.as_str(),
+            "loss.kind=infonce",
+            "loss.captions=1",
+            "image_head={kind=\"linear\", standardize_input=true}",
+            "text_head={kind=\"linear\", standardize_input=true}",
+            "optimizer={lr=0.02, weight_decay=0}",
+            "image_head.dropout=0",
+            "image_head.input_dropout=0",
+            "text_head.noise=0",
+            "schedule={kind=\"constant\", steps=120}",
+            "run.checkpoint_every=7",
+        ];
+        common::recipe("sail", &model, &cache, &[&sets, more].concat())
+    };
+    let to = |name: &str| Options {
+        out: dir.path().join(name),
+        resume: true,
+    };
+    let error = run(&recipe(&["run.explode=3"]), &to("stopping"), &mut Silent).unwrap_err();
+    let TrainError::BadStep { step, what, listed, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(*step > 50 && what.contains("exploded"), "{error}");
+    let list: serde_json::Value = serde_json::from_slice(&fs::read(listed).unwrap()).unwrap();
+    let named = |key: &serde_json::Value| key.as_str().unwrap().contains("poison/images");
+    assert!(list["samples"].as_array().unwrap().iter().any(named), "{list}");
+    let again = run(&recipe(&["run.explode=3"]), &to("stopping"), &mut Silent).unwrap_err();
+    assert_eq!(
+        again.to_string(),
+        error.to_string(),
+        "a resumed run stops where the first one did"
+    );
+
+    let skipping = recipe(&["run.explode=3", "run.bad_step=skip"]);
+    let whole = run(&skipping, &to("whole"), &mut Silent).unwrap();
+    assert_eq!((whole.skipped_steps, whole.steps), (1, 120));
+    let metrics = |name: &str| fs::read_to_string(dir.path().join(name).join("metrics.jsonl")).unwrap();
+    let lines: Vec<Metrics> = metrics("whole")
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let bad = &lines[*step as usize - 1];
+    assert!(bad.skipped && bad.loss.is_finite() && bad.terms.is_empty(), "{bad:?}");
+    // what the loss is compared with goes through checkpoints
+    struct Until(u64);
+    impl Progress for Until {
+        fn step(&mut self, _: &StepReport<'_>) {
+            self.0 -= 1;
+        }
+        fn stop(&mut self) -> bool {
+            self.0 == 0
+        }
+    }
+    run(&skipping, &to("twice"), &mut Until(step - 3)).unwrap();
+    run(&skipping, &to("twice"), &mut Silent).unwrap();
+    assert_eq!(metrics("twice"), metrics("whole"));
+
+    let off = run(&recipe(&["run.explode=0"]), &to("off"), &mut Silent).unwrap();
+    assert_eq!(off.skipped_steps, 0);
+}
+
 #[test]
 fn weights_that_overflow_never_become_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
@@ -91,7 +190,7 @@ fn weights_that_overflow_never_become_a_checkpoint() {
     };
     let recipe = common::recipe("sail", &model, &dir.path().join("cache"), &sets);
     let error = run(&recipe, &options, &mut Silent).unwrap_err();
-    let stopped = matches!(error, TrainError::BrokenWeights { .. } | TrainError::NotFinite { .. });
+    let stopped = matches!(error, TrainError::BrokenWeights { .. } | TrainError::BadStep { .. });
     assert!(stopped, "{error}");
     let mut checked = 0;
     for entry in fs::read_dir(out.join("checkpoints")).unwrap() {

@@ -164,6 +164,54 @@ fn a_run_that_is_over_can_be_resumed_and_nothing_changes() {
 }
 
 #[test]
+fn features_that_were_computed_before_a_stop_are_not_computed_again() {
+    /// Asks for an end when so many pictures are there.
+    struct AtPictures {
+        limit: usize,
+        first: Option<usize>,
+        there: usize,
+    }
+    impl Progress for AtPictures {
+        fn features(&mut self, what: &str, done: usize, _total: usize) {
+            if what == "pictures" {
+                self.first.get_or_insert(done);
+                self.there = done;
+            }
+        }
+
+        fn stop(&mut self) -> bool {
+            self.there >= self.limit
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let emoji = common::photos().join("../emoji");
+    let path = format!(
+        "data.sources=[{{path={:?}, languages=[\"en\"]}}]",
+        emoji.display().to_string()
+    );
+    let recipe = common::recipe("sail", &model, &dir.path().join("cache"), &[&path, "schedule.steps=2"]);
+    let options = Options {
+        out: dir.path().join("run"),
+        resume: true,
+    };
+    let go = |limit| {
+        let mut progress = AtPictures {
+            limit,
+            first: None,
+            there: 0,
+        };
+        let summary = run(&recipe, &options, &mut progress).unwrap();
+        (summary, progress.first)
+    };
+    let (summary, first) = go(128);
+    assert_eq!((summary.steps, summary.bundle, first), (0, None, Some(0)));
+    let (summary, first) = go(usize::MAX);
+    assert_eq!((summary.steps, first), (2, Some(128)));
+    assert!(summary.bundle.is_some());
+}
+
+#[test]
 fn another_recipe_or_other_data_do_not_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let model = common::write_clip(dir.path());

@@ -10,7 +10,7 @@ mod output;
 mod pictures;
 mod ranks;
 mod recipe_args;
-mod signals;
+mod stop;
 
 use std::process::ExitCode;
 

@@ -40,6 +40,9 @@ fn together(mpi: &bifocal_align::train::mpi::Mpi, run: impl FnOnce(&dyn Ranks) -
 }
 
 /// What a rank shows: rank 0 speaks for all.
-pub fn console(ranks: &dyn Ranks) -> crate::output::training::Console {
+///
+/// # Errors
+/// When the system does not let the program listen for signals.
+pub fn console(ranks: &dyn Ranks) -> Result<crate::output::training::Console> {
     crate::output::training::Console::new(ranks.first())
 }

@@ -93,6 +93,25 @@ fn train_eval_index_search_classify_embed() {
     );
 }
 
+#[test]
+fn explain_tells_what_a_run_would_take_and_writes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let recipe = common::recipe(dir.path(), 400);
+    let out = dir.path().join("run");
+    let printed = succeeds(&["train", text(&recipe), "--out", text(&out), "--explain"]);
+    for part in [
+        "400 steps of 8",
+        "frozen",
+        "image_head",
+        "estimate of stage heads",
+        "MiB",
+        "checkpoint_every = 20",
+    ] {
+        assert!(printed.contains(part), "{part} is not in: {printed}");
+    }
+    assert!(!out.exists() && !dir.path().join("cache").exists());
+}
+
 /// R1: whatever the moment of the kill, the run ends with the metrics and weights of the unbroken one.
 #[test]
 fn a_killed_run_ends_with_the_same_bits() {

@@ -51,6 +51,10 @@ impl Recipe {
             "must be greater than zero".to_owned()
         })?;
         within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
+        let explode = self.run.explode;
+        need(explode == 0.0 || (1.0..=1e9).contains(&explode), "run.explode", || {
+            format!("{explode} times the usual loss is no explosion; write 1 or more, or 0 to switch the guard off")
+        })?;
         within("run.keep", self.run.keep as f64, 1.0, 1e6)
     }
 

@@ -568,7 +568,7 @@ pub struct StageSpec {
     pub freeze: Vec<FreezeRule>,
 }
 
-/// What to do about a step whose loss or gradient is not finite.
+/// What to do about a step whose loss or gradient is not finite, or whose loss has exploded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BadStep {
@@ -594,6 +594,9 @@ pub struct RunSpec {
     pub evaluate_on: usize,
     /// `stop` or `skip`.
     pub bad_step: BadStep,
+    /// A loss of more than so many times the median of the stage's last 50 steps has exploded (after the first 50; a median below a tenth of that of the
+    /// first 50 counts as that tenth); 0: none ever has.
+    pub explode: f64,
     /// Folder in which the features of frozen towers are kept for later runs.
     pub cache: String,
     /// Whether the finished bundle holds copies of the towers; otherwise it names them and their fingerprints.
@@ -609,6 +612,7 @@ impl Default for RunSpec {
             best_by: "t2i_r1".to_owned(),
             evaluate_on: 200,
             bad_step: BadStep::Stop,
+            explode: 10.0,
             cache: ".bifocal/features".to_owned(),
             copy_towers: false,
         }

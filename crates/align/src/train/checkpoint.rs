@@ -24,6 +24,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, SystemDisk};
+use super::explode::Losses;
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -37,7 +38,7 @@ const PREFIX: &str = "step-";
 const UNFINISHED: &str = ".unfinished-";
 
 /// Position in a run. All randomness is drawn from the seed and the step, so that no generator needs to be saved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
     /// Layout of the checkpoint.
     pub format: u32,
@@ -51,6 +52,9 @@ pub(crate) struct State {
     pub optimizer_step: u64,
     /// Pictures seen.
     pub samples: u64,
+    /// What the next losses of the stage are compared with.
+    #[serde(default)]
+    pub losses: Losses,
     /// Of data, towers and recipe: a checkpoint continues only the run that it belongs to.
     pub fingerprint: String,
 }
@@ -65,6 +69,7 @@ impl State {
             stage_step: 0,
             optimizer_step: 0,
             samples: 0,
+            losses: Losses::default(),
             fingerprint,
         }
     }

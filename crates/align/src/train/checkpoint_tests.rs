@@ -15,6 +15,7 @@ fn snapshot(step: u64) -> Snapshot {
             optimizer_step: step,
             samples: step * 8,
             fingerprint: "f".to_owned(),
+            losses: super::super::explode::Losses::default(),
         },
         moments: BTreeMap::from([(
             "head.weight".to_owned(),

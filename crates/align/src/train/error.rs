@@ -62,6 +62,14 @@ pub enum TrainError {
         /// Why.
         message: String,
     },
+    /// [`super::Progress::stop`] said so while features were computed.
+    #[error(
+        "stopped while features of {what} were computed; those that are there are kept, and the same command goes on"
+    )]
+    Stopped {
+        /// Which.
+        what: String,
+    },
     /// The cache of features.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -73,12 +81,12 @@ pub enum TrainError {
         /// Why.
         source: MethodError,
     },
-    /// A loss or gradient that is not finite.
-    #[error("step {step}: {what} is not finite. The weights are those of step {before}; the samples of the step are listed in {listed}, the first are {samples}. Lower optimizer.lr, set optimizer.clip_norm, or set run.bad_step = \"skip\" to leave such steps out", before = step - 1, listed = listed.display())]
-    NotFinite {
+    /// A loss or gradient that is not finite, or a loss that has exploded.
+    #[error("step {step}: {what}. The weights are those of step {before}; the samples of the step are listed in {listed}, the first are {samples}. Lower optimizer.lr, set optimizer.clip_norm, or set run.bad_step = \"skip\" to leave such steps out", before = step - 1, listed = listed.display())]
+    BadStep {
         /// Counted from 1.
         step: u64,
-        /// Loss or gradient.
+        /// What is wrong with it.
         what: String,
         /// The first samples.
         samples: String,

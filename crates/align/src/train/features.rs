@@ -1,5 +1,6 @@
 //! Features of frozen towers: computed once, kept for later runs.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::VisionTower;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::fused::{Activation, linear};
+use bifocal_nn::init::Rng;
 
 use super::collective::{Ranks, Wait};
 use super::corpus::{Corpus, Picture};
@@ -31,12 +33,19 @@ pub(crate) struct Features<'a> {
     cache: &'a Path,
     prompt: Option<&'a str>,
     ranks: &'a dyn Ranks,
+    /// Whether rows are noise in place of what a tower would give.
+    pub made_up: bool,
 }
 
 impl<'a> Features<'a> {
     /// Ranks share what has to be computed; each writes its own shards of the cache, which all have to see.
     pub fn new(cache: &'a Path, prompt: Option<&'a str>, ranks: &'a dyn Ranks) -> Self {
-        Self { cache, prompt, ranks }
+        Self {
+            cache,
+            prompt,
+            ranks,
+            made_up: false,
+        }
     }
 
     /// A row for each row of the corpus; rows whose picture cannot be read are taken out of the corpus.
@@ -47,6 +56,9 @@ impl<'a> Features<'a> {
         class_rows: ClassRows,
         progress: &mut dyn Progress,
     ) -> Result<Table, TrainError> {
+        if self.made_up {
+            return Ok(noise(corpus.rows.len(), encoder.tower.dim()));
+        }
         let mut paths: Vec<ImageSource> = Vec::new();
         for row in &corpus.rows {
             if let Picture::File(path) = &row.picture {
@@ -122,7 +134,9 @@ impl<'a> Features<'a> {
         }
         let own = dealt(&keys, self.ranks);
         let own_keys: Vec<ItemKey> = own.iter().map(|&k| keys[k]).collect();
+        let progress = RefCell::new(progress);
         let compute = |wanted: &[usize]| {
+            go_on(&progress, "pictures", self.ranks)?;
             let files: Vec<&ImageSource> = wanted.iter().map(|&k| &paths[readable[own[k]]]).collect();
             let loaded =
                 load_images(&files, &encoder.preprocess, &Limits::default()).map_err(|error| TrainError::Features {
@@ -137,8 +151,9 @@ impl<'a> Features<'a> {
                 failed: loaded.bad.into_iter().map(|bad| bad.index).collect(),
             })
         };
-        let tell = |done, total| progress.features("pictures", done, total);
+        let tell = |done, total| progress.borrow_mut().features("pictures", done, total);
         fill(&mut store, &own_keys, &FillOptions::batch(IMAGES), compute, tell).map_err(stopped)?;
+        let progress = progress.into_inner();
         let warnings = self.ranks.tell("pictures that cannot be read", &warnings, Wait::Work)?;
         let mut told = BTreeSet::new();
         let new = warnings.iter().flatten().filter(|warning| told.insert(*warning));
@@ -168,6 +183,9 @@ impl<'a> Features<'a> {
         progress: &mut dyn Progress,
     ) -> Result<Table, TrainError> {
         let dim = encoder.tower.dim();
+        if self.made_up {
+            return Ok(noise(texts.len(), dim));
+        }
         let spec = FeatureSpec::new()
             .with("tower", &encoder.fingerprint)
             .with("pooling", format!("{:?}", encoder.pooling))
@@ -186,6 +204,9 @@ impl<'a> Features<'a> {
         texts: &[String],
         progress: &mut dyn Progress,
     ) -> Result<Table, TrainError> {
+        if self.made_up {
+            return Ok(noise(texts.len(), teacher.dim()));
+        }
         let spec = FeatureSpec::new().with("teacher", teacher.fingerprint());
         let mut store = FeatureStore::open(self.cache, &spec, teacher.dim(), Dtype::F32)?;
         let compute = |batch: &[&str]| Ok(teacher.embed_texts(batch)?);
@@ -232,11 +253,13 @@ fn filled(
     let sorted: Vec<ItemKey> = order.iter().map(|&i| keys[i]).collect();
     let own = dealt(&sorted, ranks);
     let own_keys: Vec<ItemKey> = own.iter().map(|&k| sorted[k]).collect();
+    let progress = RefCell::new(progress);
     let compute = |wanted: &[usize]| {
+        go_on(&progress, what, ranks)?;
         let batch: Vec<&str> = wanted.iter().map(|&k| texts[order[own[k]]].as_str()).collect();
         compute(&batch)
     };
-    let tell = |done, total| progress.features(what, done, total);
+    let tell = |done, total| progress.borrow_mut().features(what, done, total);
     fill(store, &own_keys, &FillOptions::batch(TEXTS), compute, tell).map_err(stopped)?;
     ranks.barrier(Wait::Work)?;
     seen_by_all(store, &keys, ranks)?;
@@ -244,6 +267,22 @@ fn filled(
         dim: store.dim(),
         values: store.gather(&keys)?,
     })
+}
+
+fn noise(rows: usize, dim: usize) -> Table {
+    let mut rng = Rng::new(0);
+    Table {
+        dim,
+        values: (0..rows * dim).map(|_| rng.unit() - 0.5).collect(),
+    }
+}
+
+/// An error when the run is asked to end. One of several ranks goes on: the others would wait for it.
+fn go_on(progress: &RefCell<&mut dyn Progress>, what: &str, ranks: &dyn Ranks) -> Result<(), TrainError> {
+    match ranks.size() == 1 && progress.borrow_mut().stop() {
+        true => Err(TrainError::Stopped { what: what.to_owned() }),
+        false => Ok(()),
+    }
 }
 
 /// Places of the different items that this rank computes if they are missing: every so-manieth of them, so that ranks get equally long texts,

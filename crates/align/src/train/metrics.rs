@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct Metrics {
     /// Counted from 1.
     pub step: u64,
-    /// Total loss before the step; not a number for a step that was left out.
+    /// Total loss before the step; not a number, or far too high, for a step that was left out.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f32,
     /// Its terms; none for a step that was left out.
@@ -32,7 +32,7 @@ pub struct Metrics {
     pub logit_bias: Option<f32>,
     /// Pictures seen so far.
     pub samples: u64,
-    /// Whether the step was left out because it was not finite.
+    /// Whether the step was left out because it was not finite, or its loss had exploded.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub skipped: bool,
 }

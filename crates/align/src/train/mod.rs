@@ -6,6 +6,8 @@ mod corpus;
 mod disk;
 mod draw;
 mod error;
+mod estimate;
+mod explode;
 mod features;
 mod feed;
 mod gradient;
@@ -23,6 +25,7 @@ mod trainer;
 pub mod watch;
 
 pub use error::TrainError;
+pub use estimate::{Estimate, estimate};
 pub use pairs::{Pairs, pairs, pairs_among};
 pub use progress::{Overview, Progress, Silent, StageOverview, StepReport};
 pub use run::{Options, RunSummary, overview, run, run_among};

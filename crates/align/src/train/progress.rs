@@ -72,7 +72,7 @@ pub trait Progress {
     fn checkpoint(&mut self, _step: u64, _path: &Path) {}
     /// Something that the user should know.
     fn warning(&mut self, _message: &str) {}
-    /// Asked after each step; `true` writes a checkpoint and ends the run.
+    /// Asked after each step and before each batch of features that are computed; `true` writes a checkpoint and ends the run.
     fn stop(&mut self) -> bool {
         false
     }

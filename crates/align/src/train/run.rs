@@ -8,12 +8,13 @@ use bifocal_data::atomic::{FileLock, write_atomic};
 
 use super::checkpoint::{Checkpoints, Snapshot, State};
 use super::collective::{Alone, Ranks, Wait};
+use super::explode::Losses;
 use super::feed::{Feed, Sampled};
 use super::judge::Judge;
 use super::metrics::{Log, Metrics, Timing};
 use super::plan::Plan;
 use super::setup::{Prepared, Setup};
-use super::trainer::{Outcome, Trainer};
+use super::trainer::Trainer;
 use super::watch::Watch;
 use super::{Overview, Progress, StepReport, TrainError};
 use crate::recipe::{BadStep, Recipe};
@@ -42,7 +43,7 @@ pub struct RunSummary {
     pub resumed_from: Option<u64>,
     /// Numbers of the last step that this session took.
     pub last: Option<Metrics>,
-    /// Steps left out because they were not finite.
+    /// Steps left out because something was wrong with them.
     pub skipped_steps: u64,
     /// Of this session's steps.
     pub seconds: f64,
@@ -223,8 +224,15 @@ impl Session<'_> {
                     message: format!("{message}; begin anew in another folder"),
                 })?;
             }
-            let mut feed = setup.feed(index, trainer.towers(), self.progress, self.ranks)?;
-            let judge = setup.judge(index, self.progress, self.ranks)?;
+            let opened = setup
+                .feed(index, trainer.towers(), self.progress, self.ranks)
+                .and_then(|feed| Ok((feed, setup.judge(index, self.progress, self.ranks)?)));
+            let (mut feed, judge) = match opened {
+                Ok(both) => both,
+                // the cache has what was computed, and the last checkpoint is where the run is
+                Err(TrainError::Stopped { .. }) => return Ok(self.summary(resumed_from, None)),
+                Err(error) => return Err(error),
+            };
             let prepared = &setup.stages[index];
             let steps = prepared.schedule.total();
             self.began = Instant::now();
@@ -248,6 +256,7 @@ impl Session<'_> {
                 self.state.stage += 1;
                 self.state.stage_step = 0;
                 self.state.optimizer_step = 0;
+                self.state.losses = Losses::default();
             }
         }
         let bundle = self.out.join("model");
@@ -274,18 +283,20 @@ impl Session<'_> {
                 self.state.step,
                 &sampled.batches,
                 lr,
+                self.state.losses.limit(self.recipe.run.explode),
                 self.ranks,
             )
             .map_err(|source| TrainError::Method { step: number, source })?;
-        if outcome.not_finite.is_some() {
-            self.not_finite(number, &outcome, &sampled)?;
+        if let Some(what) = &outcome.bad {
+            self.bad_step(number, what, &sampled)?;
         }
+        self.state.losses.push(outcome.loss);
         self.state.step = number;
         self.state.stage_step += 1;
         self.state.samples += sampled.keys.len() as u64;
         self.state.optimizer_step = trainer.optimizer().steps();
         let (logit_scale, logit_bias) = trainer.temperature();
-        let skipped = outcome.not_finite.is_some();
+        let skipped = outcome.bad.is_some();
         let metrics = Metrics {
             step: number,
             loss: outcome.loss,
@@ -323,12 +334,11 @@ impl Session<'_> {
     }
 
     /// Notes the samples of a step that cannot be taken, and stops the run unless the recipe says to go on.
-    fn not_finite(&mut self, step: u64, outcome: &Outcome, sampled: &Sampled) -> Result<(), TrainError> {
-        let what = outcome.not_finite.clone().unwrap_or_default();
+    fn bad_step(&mut self, step: u64, what: &str, sampled: &Sampled) -> Result<(), TrainError> {
         let listed = self.out.join(format!("bad-step-{step}.json"));
         let list = serde_json::json!({
             "step": step,
-            "not_finite": what,
+            "why": what,
             "samples": sampled.keys,
             "samples_with_broken_features": sampled.broken,
         });
@@ -342,18 +352,17 @@ impl Session<'_> {
         };
         let samples = first.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
         match self.recipe.run.bad_step {
-            BadStep::Stop => Err(TrainError::NotFinite {
+            BadStep::Stop => Err(TrainError::BadStep {
                 step,
-                what,
+                what: what.to_owned(),
                 samples,
                 listed,
             }),
             BadStep::Skip => {
                 self.skipped_steps += 1;
                 let listed = listed.display();
-                self.progress.warning(&format!(
-                    "step {step} is left out, {what} is not finite; its samples: {listed}"
-                ));
+                self.progress
+                    .warning(&format!("step {step} is left out: {what}; its samples: {listed}"));
                 Ok(())
             }
         }

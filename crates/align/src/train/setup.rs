@@ -70,6 +70,8 @@ pub(crate) struct Setup {
     pub corpora: Vec<Corpus>,
     standardize_image: Option<Standardize>,
     standardize_text: Option<Standardize>,
+    /// For estimates: nothing is computed with frozen towers.
+    pub features_are_made_up: bool,
 }
 
 impl Setup {
@@ -160,6 +162,7 @@ impl Setup {
             corpora,
             standardize_image: None,
             standardize_text: None,
+            features_are_made_up: false,
         })
     }
 
@@ -226,7 +229,8 @@ impl Setup {
         self.take_over(stage, towers);
         let recipe = self.stages[stage].recipe.clone();
         let needs = self.stages[stage].stage.needs.clone();
-        let features = Features::new(Path::new(&recipe.run.cache), self.prompt.as_deref(), ranks);
+        let mut features = Features::new(Path::new(&recipe.run.cache), self.prompt.as_deref(), ranks);
+        features.made_up = self.features_are_made_up;
         let learning_with = |key: &'static str, tower: &str| RecipeError::Value {
             key,
             message: format!("features change while the {tower} tower learns; freeze it, or take this out"),

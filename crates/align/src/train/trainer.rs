@@ -11,6 +11,7 @@ use bifocal_nn::{checkpoint, params};
 
 use super::checkpoint::Snapshot;
 use super::collective::Ranks;
+use super::explode::WINDOW;
 use super::gradient::{self, Computed};
 use super::plan::Plan;
 use crate::batch::Batch;
@@ -35,8 +36,8 @@ pub(crate) struct Outcome {
     pub loss: f32,
     pub terms: BTreeMap<String, f32>,
     pub grad_norm: f64,
-    /// What is not finite, if anything is; then nothing was changed.
-    pub not_finite: Option<String>,
+    /// What is wrong with the step, if anything is; then nothing was changed.
+    pub bad: Option<String>,
 }
 
 impl Trainer {
@@ -86,13 +87,14 @@ impl Trainer {
     }
 
     /// Takes a step at a learning rate on the mean over batches, of each of which this rank holds a part or nothing, as the recipe's `[compute]`
-    /// says. `index` counts the run's steps from 0.
+    /// says. `index` counts the run's steps from 0. With a loss above `limit` it is not taken.
     pub fn step(
         &mut self,
         objective: &dyn Objective,
         index: u64,
         batches: &[Option<Batch>],
         lr: f64,
+        limit: Option<f32>,
         ranks: &dyn Ranks,
     ) -> Result<Outcome, MethodError> {
         let compute = self.recipe.compute.clone();
@@ -102,7 +104,7 @@ impl Trainer {
         };
         let step = || {
             checkpoint::scope(compute.recompute, || {
-                self.inner_step(objective, index, batches, lr, ranks)
+                self.inner_step(objective, index, batches, lr, limit, ranks)
             })
         };
         precision::scope(precision, step)
@@ -114,6 +116,7 @@ impl Trainer {
         index: u64,
         batches: &[Option<Batch>],
         lr: f64,
+        limit: Option<f32>,
         ranks: &dyn Ranks,
     ) -> Result<Outcome, MethodError> {
         let times = batches.len() as u64;
@@ -122,7 +125,7 @@ impl Trainer {
             loss: 0.0,
             terms: BTreeMap::new(),
             grad_norm: f64::NAN,
-            not_finite: None,
+            bad: None,
         };
         let share = 1.0 / batches.len().max(1) as f32;
         let mut sum: Option<Gradients> = None;
@@ -135,7 +138,7 @@ impl Trainer {
                 *outcome.terms.entry(name.to_owned()).or_default() += value * share;
             }
             if !loss.is_finite() {
-                outcome.not_finite = Some(format!("the loss ({loss})"));
+                outcome.bad = Some(format!("the loss ({loss}) is not finite"));
                 return Ok(outcome);
             }
             match &mut sum {
@@ -148,7 +151,14 @@ impl Trainer {
         if !outcome.grad_norm.is_finite() {
             let worst = grads.reach().find(|(_, largest)| !largest.is_finite());
             let name = worst.map_or("all parameters", |(name, _)| name).to_owned();
-            outcome.not_finite = Some(format!("the gradient of {name}"));
+            outcome.bad = Some(format!("the gradient of {name} is not finite"));
+            return Ok(outcome);
+        }
+        if let Some(limit) = limit.filter(|&limit| outcome.loss > limit) {
+            let loss = outcome.loss;
+            outcome.bad = Some(format!(
+                "the loss ({loss}) has exploded, it is more than {limit} (run.explode times what it was in the last {WINDOW} steps)"
+            ));
             return Ok(outcome);
         }
         // As PyTorch's clip_grad_norm_: never scales up.

@@ -1,7 +1,7 @@
 //! `bifocal cache`: features of frozen towers, ahead of training.
 
 use anyhow::Result;
-use bifocal_align::train;
+use bifocal_align::train::{self, TrainError};
 
 use crate::ranks;
 use crate::recipe_args::RecipeArgs;
@@ -19,7 +19,13 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let recipe = args.recipe.load()?;
     ranks::among(|ranks| {
-        let pairs = train::pairs_among(&recipe, &mut ranks::console(ranks), ranks)?;
+        let pairs = match train::pairs_among(&recipe, &mut ranks::console(ranks)?, ranks) {
+            Err(stopped @ TrainError::Stopped { .. }) => {
+                println!("{stopped}");
+                return Ok(());
+            }
+            pairs => pairs?,
+        };
         if ranks.first() {
             println!(
                 "{}: features of {} pictures ({} wide) and their texts ({} wide)",

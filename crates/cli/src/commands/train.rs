@@ -14,7 +14,7 @@ use crate::{holdout, ranks};
 ///
 /// The run's folder holds the resolved recipe, metrics.jsonl (a line a step), checkpoints, the list of held-out pictures and,
 /// at the end, the bundle in model/. A run that was stopped or killed goes on with --resume and ends with the same
-/// bits. When pictures were held out, the model is evaluated on them, next to chance and to a ridge regression from
+/// bits. Ctrl-C and SIGTERM write a checkpoint and end the run with exit code 0; a second one ends it at once. When pictures were held out, the model is evaluated on them, next to chance and to a ridge regression from
 /// picture features to text features that was fitted on the same training data.
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,7 +26,7 @@ pub struct Args {
     /// Go on from the newest checkpoint in the folder; begin if there is none
     #[arg(long)]
     resume: bool,
-    /// Tell what would be trained, and on what, without training
+    /// Tell what would be trained, on what, and what it would take, without training
     #[arg(long)]
     explain: bool,
 }
@@ -39,7 +39,9 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
     let recipe = args.recipe.load()?;
     if args.explain {
         if ranks.first() {
-            training::print_overview(&train::overview(&recipe)?);
+            let overview = train::overview(&recipe)?;
+            training::print_overview(&overview);
+            training::print_estimates(&train::estimate(&recipe, &overview)?);
             println!("\n{}", recipe.to_toml());
         }
         return Ok(());
@@ -51,14 +53,18 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
         out,
         resume: args.resume,
     };
-    let mut console = ranks::console(ranks);
+    let mut console = ranks::console(ranks)?;
     let summary = train::run_among(&recipe, &options, &mut console, ranks)?;
     console.finish();
+    drop(console);
     if !ranks.first() {
         return Ok(());
     }
     let Some(bundle) = &summary.bundle else {
-        println!("stopped after step {}; `--resume` goes on", summary.steps);
+        println!(
+            "stopped after step {}; the same command with --resume goes on",
+            summary.steps
+        );
         return Ok(());
     };
     println!("{}: a bundle after {} steps", bundle.display(), summary.steps);

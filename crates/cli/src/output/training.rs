@@ -1,33 +1,33 @@
 //! How a training run is shown: what learns, a bar with loss, rate and time left.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
+use anyhow::Result;
 use bifocal_align::train::checkpoint::Skipped;
 use bifocal_align::train::watch::Evaluation;
-use bifocal_align::train::{Overview, Progress as Report, StepReport};
+use bifocal_align::train::{Estimate, Overview, Progress as Report, StepReport};
 
 use super::progress::Progress;
-use crate::signals;
+use crate::stop::Stop;
 
 /// Shows a run on standard error.
 pub struct Console {
     /// Of several processes, one speaks.
     speaks: bool,
-    /// Set by a signal; from the first step on, before which there is nothing to keep.
-    stop: Option<Arc<AtomicBool>>,
+    stop: Stop,
     /// The task that is shown, with its name.
     current: Option<(String, Progress)>,
 }
 
 impl Console {
-    /// Without `speaks`, it shows nothing and listens to signals alone.
-    pub fn new(speaks: bool) -> Self {
-        Self {
+    /// Shows a run that Ctrl-C and SIGTERM end in good order; without `speaks` it only listens to them.
+    ///
+    /// # Errors
+    /// When the system does not let the program listen for them.
+    pub fn new(speaks: bool) -> Result<Self> {
+        Ok(Self {
             speaks,
-            stop: None,
+            stop: Stop::listen()?,
             current: None,
-        }
+        })
     }
 
     /// Removes the bar.
@@ -65,6 +65,34 @@ pub fn print_overview(overview: &Overview) {
         println!(
             "\nstage {}: {} steps of {}\n{}",
             stage.name, stage.steps, stage.batch, stage.plan
+        );
+    }
+}
+
+/// What a run will take, on standard output.
+pub fn print_estimates(estimates: &[Estimate]) {
+    let mib = |bytes: Option<u64>| bytes.map_or("?".to_owned(), |bytes| (bytes >> 20).to_string());
+    for e in estimates {
+        println!(
+            "estimate of stage {}: {} MiB ({} of the program with towers and data, {} of optimizer state, and the larger of {} of gradients \
+             with {} of activations and {} for a checkpoint); {:.3} s a step, {:.0} s for {} steps",
+            e.stage,
+            mib(e.peak()),
+            mib(e.open),
+            mib(Some(e.moments)),
+            mib(Some(e.gradients)),
+            mib(e.activations),
+            mib(Some(e.checkpoint)),
+            e.step_seconds,
+            e.step_seconds * e.steps as f64,
+            e.steps
+        );
+    }
+    if let Some(e) = estimates.first() {
+        println!(
+            "(from two steps on {} samples, activations and time in proportion to the batch; features of frozen towers, which are computed once \
+             before, are not in the time, nor are evaluations and checkpoints)",
+            e.tried
         );
     }
 }
@@ -127,6 +155,6 @@ impl Report for Console {
     }
 
     fn stop(&mut self) -> bool {
-        self.stop.get_or_insert_with(signals::stop).load(Ordering::Relaxed)
+        self.stop.heard()
     }
 }

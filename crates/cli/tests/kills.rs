@@ -1,0 +1,183 @@
+//! R1: whatever the moment of a SIGKILL, a run of any method ends with the bits of the unbroken one.
+//!
+//! Three kills a method, or as many as `BIFOCAL_KILLS` says (`scripts/kill-runs.sh`: 20). They come at random moments of runs that write a
+//! checkpoint at every step, so that many fall into the writing of one. `BIFOCAL_KILL_SEED` repeats them as far as a clock allows.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use bifocal_nn::init::Rng;
+use common::{text, tiny};
+
+/// A number out of the environment.
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// Goes on with the run in `folder`; features are cached beside it, so that kills hit their computing too.
+fn train(recipe: &Path, folder: &Path) -> Command {
+    std::fs::create_dir_all(folder).expect("a folder");
+    let mut command = common::bifocal(&["train", text(recipe), "--out", "run", "--resume"]);
+    command.current_dir(folder);
+    command
+}
+
+fn to_the_end(recipe: &Path, folder: &Path) {
+    let output = train(recipe, folder).output().expect("the binary starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {message}", folder.display());
+}
+
+/// Everything that a run leaves, apart from what depends on the clock and what killed writers of other files left.
+fn result(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let run = folder.join("run");
+    let clocked = |path: &Path| {
+        let name = path
+            .file_name()
+            .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        ["timings.jsonl", "lock", "report.html"].contains(&&*name)
+            || name.starts_with("events.out.")
+            || (name.starts_with('.') && name.ends_with(".tmp"))
+    };
+    let all = tiny::files(&run).into_iter();
+    let all = all.map(|(path, bytes)| (path.strip_prefix(&run).expect("below").to_owned(), bytes));
+    all.filter(|(path, _)| !clocked(path)).collect()
+}
+
+/// Whether a checkpoint was being written.
+fn unfinished(folder: &Path) -> bool {
+    let names = std::fs::read_dir(folder.join("run/checkpoints")).into_iter().flatten();
+    let mut names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.any(|name| name.starts_with(".unfinished-") || name == "LATEST.new")
+}
+
+/// Waits; whether the child was still running then.
+fn runs_for(child: &mut Child, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        if child.try_wait().expect("a child of ours").is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1).min(until - Instant::now()));
+    }
+    child.try_wait().expect("a child of ours").is_none()
+}
+
+fn survives(method: &str, sets: &[&str]) {
+    let kills = number("BIFOCAL_KILLS").unwrap_or(3);
+    let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos().into());
+    let seed = number("BIFOCAL_KILL_SEED").unwrap_or_else(clock);
+    let steps = format!("schedule.steps={}", if kills > 3 { 60 } else { 20 });
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = tiny::write_clip(dir.path());
+    let every = ["run.checkpoint_every=1", "run.evaluate_every=4", &steps];
+    let sets: Vec<&str> = every.iter().chain(sets).copied().collect();
+    let recipe = dir.path().join("recipe.toml");
+    let resolved = tiny::recipe(method, &model, Path::new("cache"), &sets);
+    std::fs::write(&recipe, resolved.to_toml()).expect("write");
+
+    let (whole, clock) = (dir.path().join("whole"), Instant::now());
+    to_the_end(&recipe, &whole);
+    let lasts = clock.elapsed();
+    let expected = result(&whole);
+    for file in [
+        "metrics.jsonl",
+        "evaluations.jsonl",
+        "model/bifocal.json",
+        "checkpoints/best/state.json",
+    ] {
+        assert!(expected.contains_key(Path::new(file)), "{method}: no {file}");
+    }
+
+    let mut rng = Rng::new(seed);
+    let (mut killed, mut writing, mut compared) = (0, 0, 0);
+    while killed < kills {
+        let folder = dir.path().join(format!("broken-{compared}"));
+        let mut over = false;
+        while killed < kills && !over {
+            let quiet = || Stdio::null();
+            let child = train(&recipe, &folder).stdout(quiet()).stderr(quiet()).spawn();
+            let mut child = child.expect("the binary starts");
+            let moment = lasts.mul_f64(rng.below(1000) as f64 / 1000.0);
+            over = !runs_for(&mut child, moment);
+            child.kill().expect("a child of ours");
+            let status = child.wait().expect("a child of ours");
+            if over {
+                assert!(status.success(), "{method}: {status}");
+            } else {
+                killed += 1;
+                writing += u64::from(unfinished(&folder));
+            }
+        }
+        to_the_end(&recipe, &folder);
+        let found = result(&folder);
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            expected.keys().collect::<Vec<_>>(),
+            "{method}, seed {seed}"
+        );
+        for (path, bytes) in &expected {
+            assert!(
+                found[path] == *bytes,
+                "{method}, seed {seed}: {} differs",
+                path.display()
+            );
+        }
+        compared += 1;
+    }
+    println!(
+        "{method}: {killed} kills, {writing} of them while a checkpoint was written, {compared} runs with the bits of the unbroken one \
+         ({} files each; it lasts {:.1} s; seed {seed})",
+        expected.len(),
+        lasts.as_secs_f64()
+    );
+}
+
+#[test]
+fn clip() {
+    survives("clip", &["optimizer.kind=lion"]);
+}
+
+#[test]
+fn siglip() {
+    survives("siglip", &["compute.micro_batch=4"]);
+}
+
+#[test]
+fn lit() {
+    survives("lit", &[]);
+}
+
+#[test]
+fn sharelock() {
+    survives("sharelock", &["data.accumulate=2"]);
+}
+
+#[test]
+fn sail() {
+    survives("sail", &[]);
+}
+
+#[test]
+fn flame() {
+    survives("flame", &["text.facets=[\"a {}\", \"the {}\"]"]);
+}
+
+#[test]
+fn llm2clip() {
+    survives("llm2clip", &[]);
+}
+
+#[test]
+fn lift() {
+    survives("lift", &[]);
+}
+
+#[test]
+fn proclip() {
+    survives("proclip", &["distill.ema=0.5", "distill.lambda=0.01"]);
+}
