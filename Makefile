@@ -1,9 +1,10 @@
 # make demo   from a clone to a search: build, fetch encoders, train, evaluate, index, search
 # make test   all tests
+# make lab    every method on the same small real data, three seeds (needs BIFOCAL_DATA, see docs/lab.md)
 
 BIFOCAL ?= target/release/bifocal
 
-.PHONY: demo test build encoders lint
+.PHONY: demo test lab build encoders lint
 
 demo: build encoders
 	@BIFOCAL=$(BIFOCAL) scripts/demo.sh
@@ -20,6 +21,10 @@ test:
 	else \
 		cargo test --release --locked --workspace; \
 	fi
+
+lab: build
+	@python3 scripts/fetch-encoders.py all
+	$(BIFOCAL) lab
 
 encoders:
 	@python3 scripts/fetch-encoders.py efficientnet-lite0 gemma3

@@ -5,6 +5,7 @@ mod failure;
 mod holdout;
 #[cfg(feature = "hub")]
 mod hub;
+mod lab;
 mod model;
 mod output;
 mod pictures;
@@ -38,6 +39,7 @@ enum Command {
     Train(commands::train::Args),
     Cache(commands::cache::Args),
     Eval(commands::eval::Args),
+    Lab(commands::lab::Args),
     Convert(commands::convert::Args),
     Info(commands::info::Args),
     Doctor(commands::doctor::Args),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Cache(args) => commands::cache::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Lab(args) => commands::lab::run(args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Doctor(args) => commands::doctor::run(args),

@@ -5,6 +5,7 @@
 //!
 //! - [`retrieval`](mod@retrieval): recall at 1, 5 and 10 and the median rank, text → image and image → text;
 //! - [`zero_shot`](mod@zero_shot): class weights from prompts, top-1, top-5 and mean per class;
+//! - [`composition`](mod@composition): captions against hard negatives (SugarCrepe);
 //! - [`templates`]: the prompts;
 //! - [`ridge`]: the linear baseline that a trained adaptor has to beat;
 //! - [`report`]: tables and JSON, with the chance level and the protocol beside every number.
@@ -13,12 +14,14 @@ mod cholesky;
 mod error;
 mod scores;
 
+pub mod composition;
 pub mod report;
 pub mod retrieval;
 pub mod ridge;
 pub mod templates;
 pub mod zero_shot;
 
+pub use composition::{CompositionReport, composition};
 pub use error::EvalError;
 pub use report::{Role, Table};
 pub use retrieval::{Chance, Direction, RetrievalReport, retrieval};

@@ -529,8 +529,17 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
-    /// Products of bfloat16 numbers, summed in 32 bits; weights and everything else stay in 32 bits.
+    /// Products of bfloat16 numbers, summed in 32 bits; weights and everything else stay in 32 bits. Also for the features of frozen towers.
     Bf16,
+}
+
+impl From<Precision> for bifocal_nn::precision::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// `[compute]`: how the same mathematics is computed. These knobs change results by rounding only.

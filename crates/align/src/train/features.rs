@@ -14,12 +14,13 @@ use bifocal_models::vision::VisionTower;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::fused::{Activation, linear};
 use bifocal_nn::init::Rng;
+use bifocal_nn::precision;
 
-use super::collective::{Ranks, Wait};
+use super::collective::{Alone, Ranks, Wait};
 use super::corpus::{Corpus, Picture};
 use super::feed::Table;
 use super::{Progress, TrainError};
-use crate::recipe::ClassRows;
+use crate::recipe::{ClassRows, Precision};
 
 /// Pictures that are decoded and embedded at once.
 const IMAGES: usize = 64;
@@ -32,6 +33,7 @@ const LATE_FILES: Duration = Duration::from_secs(120);
 pub(crate) struct Features<'a> {
     cache: &'a Path,
     prompt: Option<&'a str>,
+    precision: Precision,
     ranks: &'a dyn Ranks,
     /// Whether rows are noise in place of what a tower would give.
     pub made_up: bool,
@@ -39,13 +41,26 @@ pub(crate) struct Features<'a> {
 
 impl<'a> Features<'a> {
     /// Ranks share what has to be computed; each writes its own shards of the cache, which all have to see.
-    pub fn new(cache: &'a Path, prompt: Option<&'a str>, ranks: &'a dyn Ranks) -> Self {
+    pub fn new(cache: &'a Path, prompt: Option<&'a str>, precision: Precision, ranks: &'a dyn Ranks) -> Self {
         Self {
             cache,
             prompt,
+            precision,
             ranks,
             made_up: false,
         }
+    }
+
+    /// What tells features apart, with the precision that they are computed in.
+    fn spec(&self) -> FeatureSpec {
+        match self.precision {
+            Precision::F32 => FeatureSpec::new(),
+            Precision::Bf16 => FeatureSpec::new().with("precision", "bf16"),
+        }
+    }
+
+    fn precisely<R>(&self, compute: impl FnOnce() -> R) -> R {
+        precision::scope(self.precision.into(), compute)
     }
 
     /// A row for each row of the corpus; rows whose picture cannot be read are taken out of the corpus.
@@ -116,7 +131,8 @@ impl<'a> Features<'a> {
         paths: &[ImageSource],
         progress: &mut dyn Progress,
     ) -> Result<Vec<Option<Vec<f32>>>, TrainError> {
-        let spec = FeatureSpec::new()
+        let spec = self
+            .spec()
             .with("tower", &encoder.fingerprint)
             .with("preprocess", encoder.preprocess.fingerprint());
         let mut store = FeatureStore::open(self.cache, &spec, encoder.tower.dim(), Dtype::F32)?;
@@ -147,7 +163,7 @@ impl<'a> Features<'a> {
                 warnings.push(format!("{} is left out: {}", bad.image, bad.error));
             }
             Ok::<_, TrainError>(Computed {
-                rows: encoder.embed(&loaded.pixels, loaded.good.len())?,
+                rows: self.precisely(|| encoder.embed(&loaded.pixels, loaded.good.len()))?,
                 failed: loaded.bad.into_iter().map(|bad| bad.index).collect(),
             })
         };
@@ -186,14 +202,15 @@ impl<'a> Features<'a> {
         if self.made_up {
             return Ok(noise(texts.len(), dim));
         }
-        let spec = FeatureSpec::new()
+        let spec = self
+            .spec()
             .with("tower", &encoder.fingerprint)
             .with("pooling", format!("{:?}", encoder.pooling))
             .with("attention", format!("{:?}", encoder.attention))
             .with("max_tokens", encoder.max_tokens.to_string());
         let mut store = FeatureStore::open(self.cache, &spec, dim, Dtype::F32)?;
         let texts = self.prompted(texts);
-        let compute = |batch: &[&str]| Ok(encoder.embed(batch)?.0);
+        let compute = |batch: &[&str]| Ok(self.precisely(|| encoder.embed(batch))?.0);
         filled(&mut store, &texts, "texts", compute, progress, self.ranks)
     }
 
@@ -207,9 +224,9 @@ impl<'a> Features<'a> {
         if self.made_up {
             return Ok(noise(texts.len(), teacher.dim()));
         }
-        let spec = FeatureSpec::new().with("teacher", teacher.fingerprint());
+        let spec = self.spec().with("teacher", teacher.fingerprint());
         let mut store = FeatureStore::open(self.cache, &spec, teacher.dim(), Dtype::F32)?;
-        let compute = |batch: &[&str]| Ok(teacher.embed_texts(batch)?);
+        let compute = |batch: &[&str]| Ok(self.precisely(|| teacher.embed_texts(batch))?);
         filled(&mut store, texts, "texts by the teacher", compute, progress, self.ranks)
     }
 
@@ -235,6 +252,26 @@ impl<'a> Features<'a> {
             None => encoder.tokenize(&texts)?,
         })
     }
+}
+
+/// What a text tower makes of texts, out of the cache that runs keep (`run.cache` of a recipe) as far as it has them.
+///
+/// # Shapes
+/// → `[texts, width of the tower]`.
+///
+/// # Errors
+/// A cache that cannot be used, a text that the tower does not take.
+pub fn text_features(
+    cache: &Path,
+    encoder: &TextEncoder,
+    prompt: Option<&str>,
+    precision: Precision,
+    texts: &[String],
+    progress: &mut dyn Progress,
+) -> Result<Vec<f32>, TrainError> {
+    Ok(Features::new(cache, prompt, precision, &Alone)
+        .texts(encoder, texts, progress)?
+        .values)
 }
 
 /// Features of texts out of a store, after computing those that it lacks.

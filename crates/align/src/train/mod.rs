@@ -26,6 +26,7 @@ pub mod watch;
 
 pub use error::TrainError;
 pub use estimate::{Estimate, estimate};
+pub use features::text_features;
 pub use pairs::{Pairs, pairs, pairs_among};
 pub use progress::{Overview, Progress, Silent, StageOverview, StepReport};
 pub use run::{Options, RunSummary, overview, run, run_among};

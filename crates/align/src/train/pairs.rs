@@ -44,7 +44,12 @@ pub fn pairs_among(recipe: &Recipe, progress: &mut dyn Progress, ranks: &dyn Ran
     ranks.agree_on_recipe(recipe)?;
     let setup = Setup::open(recipe)?;
     progress.started(&setup.overview(recipe));
-    let features = Features::new(Path::new(&recipe.run.cache), setup.prompt.as_deref(), ranks);
+    let features = Features::new(
+        Path::new(&recipe.run.cache),
+        setup.prompt.as_deref(),
+        recipe.compute.precision,
+        ranks,
+    );
     // the last stage is the one that learns from pictures
     let Some(mut corpus) = setup.stages.last().map(|last| setup.corpora[last.corpus].clone()) else {
         unreachable!("a recipe without stages was refused");

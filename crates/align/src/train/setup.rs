@@ -229,7 +229,12 @@ impl Setup {
         self.take_over(stage, towers);
         let recipe = self.stages[stage].recipe.clone();
         let needs = self.stages[stage].stage.needs.clone();
-        let mut features = Features::new(Path::new(&recipe.run.cache), self.prompt.as_deref(), ranks);
+        let mut features = Features::new(
+            Path::new(&recipe.run.cache),
+            self.prompt.as_deref(),
+            recipe.compute.precision,
+            ranks,
+        );
         features.made_up = self.features_are_made_up;
         let learning_with = |key: &'static str, tower: &str| RecipeError::Value {
             key,
@@ -337,7 +342,12 @@ impl Setup {
             return Ok(None);
         }
         let prompt = recipe.text.facets.first().or(self.prompt.as_ref());
-        let features = Features::new(Path::new(&recipe.run.cache), prompt.map(String::as_str), ranks);
+        let features = Features::new(
+            Path::new(&recipe.run.cache),
+            prompt.map(String::as_str),
+            recipe.compute.precision,
+            ranks,
+        );
         let images = match self.stands_still("vision.", stage) {
             false => HeldImages::Pixels(self.vision.preprocess.clone()),
             true => {

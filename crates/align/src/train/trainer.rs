@@ -6,7 +6,7 @@ use bifocal_models::towers::Towers;
 use bifocal_models::weights::HostTensor;
 use bifocal_nn::engine::scalar;
 use bifocal_nn::optim::{Gradients, Optimizer};
-use bifocal_nn::precision::{self, Precision};
+use bifocal_nn::precision;
 use bifocal_nn::{checkpoint, params};
 
 use super::checkpoint::Snapshot;
@@ -17,7 +17,7 @@ use super::plan::Plan;
 use crate::batch::Batch;
 use crate::methods::{MethodError, Objective};
 use crate::random::{STEP, mix};
-use crate::recipe::{self, Recipe};
+use crate::recipe::Recipe;
 
 /// Towers, optimizer and what drives them.
 pub(crate) struct Trainer {
@@ -98,16 +98,12 @@ impl Trainer {
         ranks: &dyn Ranks,
     ) -> Result<Outcome, MethodError> {
         let compute = self.recipe.compute.clone();
-        let precision = match compute.precision {
-            recipe::Precision::F32 => Precision::F32,
-            recipe::Precision::Bf16 => Precision::Bf16,
-        };
         let step = || {
             checkpoint::scope(compute.recompute, || {
                 self.inner_step(objective, index, batches, lr, limit, ranks)
             })
         };
-        precision::scope(precision, step)
+        precision::scope(compute.precision.into(), step)
     }
 
     fn inner_step(

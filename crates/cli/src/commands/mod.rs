@@ -8,5 +8,6 @@ pub mod embed;
 pub mod eval;
 pub mod index;
 pub mod info;
+pub mod lab;
 pub mod search;
 pub mod train;

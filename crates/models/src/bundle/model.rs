@@ -231,16 +231,41 @@ impl Model {
         self.text_rows(texts, false)
     }
 
+    /// As [`Model::embed_texts`], from what the text tower has made of the texts already (in the model's prompt, if it has one).
+    ///
+    /// # Shapes
+    /// `features` `[texts, width of the tower]` → `[texts, dim]`.
+    ///
+    /// # Errors
+    /// [`BundleError`] when there is no text tower, or the features are not of its width.
+    pub fn embed_text_features(&self, features: Vec<f32>) -> Result<Vec<f32>, BundleError> {
+        let Some((encoder, side)) = &self.text else {
+            return Err(self.no_text());
+        };
+        let width = encoder.tower.dim();
+        if !features.len().is_multiple_of(width.max(1)) {
+            return Err(BundleError::Widths(format!(
+                "{} values are not rows of the {width} that the text tower gives",
+                features.len()
+            )));
+        }
+        Ok(side.map(features, width, true))
+    }
+
+    fn no_text(&self) -> BundleError {
+        BundleError::NoTower {
+            name: self.name.clone(),
+            side: "text",
+            hint: match &self.absent {
+                Some(error) => error.clone(),
+                None => format!("it embeds pictures only; {BOTH}"),
+            },
+        }
+    }
+
     fn text_rows(&self, texts: &[&str], unit: bool) -> Result<Vec<f32>, BundleError> {
         let Some((encoder, side)) = &self.text else {
-            return Err(BundleError::NoTower {
-                name: self.name.clone(),
-                side: "text",
-                hint: match &self.absent {
-                    Some(error) => error.clone(),
-                    None => format!("it embeds pictures only; {BOTH}"),
-                },
-            });
+            return Err(self.no_text());
         };
         let prompt = self.manifest.as_ref().and_then(|m| m.text.prompt.as_deref());
         let prompted: Vec<String>;

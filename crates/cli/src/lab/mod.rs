@@ -1,0 +1,6 @@
+//! The lab: every method on the same small real data, several seeds each, one table.
+
+pub mod cost;
+pub mod judge;
+pub mod plan;
+pub mod table;
