@@ -153,6 +153,12 @@ fn siglip_lit_flame_and_lift() {
 }
 
 #[test]
+fn lift_with_a_vision_tower_from_scratch() {
+    let new = "vision={new={size=32,patch=16,width=24,layers=1,heads=2}}";
+    interrupted_equals_unbroken("lift", &[new, "schedule.steps=3", "data.augment={}"]);
+}
+
+#[test]
 fn a_run_that_is_over_can_be_resumed_and_nothing_changes() {
     let dir = tempfile::tempdir().unwrap();
     let model = common::write_clip(dir.path());

@@ -1,6 +1,6 @@
 //! Values that no run can work with.
 
-use super::{HeadKind, HeadSpec, LossKind, Recipe, RecipeError, SourceKind};
+use super::{HeadKind, HeadSpec, LossKind, NewVision, Recipe, RecipeError, SourceKind};
 use crate::methods;
 
 impl Recipe {
@@ -10,9 +10,18 @@ impl Recipe {
     /// [`RecipeError::Value`] with the key and what to do.
     pub fn check(&self) -> Result<(), RecipeError> {
         let stages = methods::find(&self.method)?.stages;
-        need(!self.vision.model.is_empty(), "vision.model", || {
-            "which vision tower? Write the folder or file of its weights".to_owned()
-        })?;
+        match &self.vision.new {
+            None => need(!self.vision.model.is_empty(), "vision.model", || {
+                "which vision tower? Write the folder or file of its weights, or the sizes of a new one as [vision.new]"
+                    .to_owned()
+            })?,
+            Some(new) => {
+                need(self.vision.model.is_empty(), "vision.model", || {
+                    "[vision.new] is a tower of its own; take one of the two away".to_owned()
+                })?;
+                check_new(new)?;
+            }
+        }
         need(!self.text.model.is_empty(), "text.model", || {
             "which text tower? Write the folder or file of its weights".to_owned()
         })?;
@@ -156,6 +165,17 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+fn check_new(new: &NewVision) -> Result<(), RecipeError> {
+    within("vision.new.size", new.size as f64, 1.0, 4096.0)?;
+    within("vision.new.patch", new.patch as f64, 1.0, new.size as f64)?;
+    within("vision.new.width", new.width as f64, 1.0, 16_384.0)?;
+    within("vision.new.layers", new.layers as f64, 1.0, 256.0)?;
+    within("vision.new.heads", new.heads as f64, 1.0, new.width as f64)?;
+    need(new.width.is_multiple_of(new.heads), "vision.new.heads", || {
+        format!("{} do not share a width of {} evenly", new.heads, new.width)
+    })
 }
 
 fn head(head: &HeadSpec, key: &'static str) -> Result<(), RecipeError> {

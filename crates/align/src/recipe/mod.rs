@@ -12,8 +12,8 @@ mod spec;
 pub use error::RecipeError;
 pub use spec::{
     BadStep, CaptionSpec, ClassRows, ComputeSpec, DataSpec, Decay, DistillSpec, FreezeRule, HeadActivation, HeadKind,
-    HeadSpec, LoraSpec, LossKind, LossSpec, Normalizer, OptimizerKind, OptimizerSpec, Precision, Rho, RunSpec,
-    ScheduleKind, ScheduleSpec, SourceKind, SourceSpec, StageSpec, TeacherSpec, TextSpec, VisionSpec,
+    HeadSpec, LoraSpec, LossKind, LossSpec, NewVision, Normalizer, OptimizerKind, OptimizerSpec, Precision, Rho,
+    RunSpec, ScheduleKind, ScheduleSpec, SourceKind, SourceSpec, StageSpec, TeacherSpec, TextSpec, VisionSpec,
 };
 
 use std::collections::BTreeMap;

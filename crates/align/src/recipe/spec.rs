@@ -18,6 +18,37 @@ pub struct VisionSpec {
     pub model: String,
     /// Whether a vision transformer keeps the projection at its end (LLM2CLIP trains a new one in its place).
     pub projection: bool,
+    /// A vision transformer that begins from scratch, in place of `model`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new: Option<NewVision>,
+}
+
+/// `[vision.new]`: the sizes of a vision transformer as CLIP's, with OpenAI's initial values; patches of ViT-B/16 unless told otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NewVision {
+    /// Side of the square that it reads, in pixels.
+    pub size: usize,
+    /// Side of a patch, in pixels.
+    pub patch: usize,
+    /// Width of a token.
+    pub width: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Heads of attention; they share the width.
+    pub heads: usize,
+}
+
+impl Default for NewVision {
+    fn default() -> Self {
+        Self {
+            size: 224,
+            patch: 16,
+            width: 768,
+            layers: 12,
+            heads: 12,
+        }
+    }
 }
 
 impl Default for VisionSpec {
@@ -25,6 +56,7 @@ impl Default for VisionSpec {
         Self {
             model: String::new(),
             projection: true,
+            new: None,
         }
     }
 }

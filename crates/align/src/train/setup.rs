@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use bifocal_data::{ImageSource, Limits, ResizeMode};
+use bifocal_data::{ImageSource, Limits, Preprocess, ResizeMode};
 use bifocal_models::adapter::{Head, HeadConfig};
 use bifocal_models::bundle::{
     self, Located, Manifest, Model, Parts, SaveTower, Standardize, TextSide, VisionSide, locate, open_text_side,
@@ -12,6 +12,8 @@ use bifocal_models::bundle::{
 };
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::towers::{Teacher, Towers};
+use bifocal_models::vision::{VisionTower, Vit, VitConfig};
+use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::Module;
 use bifocal_nn::init::Rng;
 use bifocal_nn::lora::{self, Fold};
@@ -29,13 +31,23 @@ use super::trainer::Trainer;
 use super::{Overview, Progress, StageOverview, TrainError};
 use crate::methods::{self, Stage};
 use crate::random::{INIT, mix};
-use crate::recipe::{HeadKind, HeadSpec, LoraSpec, LossKind, Recipe, RecipeError};
+use crate::recipe::{HeadKind, HeadSpec, LoraSpec, LossKind, NewVision, Recipe, RecipeError};
 
 /// A pretrained tower: as the recipe names it and where it was found.
 #[derive(Clone, Debug)]
 struct Origin {
     name: String,
     path: PathBuf,
+}
+
+impl Origin {
+    /// Of a tower that begins from scratch.
+    fn nowhere() -> Self {
+        Self {
+            name: String::new(),
+            path: PathBuf::new(),
+        }
+    }
 }
 
 /// A stage before it runs.
@@ -92,15 +104,28 @@ impl Setup {
             };
             stages.push((stage, recipe, corpus));
         }
-        let vision_origin = find("vision.model", &recipe.vision.model)?;
+        let (vision_origin, mut vision) = match &recipe.vision.new {
+            Some(new) => (Origin::nowhere(), from_scratch(new, recipe.seed)),
+            None => {
+                let origin = find("vision.model", &recipe.vision.model)?;
+                let side = open_vision_side(&origin.path)?;
+                (origin, side)
+            }
+        };
         let text_origin = find("text.model", &recipe.text.model)?;
-        let mut vision = open_vision_side(&vision_origin.path)?;
         if !recipe.vision.projection {
             vision.encoder.tower = vision.encoder.tower.without_projection();
         }
         let mut text = open_text_side(&text_origin.path, &text_options(recipe))?;
         let teacher_origin = match stages.iter().any(|(stage, _, _)| stage.needs.teacher_texts) {
             true => Some(match recipe.teacher.model.as_str() {
+                "" if recipe.vision.new.is_some() => {
+                    return Err(RecipeError::Value {
+                        key: "teacher.model",
+                        message: "a new vision tower comes with no text tower to learn from; name a CLIP".to_owned(),
+                    }
+                    .into());
+                }
                 "" => vision_origin.clone(),
                 name => find("teacher.model", name)?,
             }),
@@ -474,6 +499,24 @@ fn merged<M: Module>(tower: M) -> M {
     lora::merge(tower, Fold::default()).0
 }
 
+/// A vision transformer that has learnt nothing.
+fn from_scratch(new: &NewVision, seed: u64) -> VisionSide {
+    let stack = StackConfig::new(new.width, new.layers, new.heads, 4 * new.width, Gelu::Erf);
+    let config = VitConfig::clip(new.size, new.patch, new.width, stack);
+    let tower = Vit::new(config, &mut Rng::new(mix(seed, INIT, 1 << 32))).without_projection();
+    VisionSide {
+        encoder: VisionEncoder {
+            fingerprint: blake3::hash(format!("{new:?} {seed}").as_bytes()).to_hex().to_string(),
+            tower: VisionTower::Vit(tower),
+            // the size was checked with the recipe
+            preprocess: Preprocess::clip(new.size as u32),
+            name: "a new vision transformer".to_owned(),
+        },
+        head: None,
+        log_scale: None,
+    }
+}
+
 fn text_options(recipe: &Recipe) -> TextOptions {
     TextOptions {
         pooling: recipe.text.pooling,
@@ -538,6 +581,12 @@ fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result<(), TrainE
         return refuse(
             "image_head.kind",
             "features of a frozen tower are one vector a picture, not its patches; let vision.* learn or take another head",
+        );
+    }
+    if recipe.vision.new.is_some() && stage.needs.images && !plan.learns_below("vision.") {
+        return refuse(
+            "vision.new",
+            "a tower from scratch that does not learn sees nothing; give it a stage in which vision.* learns",
         );
     }
     if stage.needs.queries.is_some() && !plan.learns_below("text.") {
