@@ -17,27 +17,22 @@ fn resident() -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Looks at the memory after the first tenth of a run and after its last step.
+/// Looks at the memory after each tenth of a run.
 #[derive(Default)]
 struct Memory {
-    early: Option<u64>,
-    late: Option<u64>,
+    tenths: Vec<u64>,
 }
 
 impl Progress for Memory {
     fn step(&mut self, report: &StepReport<'_>) {
-        let step = report.metrics.step;
-        if step == report.total / 10 {
-            self.early = resident();
-        }
-        if step == report.total {
-            self.late = resident();
+        if report.metrics.step.is_multiple_of(report.total / 10) {
+            self.tenths.extend(resident());
         }
     }
 }
 
 #[test]
-fn ten_thousand_steps_take_no_more_than_one_thousand() {
+fn long_runs_take_no_more_memory_than_short_ones() {
     allocator::keep_memory();
     if resident().is_none() {
         eprintln!("skipped: the system does not tell how much memory is in use");
@@ -45,8 +40,10 @@ fn ten_thousand_steps_take_no_more_than_one_thousand() {
     }
     let dir = tempfile::tempdir().unwrap();
     let model = common::write_clip(dir.path());
-    for (method, steps) in [("sail", "schedule.steps=10000"), ("clip", "schedule.steps=1000")] {
-        let sets = [steps, "run.checkpoint_every=500", "run.explode=0"];
+    // in the second one pictures are decoded, and each thread's heap has taken its share only after a few hundred steps
+    for (method, steps, warm) in [("sail", 10_000, 1), ("clip", 2000, 3)] {
+        let steps = format!("schedule.steps={steps}");
+        let sets = [steps.as_str(), "run.checkpoint_every=500", "run.explode=0"];
         let recipe = common::recipe(method, &model, &dir.path().join("cache"), &sets);
         let options = Options {
             out: dir.path().join(method),
@@ -54,8 +51,8 @@ fn ten_thousand_steps_take_no_more_than_one_thousand() {
         };
         let mut memory = Memory::default();
         run(&recipe, &options, &mut memory).unwrap();
-        let (early, late) = (memory.early.unwrap(), memory.late.unwrap());
-        println!("{method}: {early} KiB after a tenth of the steps, {late} KiB at the end");
-        assert!(late < early + 8 * 1024, "{method}: {early} KiB became {late} KiB");
+        let tenths = memory.tenths;
+        println!("{method}: KiB in use after each tenth of the steps: {tenths:?}");
+        assert!(tenths[9] < tenths[warm - 1] + 8 * 1024, "{method}: {tenths:?}");
     }
 }

@@ -71,10 +71,9 @@ fn survives(method: &str, sets: &[&str]) {
     let kills = number("BIFOCAL_KILLS").unwrap_or(3);
     let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos().into());
     let seed = number("BIFOCAL_KILL_SEED").unwrap_or_else(clock);
-    let steps = format!("schedule.steps={}", if kills > 3 { 60 } else { 20 });
     let dir = tempfile::tempdir().expect("a folder");
     let model = tiny::write_clip(dir.path());
-    let every = ["run.checkpoint_every=1", "run.evaluate_every=4", &steps];
+    let every = ["run.checkpoint_every=1", "run.evaluate_every=4", "schedule.steps=20"];
     let sets: Vec<&str> = every.iter().chain(sets).copied().collect();
     let recipe = dir.path().join("recipe.toml");
     let resolved = tiny::recipe(method, &model, Path::new("cache"), &sets);

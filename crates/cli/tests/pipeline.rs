@@ -1,4 +1,4 @@
-//! From a recipe to a search through the binary, and the same under SIGKILL.
+//! From a recipe to a search through the binary; indexing and caching under SIGKILL (`kills.rs` is that for training).
 
 mod common;
 
@@ -110,26 +110,6 @@ fn explain_tells_what_a_run_would_take_and_writes_nothing() {
         assert!(printed.contains(part), "{part} is not in: {printed}");
     }
     assert!(!out.exists() && !dir.path().join("cache").exists());
-}
-
-/// R1: whatever the moment of the kill, the run ends with the metrics and weights of the unbroken one.
-#[test]
-fn a_killed_run_ends_with_the_same_bits() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let at = |name: &str| text(&dir.path().join(name)).to_owned();
-    let recipe = common::recipe(dir.path(), 400);
-    succeeds(&["train", text(&recipe), "--out", &at("whole")]);
-    let mut interrupted = 0;
-    for kill in 1..=10u64 {
-        let args = ["train", text(&recipe), "--out", &at("broken"), "--resume"];
-        interrupted += u32::from(killed_after(&args, Duration::from_millis(40 + 37 * kill)));
-    }
-    succeeds(&["train", text(&recipe), "--out", &at("broken"), "--resume"]);
-    assert!(interrupted > 0, "no kill came before the end");
-    for file in ["metrics.jsonl", "model/heads.safetensors", "model/bifocal.json"] {
-        let read = |run: &str| std::fs::read(dir.path().join(run).join(file)).expect(file);
-        assert!(read("whole") == read("broken"), "{file} differs");
-    }
 }
 
 /// Ten kills while indexing: the next call goes on, every picture is there once.

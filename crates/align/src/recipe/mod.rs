@@ -7,13 +7,17 @@
 mod check;
 mod error;
 mod layers;
+mod learning;
 mod spec;
 
 pub use error::RecipeError;
+pub use learning::{
+    BadStep, ComputeSpec, Decay, FreezeRule, OptimizerKind, OptimizerSpec, Precision, RunSpec, ScheduleKind,
+    ScheduleSpec,
+};
 pub use spec::{
-    BadStep, CaptionSpec, ClassRows, ComputeSpec, DataSpec, Decay, DistillSpec, FreezeRule, HeadActivation, HeadKind,
-    HeadSpec, LoraSpec, LossKind, LossSpec, NewVision, Normalizer, OptimizerKind, OptimizerSpec, Precision, Rho,
-    RunSpec, ScheduleKind, ScheduleSpec, SourceKind, SourceSpec, StageSpec, TeacherSpec, TextSpec, VisionSpec,
+    CaptionSpec, ClassRows, DataSpec, DistillSpec, HeadActivation, HeadKind, HeadSpec, LoraSpec, LossKind, LossSpec,
+    NewVision, Normalizer, Rho, SourceKind, SourceSpec, StageSpec, TeacherSpec, TextSpec, VisionSpec,
 };
 
 use std::collections::BTreeMap;

@@ -1,37 +1,33 @@
 //! From a recipe to everything that a run needs: towers, heads, data.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use bifocal_data::{ImageSource, Limits, Preprocess, ResizeMode};
-use bifocal_models::adapter::{Head, HeadConfig};
+use bifocal_data::{ImageSource, Limits, ResizeMode};
+use bifocal_models::adapter::HeadConfig;
 use bifocal_models::bundle::{
-    self, Located, Manifest, Model, Parts, SaveTower, Standardize, TextSide, VisionSide, locate, open_text_side,
-    open_vision_side,
+    self, Located, Manifest, Model, Parts, SaveTower, Standardize, locate, open_text_side, open_vision_side,
 };
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::towers::{Teacher, Towers};
-use bifocal_models::vision::{VisionTower, Vit, VitConfig};
-use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::Module;
-use bifocal_nn::init::Rng;
 use bifocal_nn::lora::{self, Fold};
-use bifocal_nn::params::{self, ParamInfo};
+use bifocal_nn::params;
 
+use super::build::{all_params, attach, check_stage, from_scratch, heads, text_options};
 use super::collective::Ranks;
 use super::corpus::{Corpus, Picture, Row};
 use super::draw::Draw;
 use super::features::Features;
 use super::feed::{Feed, ImageFeed, Table, TextFeed};
 use super::judge::{HeldImages, HeldTexts, Judge};
-use super::plan::{Plan, matches};
+use super::plan::Plan;
 use super::schedule::Schedule;
 use super::trainer::Trainer;
 use super::{Overview, Progress, StageOverview, TrainError};
 use crate::methods::{self, Stage};
 use crate::random::{INIT, mix};
-use crate::recipe::{HeadKind, HeadSpec, LoraSpec, LossKind, NewVision, Recipe, RecipeError};
+use crate::recipe::{Recipe, RecipeError};
 
 /// A pretrained tower: as the recipe names it and where it was found.
 #[derive(Clone, Debug)]
@@ -499,33 +495,6 @@ fn merged<M: Module>(tower: M) -> M {
     lora::merge(tower, Fold::default()).0
 }
 
-/// A vision transformer that has learnt nothing.
-fn from_scratch(new: &NewVision, seed: u64) -> VisionSide {
-    let stack = StackConfig::new(new.width, new.layers, new.heads, 4 * new.width, Gelu::Erf);
-    let config = VitConfig::clip(new.size, new.patch, new.width, stack);
-    let tower = Vit::new(config, &mut Rng::new(mix(seed, INIT, 1 << 32))).without_projection();
-    VisionSide {
-        encoder: VisionEncoder {
-            fingerprint: blake3::hash(format!("{new:?} {seed}").as_bytes()).to_hex().to_string(),
-            tower: VisionTower::Vit(tower),
-            // the size was checked with the recipe
-            preprocess: Preprocess::clip(new.size as u32),
-            name: "a new vision transformer".to_owned(),
-        },
-        head: None,
-        log_scale: None,
-    }
-}
-
-fn text_options(recipe: &Recipe) -> TextOptions {
-    TextOptions {
-        pooling: recipe.text.pooling,
-        attention: recipe.text.attention,
-        layer: recipe.text.layer,
-        prompt: recipe.text.prompt_name.clone(),
-    }
-}
-
 /// Features of the rows that are pictures, or of all rows when none is.
 fn of_pictures(corpus: &Corpus, table: &Table) -> Vec<f32> {
     let file = |row: &Row| matches!(row.picture, Picture::File(_));
@@ -567,125 +536,4 @@ fn find(key: &'static str, name: &str) -> Result<Origin, TrainError> {
 
 fn draw(recipe: &Recipe, corpus: &Corpus) -> Draw {
     Draw::new(recipe.seed, recipe.data.batch, corpus.shares.clone())
-}
-
-/// Contradictions between a stage and what learns in it.
-fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result<(), TrainError> {
-    let refuse = |key: &'static str, message: &str| {
-        Err(TrainError::Recipe(RecipeError::Value {
-            key,
-            message: message.to_owned(),
-        }))
-    };
-    if stage.needs.images && recipe.image_head.kind == HeadKind::Patches && !plan.learns_below("vision.") {
-        return refuse(
-            "image_head.kind",
-            "features of a frozen tower are one vector a picture, not its patches; let vision.* learn or take another head",
-        );
-    }
-    if recipe.vision.new.is_some() && stage.needs.images && !plan.learns_below("vision.") {
-        return refuse(
-            "vision.new",
-            "a tower from scratch that does not learn sees nothing; give it a stage in which vision.* learns",
-        );
-    }
-    if stage.needs.queries.is_some() && !plan.learns_below("text.") {
-        return refuse(
-            "lora.rank",
-            "the text tower has nothing to learn in this stage; set lora.rank, or skip the stage",
-        );
-    }
-    Ok(())
-}
-
-/// Adds small matrices beside the layers that a stage names.
-fn attach(spec: &LoraSpec, vision: &mut VisionSide, text: &mut TextSide, seed: u64) -> Result<(), TrainError> {
-    if spec.rank == 0 {
-        return Ok(());
-    }
-    let config = lora::LoraConfig {
-        rank: spec.rank,
-        alpha: spec.alpha,
-        dropout: spec.dropout,
-    };
-    let reached = RefCell::new(BTreeSet::new());
-    let wanted = |prefix: &str, name: &str| {
-        let name = format!("{prefix}.{name}");
-        let found = spec.targets.iter().filter(|pattern| matches(pattern, &name));
-        found
-            .map(|pattern| reached.borrow_mut().insert(pattern.clone()))
-            .count()
-            > 0
-    };
-    let failed = |error: lora::LoraError| RecipeError::Value {
-        key: "lora",
-        message: error.to_string(),
-    };
-    let tower = vision.encoder.tower.clone();
-    (vision.encoder.tower, _) = lora::attach(tower, &config, |name| wanted("vision", name), seed).map_err(failed)?;
-    let tower = text.encoder.tower.clone();
-    (text.encoder.tower, _) = lora::attach(tower, &config, |name| wanted("text", name), seed ^ 1).map_err(failed)?;
-    let reached = reached.into_inner();
-    match spec.targets.iter().find(|pattern| !reached.contains(*pattern)) {
-        None => Ok(()),
-        Some(pattern) => Err(RecipeError::Value {
-            key: "lora.targets",
-            message: format!("{pattern:?} matches no linear layer; names are like text.blocks.0.qkv"),
-        }
-        .into()),
-    }
-}
-
-/// Heads and temperature, without towers, and how the heads are built.
-fn heads(
-    recipe: &Recipe,
-    vision: &mut VisionSide,
-    text: &mut TextSide,
-) -> Result<(Towers, HeadConfig, HeadConfig), TrainError> {
-    let build = |spec: &HeadSpec, given: Option<(Head, HeadConfig)>, input: usize, which: u64| {
-        if let Some((head, config)) = given.filter(|_| spec.pretrained) {
-            if head.dim() != recipe.embed_dim {
-                return Err(TrainError::from(RecipeError::Value {
-                    key: "embed_dim",
-                    message: format!("the pretrained head gives {} values; set it to that", head.dim()),
-                }));
-            }
-            return Ok((head, config));
-        }
-        let config = spec.config(recipe.embed_dim);
-        let head = config.build(input, &mut Rng::new(mix(recipe.seed, INIT, which)))?;
-        Ok((head, config))
-    };
-    let tower = &vision.encoder.tower;
-    let seen = match recipe.image_head.kind {
-        HeadKind::Patches => tower.patch_width().unwrap_or_else(|| tower.dim()),
-        _ => tower.dim(),
-    };
-    let (image, image_config) = build(&recipe.image_head, vision.head.take(), seen, 0)?;
-    let (text, text_config) = build(&recipe.text_head, text.head.take(), text.encoder.tower.dim(), 1)?;
-    let bias = (recipe.loss.kind == LossKind::Sigmoid).then_some(recipe.loss.bias_init);
-    let scale = vision.log_scale.filter(|_| recipe.loss.scale_pretrained);
-    let scale = scale.unwrap_or_else(|| recipe.loss.scale_init.ln());
-    Ok((
-        Towers::new(None, None, image, text, scale, bias),
-        image_config,
-        text_config,
-    ))
-}
-
-/// Parameters of heads and towers under the names that they have when both towers are in place.
-fn all_params(towers: &Towers, vision: &VisionEncoder, text: &TextEncoder) -> Vec<ParamInfo> {
-    let below = |prefix: &str, list: Vec<ParamInfo>| {
-        let named = |info: ParamInfo| ParamInfo {
-            name: format!("{prefix}.{}", info.name),
-            ..info
-        };
-        list.into_iter().map(named).collect::<Vec<_>>()
-    };
-    let mut all = below("vision", params::list(&vision.tower));
-    all.extend(below("text", params::list(&text.tower)));
-    all.extend(params::list(towers));
-    // statistics move, but not by gradients
-    all.retain(|p| !p.name.contains(".running_"));
-    all
 }

@@ -281,8 +281,11 @@ fn samples(folder: &Path) -> Result<Vec<Sample>> {
     })
 }
 
+/// Photos, and by file the items about them.
+type Crepe = (Vec<Sample>, BTreeMap<String, Vec<Item>>);
+
 /// The pictures of `coco` that items of `sugarcrepe/*.json` are about, and the items.
-fn crepe(data: &Path) -> Result<(Vec<Sample>, BTreeMap<String, Vec<Item>>)> {
+fn crepe(data: &Path) -> Result<Crepe> {
     let mut by_name: BTreeMap<String, Sample> = BTreeMap::new();
     for sample in samples(&data.join("coco"))? {
         let name = sample.key.rsplit('/').next().unwrap_or_default().to_owned();

@@ -85,9 +85,17 @@ pub struct BatchNorm {
     seen: Seen,
 }
 
-/// Mean and unbiased variance of batches that have passed since the last step.
+/// Batches that have passed since the last step.
 #[derive(Clone, Debug, Default)]
-struct Seen(Arc<Mutex<Vec<(Vec<f32>, Vec<f32>)>>>);
+struct Seen(Arc<Mutex<Vec<Statistics>>>);
+
+/// Of one batch, by feature.
+#[derive(Debug)]
+struct Statistics {
+    mean: Vec<f32>,
+    /// Unbiased.
+    var: Vec<f32>,
+}
 
 impl BatchNorm {
     fn new(width: usize) -> Self {
@@ -109,7 +117,10 @@ impl BatchNorm {
             let unbiased = n as f32 / (n - 1) as f32;
             let spread = values(var.clone()).into_iter().map(|v| v * unbiased).collect();
             let mut seen = self.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.push((values(mean.clone()), spread));
+            seen.push(Statistics {
+                mean: values(mean.clone()),
+                var: spread,
+            });
             (mean, var)
         } else {
             (
@@ -124,7 +135,7 @@ impl BatchNorm {
     /// Moves the running statistics; what is not finite is left out.
     pub(super) fn settle(&mut self) {
         let seen = std::mem::take(&mut *self.seen.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for (mean, var) in seen {
+        for Statistics { mean, var } in seen {
             for (running, new) in [(&mut self.running_mean, mean), (&mut self.running_var, var)] {
                 if new.iter().all(|v| v.is_finite()) {
                     let width = new.len();

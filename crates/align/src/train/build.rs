@@ -1,0 +1,174 @@
+//! From a recipe to the parts that learn: towers from scratch, adapters, heads.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use bifocal_data::Preprocess;
+use bifocal_models::adapter::{Head, HeadConfig};
+use bifocal_models::bundle::{TextSide, VisionSide};
+use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
+use bifocal_models::towers::Towers;
+use bifocal_models::vision::{VisionTower, Vit, VitConfig};
+use bifocal_models::{Gelu, StackConfig};
+use bifocal_nn::init::Rng;
+use bifocal_nn::lora;
+use bifocal_nn::params::{self, ParamInfo};
+
+use super::TrainError;
+use super::plan::{Plan, matches};
+use crate::methods::Stage;
+use crate::random::{INIT, mix};
+use crate::recipe::{HeadKind, HeadSpec, LoraSpec, LossKind, NewVision, Recipe, RecipeError};
+
+/// A vision transformer that has learnt nothing.
+pub(super) fn from_scratch(new: &NewVision, seed: u64) -> VisionSide {
+    let stack = StackConfig::new(new.width, new.layers, new.heads, 4 * new.width, Gelu::Erf);
+    let config = VitConfig::clip(new.size, new.patch, new.width, stack);
+    let tower = Vit::new(config, &mut Rng::new(mix(seed, INIT, 1 << 32))).without_projection();
+    VisionSide {
+        encoder: VisionEncoder {
+            fingerprint: blake3::hash(format!("{new:?} {seed}").as_bytes()).to_hex().to_string(),
+            tower: VisionTower::Vit(tower),
+            // the size was checked with the recipe
+            preprocess: Preprocess::clip(new.size as u32),
+            name: "a new vision transformer".to_owned(),
+        },
+        head: None,
+        log_scale: None,
+    }
+}
+
+pub(super) fn text_options(recipe: &Recipe) -> TextOptions {
+    TextOptions {
+        pooling: recipe.text.pooling,
+        attention: recipe.text.attention,
+        layer: recipe.text.layer,
+        prompt: recipe.text.prompt_name.clone(),
+    }
+}
+
+/// Contradictions between a stage and what learns in it.
+pub(super) fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result<(), TrainError> {
+    let refuse = |key: &'static str, message: &str| {
+        Err(TrainError::Recipe(RecipeError::Value {
+            key,
+            message: message.to_owned(),
+        }))
+    };
+    if stage.needs.images && recipe.image_head.kind == HeadKind::Patches && !plan.learns_below("vision.") {
+        return refuse(
+            "image_head.kind",
+            "features of a frozen tower are one vector a picture, not its patches; let vision.* learn or take another head",
+        );
+    }
+    if recipe.vision.new.is_some() && stage.needs.images && !plan.learns_below("vision.") {
+        return refuse(
+            "vision.new",
+            "a tower from scratch that does not learn sees nothing; give it a stage in which vision.* learns",
+        );
+    }
+    if stage.needs.queries.is_some() && !plan.learns_below("text.") {
+        return refuse(
+            "lora.rank",
+            "the text tower has nothing to learn in this stage; set lora.rank, or skip the stage",
+        );
+    }
+    Ok(())
+}
+
+/// Adds small matrices beside the layers that a stage names.
+pub(super) fn attach(
+    spec: &LoraSpec,
+    vision: &mut VisionSide,
+    text: &mut TextSide,
+    seed: u64,
+) -> Result<(), TrainError> {
+    if spec.rank == 0 {
+        return Ok(());
+    }
+    let config = lora::LoraConfig {
+        rank: spec.rank,
+        alpha: spec.alpha,
+        dropout: spec.dropout,
+    };
+    let reached = RefCell::new(BTreeSet::new());
+    let wanted = |prefix: &str, name: &str| {
+        let name = format!("{prefix}.{name}");
+        let found = spec.targets.iter().filter(|pattern| matches(pattern, &name));
+        let found: Vec<String> = found.cloned().collect();
+        let any = !found.is_empty();
+        reached.borrow_mut().extend(found);
+        any
+    };
+    let failed = |error: lora::LoraError| RecipeError::Value {
+        key: "lora",
+        message: error.to_string(),
+    };
+    let tower = vision.encoder.tower.clone();
+    (vision.encoder.tower, _) = lora::attach(tower, &config, |name| wanted("vision", name), seed).map_err(failed)?;
+    let tower = text.encoder.tower.clone();
+    (text.encoder.tower, _) = lora::attach(tower, &config, |name| wanted("text", name), seed ^ 1).map_err(failed)?;
+    let reached = reached.into_inner();
+    match spec.targets.iter().find(|pattern| !reached.contains(*pattern)) {
+        None => Ok(()),
+        Some(pattern) => Err(RecipeError::Value {
+            key: "lora.targets",
+            message: format!("{pattern:?} matches no linear layer; names are like text.blocks.0.qkv"),
+        }
+        .into()),
+    }
+}
+
+/// Heads and temperature, without towers, and how the heads are built.
+pub(super) fn heads(
+    recipe: &Recipe,
+    vision: &mut VisionSide,
+    text: &mut TextSide,
+) -> Result<(Towers, HeadConfig, HeadConfig), TrainError> {
+    let build = |spec: &HeadSpec, given: Option<(Head, HeadConfig)>, input: usize, which: u64| {
+        if let Some((head, config)) = given.filter(|_| spec.pretrained) {
+            if head.dim() != recipe.embed_dim {
+                return Err(TrainError::from(RecipeError::Value {
+                    key: "embed_dim",
+                    message: format!("the pretrained head gives {} values; set it to that", head.dim()),
+                }));
+            }
+            return Ok((head, config));
+        }
+        let config = spec.config(recipe.embed_dim);
+        let head = config.build(input, &mut Rng::new(mix(recipe.seed, INIT, which)))?;
+        Ok((head, config))
+    };
+    let tower = &vision.encoder.tower;
+    let seen = match recipe.image_head.kind {
+        HeadKind::Patches => tower.patch_width().unwrap_or_else(|| tower.dim()),
+        _ => tower.dim(),
+    };
+    let (image, image_config) = build(&recipe.image_head, vision.head.take(), seen, 0)?;
+    let (text, text_config) = build(&recipe.text_head, text.head.take(), text.encoder.tower.dim(), 1)?;
+    let bias = (recipe.loss.kind == LossKind::Sigmoid).then_some(recipe.loss.bias_init);
+    let scale = vision.log_scale.filter(|_| recipe.loss.scale_pretrained);
+    let scale = scale.unwrap_or_else(|| recipe.loss.scale_init.ln());
+    Ok((
+        Towers::new(None, None, image, text, scale, bias),
+        image_config,
+        text_config,
+    ))
+}
+
+/// Parameters of heads and towers under the names that they have when both towers are in place.
+pub(super) fn all_params(towers: &Towers, vision: &VisionEncoder, text: &TextEncoder) -> Vec<ParamInfo> {
+    let below = |prefix: &str, list: Vec<ParamInfo>| {
+        let named = |info: ParamInfo| ParamInfo {
+            name: format!("{prefix}.{}", info.name),
+            ..info
+        };
+        list.into_iter().map(named).collect::<Vec<_>>()
+    };
+    let mut all = below("vision", params::list(&vision.tower));
+    all.extend(below("text", params::list(&text.tower)));
+    all.extend(params::list(towers));
+    // statistics move, but not by gradients
+    all.retain(|p| !p.name.contains(".running_"));
+    all
+}
