@@ -18,7 +18,7 @@ fn prepare(dir: &Path) {
     }
     let recipes = dir.join("recipes");
     std::fs::create_dir_all(&recipes).expect("create");
-    for method in ["clip", "sail"] {
+    for (name, method) in [("lab-base", "clip"), ("sail", "sail")] {
         let recipe = format!(
             r#"
 method = "{method}"
@@ -34,7 +34,7 @@ data = {{ batch = 8, sources = [{{ path = "data/flickr8k", holdout = 10 }}] }}
 "#,
             dir.join("cache")
         );
-        std::fs::write(recipes.join(format!("{method}.toml")), recipe).expect("write");
+        std::fs::write(recipes.join(format!("{name}.toml")), recipe).expect("write");
     }
     let photos = dir.join("data/flickr8k");
     std::fs::create_dir_all(photos.join("images")).expect("create");

@@ -8,7 +8,7 @@ use bifocal_align::recipe::{Precision, Recipe};
 use bifocal_align::train;
 use bifocal_align::train::collective::Alone;
 use bifocal_data::source::{Dataset, Sample};
-use bifocal_eval::{CompositionReport, class_weights, composition, retrieval, zero_shot};
+use bifocal_eval::{CompositionReport, ZeroShotReport, class_weights, composition, retrieval, zero_shot};
 use bifocal_models::bundle::Model;
 use bifocal_models::open::TextEncoder;
 use bifocal_nn::precision;
@@ -123,7 +123,9 @@ impl Suite {
         let mut scores = Scores::new();
         self.retrieval(model, &mut scores)?;
         if !self.labelled.is_empty() {
-            scores.insert("zero_shot".to_owned(), self.zero_shot(model)?);
+            let report = self.zero_shot(model)?;
+            scores.insert("zero_shot".to_owned(), report.top1);
+            scores.insert("zero_shot_top5".to_owned(), report.top5);
         }
         if !self.composition.is_empty() {
             self.compose(model, &mut scores)?;
@@ -164,8 +166,8 @@ impl Suite {
         Ok(())
     }
 
-    /// Top-1 among the classes of the labelled pictures.
-    fn zero_shot(&self, model: &Model) -> Result<f64> {
+    /// Among the classes of the labelled pictures.
+    fn zero_shot(&self, model: &Model) -> Result<ZeroShotReport> {
         let names: BTreeSet<&str> = self.labelled.iter().filter_map(|s| s.label.as_deref()).collect();
         let names: Vec<&str> = names.into_iter().collect();
         let prompts: Vec<String> = names.iter().map(|name| TEMPLATE.replace("{}", name)).collect();
@@ -173,7 +175,7 @@ impl Suite {
         let pictures = self.see(model, &self.labelled)?;
         let label = |&sample: &usize| names.binary_search(&self.labelled[sample].label.as_deref()?).ok();
         let labels: Vec<usize> = pictures.samples.iter().filter_map(label).collect();
-        Ok(zero_shot(&pictures.rows, &weights, model.dim(), &labels)?.top1)
+        Ok(zero_shot(&pictures.rows, &weights, model.dim(), &labels)?)
     }
 
     /// The mean over the files of SugarCrepe of the share of items that are right, and each file's.

@@ -9,7 +9,7 @@ use super::cost::Cost;
 use super::judge::Scores;
 
 /// Percentages, with their headings.
-const COLUMNS: [(&str, &str); 10] = [
+const COLUMNS: [(&str, &str); 11] = [
     ("en_t2i", "en t→i"),
     ("en_i2t", "en i→t"),
     ("long_t2i", "long t→i"),
@@ -19,6 +19,7 @@ const COLUMNS: [(&str, &str); 10] = [
     ("fr_t2i", "fr"),
     ("cs_t2i", "cs"),
     ("zero_shot", "zero-shot"),
+    ("zero_shot_top5", "top-5"),
     ("forgetting", "forgotten"),
 ];
 const MORE: [(&str, &str); 2] = [("sugarcrepe", "SugarCrepe"), ("c2c", "C2C")];
@@ -246,7 +247,7 @@ mod tests {
         };
         let markdown = lab.to_markdown();
         let line = markdown.lines().find(|line| line.starts_with("| a |")).unwrap();
-        assert!(line.contains("| 50.0 ± 35.4 | 0.0 ± 35.4 |"), "{line}");
+        assert!(line.contains("| 50.0 ± 35.4 | – | 0.0 ± 35.4 |"), "{line}");
         let cells = |line: &str| line.matches('|').count();
         assert!(markdown.lines().take(5).all(|l| cells(l) == cells(line)), "{markdown}");
     }
