@@ -168,6 +168,11 @@ fn at(path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
 }
 
 impl<D: Disk> Checkpoints<D> {
+    /// Where the checkpoint of a step is, or would be.
+    pub fn path(&self, step: u64) -> PathBuf {
+        self.dir.join(name_of(step))
+    }
+
     /// Makes a checkpoint, which has just been written, the best one: it stays as `best` in place of the one that was.
     ///
     /// # Errors
@@ -196,8 +201,8 @@ impl<D: Disk> Checkpoints<D> {
     /// # Errors
     /// When the disk refuses.
     pub fn save(&self, snapshot: &Snapshot) -> Result<PathBuf, CheckpointError> {
-        let name = format!("{PREFIX}{:012}", snapshot.state.step);
-        let target = self.dir.join(&name);
+        let name = name_of(snapshot.state.step);
+        let target = self.path(snapshot.state.step);
         let files = encode(snapshot).map_err(|message| CheckpointError::Encode {
             path: target.clone(),
             message,
@@ -264,6 +269,10 @@ impl<D: Disk> Checkpoints<D> {
         found.sort_by(|a, b| b.cmp(a));
         Ok(found)
     }
+}
+
+fn name_of(step: u64) -> String {
+    format!("{PREFIX}{step:012}")
 }
 
 fn encode(snapshot: &Snapshot) -> Result<Vec<(&'static str, Vec<u8>)>, String> {

@@ -125,12 +125,17 @@ pub fn run_among(
             watch: Watch::open(out, start.step, &recipe.run.best_by)?,
         })
     };
+    let logs = ranks.first().then(logs).transpose()?;
+    // a run may have been killed between a checkpoint and its becoming the best one
+    if snapshot.is_some() && logs.as_ref().and_then(|logs| logs.watch.best_step()) == Some(start.step) {
+        checkpoints.keep_best(&checkpoints.path(start.step))?;
+    }
     let session = Session {
         recipe,
         ranks,
         out,
         checkpoints,
-        logs: ranks.first().then(logs).transpose()?,
+        logs,
         state: start,
         progress,
         total: overview.steps(),

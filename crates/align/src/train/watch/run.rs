@@ -51,6 +51,11 @@ impl Watch {
         })
     }
 
+    /// The step of the best evaluation, if there was one.
+    pub fn best_step(&self) -> Option<u64> {
+        self.best.value.map(|_| self.best.step)
+    }
+
     /// A step was taken.
     pub fn step(&mut self, metrics: &Metrics) -> Result<(), TrainError> {
         let path = self.events.path().to_owned();
