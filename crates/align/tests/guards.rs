@@ -262,3 +262,22 @@ fn damaged_pictures_are_left_out_and_the_run_goes_on() {
         }
     }
 }
+
+#[test]
+fn a_text_tower_from_scratch_takes_none_of_the_weights_and_has_to_learn() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    poison(&model, "dog");
+    let cache = dir.path().join("cache");
+    let go = |method: &str| {
+        let sets = ["schedule.steps=12", "text.from_scratch=true"];
+        let options = Options {
+            out: dir.path().join(method),
+            resume: false,
+        };
+        run(&common::recipe(method, &model, &cache, &sets), &options, &mut Silent)
+    };
+    assert_eq!(go("clip").unwrap().steps, 12);
+    let error = go("sail").unwrap_err().to_string();
+    assert!(error.contains("text.from_scratch"), "{error}");
+}

@@ -159,6 +159,12 @@ fn lift_with_a_vision_tower_from_scratch() {
 }
 
 #[test]
+fn clip_with_both_towers_from_scratch() {
+    let new = "vision={new={size=32,patch=16,width=24,layers=1,heads=2}}";
+    interrupted_equals_unbroken("clip", &[new, "text.from_scratch=true", "schedule.steps=3"]);
+}
+
+#[test]
 fn a_run_that_is_over_can_be_resumed_and_nothing_changes() {
     let dir = tempfile::tempdir().unwrap();
     let model = common::write_clip(dir.path());

@@ -43,12 +43,13 @@ pub struct ParamInfo {
     pub trainable: bool,
 }
 
-struct Visit<F> {
+// Not generic over the function: a module's whole tree would be compiled once for each call.
+struct Visit<'a> {
     path: Path,
-    each: F,
+    each: &'a mut dyn FnMut(ParamInfo, &dyn Fn() -> Vec<f32>),
 }
 
-impl<F: FnMut(ParamInfo, &dyn Fn() -> Vec<f32>)> ModuleVisitor for Visit<F> {
+impl ModuleVisitor for Visit<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -69,10 +70,10 @@ impl<F: FnMut(ParamInfo, &dyn Fn() -> Vec<f32>)> ModuleVisitor for Visit<F> {
 }
 
 /// Calls `each` with every parameter and a way to read its values.
-pub fn visit<M: Module>(module: &M, each: impl FnMut(ParamInfo, &dyn Fn() -> Vec<f32>)) {
+pub fn visit<M: Module>(module: &M, mut each: impl FnMut(ParamInfo, &dyn Fn() -> Vec<f32>)) {
     module.visit(&mut Visit {
         path: Path::default(),
-        each,
+        each: &mut each,
     });
 }
 
@@ -83,12 +84,12 @@ pub fn list<M: Module>(module: &M) -> Vec<ParamInfo> {
     all
 }
 
-struct Map<F> {
+struct Map<'a> {
     path: Path,
-    each: F,
+    each: &'a mut dyn FnMut(&str, &[usize]) -> Change,
 }
 
-impl<F: FnMut(&str, &[usize]) -> Change> ModuleMapper for Map<F> {
+impl ModuleMapper for Map<'_> {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
     }
@@ -120,10 +121,10 @@ enum Change {
     Trainable(bool),
 }
 
-fn map<M: Module>(module: M, each: impl FnMut(&str, &[usize]) -> Change) -> M {
+fn map<M: Module>(module: M, mut each: impl FnMut(&str, &[usize]) -> Change) -> M {
     module.map(&mut Map {
         path: Path::default(),
-        each,
+        each: &mut each,
     })
 }
 

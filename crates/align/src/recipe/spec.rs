@@ -66,6 +66,9 @@ impl Default for VisionSpec {
 pub struct TextSpec {
     /// Folder or file of the pretrained tower; looked for as it stands, then in `$BIFOCAL_MODELS`.
     pub model: String,
+    /// Whether the tower begins with initial values: then sizes and tokenizer are those of `model`, and none of its weights (CLIP, SigLIP, BERT).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub from_scratch: bool,
     /// How token vectors become one vector: `mean`, `last`, `cls`, `eos`. Without it, what the model was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pooling: Option<Pooling>,

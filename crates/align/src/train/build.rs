@@ -7,6 +7,7 @@ use bifocal_data::Preprocess;
 use bifocal_models::adapter::{Head, HeadConfig};
 use bifocal_models::bundle::{TextSide, VisionSide};
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
+use bifocal_models::text::TextTower;
 use bifocal_models::towers::Towers;
 use bifocal_models::vision::{VisionTower, Vit, VitConfig};
 use bifocal_models::{Gelu, StackConfig};
@@ -38,6 +39,20 @@ pub(super) fn from_scratch(new: &NewVision, seed: u64) -> VisionSide {
     }
 }
 
+/// The tower of a text side as if it had learnt nothing.
+pub(super) fn untrained(text: &TextSide, seed: u64) -> Result<TextTower, TrainError> {
+    let tower = text.encoder.tower.untrained(&mut Rng::new(mix(seed, INIT, (1 << 32) + 1)));
+    tower.ok_or_else(|| {
+        TrainError::Recipe(RecipeError::Value {
+            key: "text.from_scratch",
+            message: format!(
+                "{} is a language model, which is not trained from nothing here; name a CLIP, SigLIP or BERT",
+                text.encoder.name
+            ),
+        })
+    })
+}
+
 pub(super) fn text_options(recipe: &Recipe) -> TextOptions {
     TextOptions {
         pooling: recipe.text.pooling,
@@ -65,6 +80,12 @@ pub(super) fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result
         return refuse(
             "vision.new",
             "a tower from scratch that does not learn sees nothing; give it a stage in which vision.* learns",
+        );
+    }
+    if recipe.text.from_scratch && !plan.learns_below("text.") {
+        return refuse(
+            "text.from_scratch",
+            "a tower from scratch that does not learn says nothing; give it a stage in which text.* learns",
         );
     }
     if stage.needs.queries.is_some() && !plan.learns_below("text.") {

@@ -14,7 +14,7 @@ use bifocal_nn::Module;
 use bifocal_nn::lora::{self, Fold};
 use bifocal_nn::params;
 
-use super::build::{all_params, attach, check_stage, from_scratch, heads, text_options};
+use super::build::{all_params, attach, check_stage, from_scratch, heads, text_options, untrained};
 use super::collective::Ranks;
 use super::corpus::{Corpus, Picture, Row};
 use super::draw::Draw;
@@ -113,6 +113,9 @@ impl Setup {
             vision.encoder.tower = vision.encoder.tower.without_projection();
         }
         let mut text = open_text_side(&text_origin.path, &text_options(recipe))?;
+        if recipe.text.from_scratch {
+            text.encoder.tower = untrained(&text, recipe.seed)?;
+        }
         let teacher_origin = match stages.iter().any(|(stage, _, _)| stage.needs.teacher_texts) {
             true => Some(match recipe.teacher.model.as_str() {
                 "" if recipe.vision.new.is_some() => {

@@ -97,26 +97,8 @@ impl Trainer {
         limit: Option<f32>,
         ranks: &dyn Ranks,
     ) -> Result<Outcome, MethodError> {
-        let compute = self.recipe.compute.clone();
-        let step = || {
-            checkpoint::scope(compute.recompute, || {
-                self.inner_step(objective, index, batches, lr, limit, ranks)
-            })
-        };
-        precision::scope(compute.precision.into(), step)
-    }
-
-    fn inner_step(
-        &mut self,
-        objective: &dyn Objective,
-        index: u64,
-        batches: &[Option<Batch>],
-        lr: f64,
-        limit: Option<f32>,
-        ranks: &dyn Ranks,
-    ) -> Result<Outcome, MethodError> {
         let times = batches.len() as u64;
-        let micro = self.recipe.compute.micro_batch;
+        let how = &self.recipe.compute;
         let mut outcome = Outcome {
             loss: 0.0,
             terms: BTreeMap::new(),
@@ -127,8 +109,9 @@ impl Trainer {
         let mut sum: Option<Gradients> = None;
         for (i, batch) in (index * times..).zip(batches) {
             let seed = mix(self.recipe.seed, STEP, i);
-            let Computed { loss, terms, grads } =
-                gradient::compute(objective, self.towers(), batch.as_ref(), micro, seed, ranks)?;
+            let compute = || gradient::compute(objective, self.towers(), batch.as_ref(), how.micro_batch, seed, ranks);
+            let compute = || checkpoint::scope(how.recompute, compute);
+            let Computed { loss, terms, grads } = precision::scope(how.precision.into(), compute)?;
             outcome.loss += loss * share;
             for (name, value) in terms {
                 *outcome.terms.entry(name.to_owned()).or_default() += value * share;

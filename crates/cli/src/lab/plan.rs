@@ -105,8 +105,6 @@ pub const ROWS: &[Row] = &[
         sets: &[
             "vision.model={base}",
             "text.model=models/gemma3",
-            "text.pooling=mean",
-            "text.attention=causal",
             "stage.caption.skip=true",
         ],
     },
@@ -149,8 +147,6 @@ pub const ROWS: &[Row] = &[
         what: "as llm2clip, with SmolLM2-135M as it comes",
         sets: &[
             "vision.model={base}",
-            "text.pooling=mean",
-            "text.attention=causal",
             "stage.caption.skip=true",
         ],
     },
@@ -186,9 +182,12 @@ pub struct Run {
     pub folder: PathBuf,
     /// What it trains.
     pub recipe: Recipe,
+    /// Whether this call trains it; otherwise it is in the table if it has ended.
+    pub wanted: bool,
 }
 
-/// All runs in their order: the base, then seed by seed all rows, so that a lab that is stopped has all of them with fewer seeds.
+/// All runs in their order: the base, then seed by seed all rows, so that a lab that is stopped has all of them with fewer seeds. The base
+/// and the rows in `only` (all, when it is empty) are wanted.
 ///
 /// # Errors
 /// A name in `only` that no row has, a recipe that cannot be read.
@@ -200,12 +199,14 @@ pub fn runs(setting: &Setting, seeds: u64, only: &[String]) -> Result<Vec<Run>> 
             names.join(", ")
         )));
     }
-    let wanted = |row: &&Row| only.is_empty() || only.iter().any(|name| row.name == name);
-    let rows: Vec<&'static Row> = ROWS.iter().filter(wanted).collect();
     let mut all = vec![run(setting, &BASE_ROW, None)?];
     for seed in 1..=seeds {
-        for row in &rows {
-            all.push(run(setting, row, Some(seed))?);
+        for row in ROWS {
+            let wanted = only.is_empty() || only.iter().any(|name| row.name == name);
+            all.push(Run {
+                wanted,
+                ..run(setting, row, Some(seed))?
+            });
         }
     }
     Ok(all)
@@ -244,6 +245,7 @@ fn run(setting: &Setting, row: &'static Row, seed: Option<u64>) -> Result<Run> {
         seed,
         folder,
         recipe,
+        wanted: true,
     })
 }
 
@@ -303,10 +305,12 @@ mod tests {
     fn seed_by_seed_over_all_rows() {
         let only = ["sail".to_owned(), "lift, cosine".to_owned()];
         let all = runs(&setting(), 2, &only).unwrap();
-        let names: Vec<String> = all.iter().map(|run| run.folder.display().to_string()).collect();
+        assert_eq!(all.len(), 1 + 2 * ROWS.len());
+        let wanted: Vec<&Run> = all.iter().filter(|run| run.wanted).collect();
+        let names: Vec<String> = wanted.iter().map(|run| run.folder.display().to_string()).collect();
         let folders = ["base", "sail-1", "lift-cosine-1", "sail-2", "lift-cosine-2"];
         assert_eq!(names, folders.map(|folder| format!("runs/lab/{folder}")));
-        assert_eq!(all[3].recipe.seed, 2);
+        assert_eq!(wanted[3].recipe.seed, 2);
         let error = runs(&setting(), 1, &["sial".to_owned()]).unwrap_err();
         assert!(error.to_string().contains("\"sail\""), "{error}");
     }

@@ -83,6 +83,13 @@ impl Bert {
         }
     }
 
+    /// One of the same sizes, with initial values.
+    pub(super) fn untrained(&self, rng: &mut Rng) -> Self {
+        let mut new = Self::new(self.config().clone(), rng);
+        new.dense = self.dense.iter().map(|layer| layer.untrained(rng)).collect();
+        new
+    }
+
     fn check(config: &BertConfig, source: &dyn TensorSource) -> Result<(), WeightsError> {
         let sizes = [
             ("vocab_size", config.vocabulary),

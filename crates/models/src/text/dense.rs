@@ -51,6 +51,17 @@ impl Dense {
         }
     }
 
+    /// One of the same sizes, with initial values.
+    pub(super) fn untrained(&self, rng: &mut Rng) -> Self {
+        let config = DenseConfig {
+            input: self.input(),
+            output: self.output(),
+            bias: self.linear.bias.is_some(),
+            activation: self.activation,
+        };
+        Self::new(&config, rng)
+    }
+
     /// Loads `{prefix}.weight` and `{prefix}.bias`.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub use tokens::{TokenBatch, TokensError};
 
 use std::collections::BTreeMap;
 
+use bifocal_nn::init::Rng;
 use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Tensor};
 use serde::{Deserialize, Serialize};
@@ -211,6 +212,15 @@ impl TextTower {
         match self {
             Self::Bert(tower) => Some(TextConfig::Bert(tower.config().clone())),
             Self::Clip(tower) => Some(TextConfig::Clip(tower.config().clone())),
+            Self::Llm(_) => None,
+        }
+    }
+
+    /// A tower of the same sizes that has learnt nothing, with its family's initial values; `None` for a language model.
+    pub fn untrained(&self, rng: &mut Rng) -> Option<Self> {
+        match self {
+            Self::Bert(tower) => Some(Self::Bert(tower.untrained(rng))),
+            Self::Clip(tower) => Some(Self::Clip(ClipText::new(tower.config().clone(), rng))),
             Self::Llm(_) => None,
         }
     }
