@@ -41,7 +41,10 @@ pub(super) fn from_scratch(new: &NewVision, seed: u64) -> VisionSide {
 
 /// The tower of a text side as if it had learnt nothing.
 pub(super) fn untrained(text: &TextSide, seed: u64) -> Result<TextTower, TrainError> {
-    let tower = text.encoder.tower.untrained(&mut Rng::new(mix(seed, INIT, (1 << 32) + 1)));
+    let tower = text
+        .encoder
+        .tower
+        .untrained(&mut Rng::new(mix(seed, INIT, (1 << 32) + 1)));
     tower.ok_or_else(|| {
         TrainError::Recipe(RecipeError::Value {
             key: "text.from_scratch",

@@ -145,10 +145,7 @@ pub const ROWS: &[Row] = &[
         name: "llm2clip, SmolLM2",
         recipe: "llm2clip",
         what: "as llm2clip, with SmolLM2-135M as it comes",
-        sets: &[
-            "vision.model={base}",
-            "stage.caption.skip=true",
-        ],
+        sets: &["vision.model={base}", "stage.caption.skip=true"],
     },
     Row {
         name: "llm2clip, SmolLM2 tuned",

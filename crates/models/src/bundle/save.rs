@@ -17,8 +17,8 @@ use crate::adapter::HeadConfig;
 use crate::load::host_tensors;
 use crate::text::{Attention, Pooling};
 use crate::towers::Towers;
-use crate::weights::elements::Element;
 use crate::weights::{HostTensor, write};
+use bifocal_kernels::elements::Element;
 
 /// A pretrained tower as a bundle refers to it.
 #[derive(Clone, Debug)]

@@ -23,8 +23,8 @@ use crate::text::{ClipTextConfig, TextFamily, TextTower};
 use crate::tokenizer;
 use crate::towers::Towers;
 use crate::vision::{VisionTower, VitConfig, VitFamily};
-use crate::weights::elements::Element;
 use crate::weights::{self, HostTensor, WeightsError, write};
+use bifocal_kernels::elements::Element;
 use names::{Row, Unmatched, Whose, renamed};
 
 /// A layout to write.

@@ -3,7 +3,6 @@
 //! Every reader treats its file as hostile: counts, lengths and offsets are checked against the file's length
 //! before memory is allocated, and nothing in a file is ever executed.
 
-pub(crate) mod elements;
 mod error;
 mod file;
 pub mod gguf;

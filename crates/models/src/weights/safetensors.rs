@@ -9,10 +9,10 @@ use std::path::Path;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::elements::Element;
 use super::file::DataFile;
 use super::gguf::GgmlType;
 use super::{HostTensor, StoredRows, TensorSource, WeightsError};
+use bifocal_kernels::elements::Element;
 
 /// The largest header; the same limit as the crate's own.
 const MAX_HEADER: u64 = 100_000_000;

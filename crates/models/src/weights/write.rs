@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use half::{bf16, f16};
+use bifocal_kernels::elements::Element;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::HostTensor;
-use super::elements::Element;
 
 /// A safetensors file with all tensors stored as `element`: F16, BF16, or else F32. `format` is what transformers asks for in the
 /// metadata ("pt").
@@ -21,19 +20,11 @@ pub(crate) fn bytes(
         Element::Bf16 => Dtype::BF16,
         _ => Dtype::F32,
     };
-    let stored: Vec<Vec<u8>> = tensors.values().map(|t| stored(&t.data, element)).collect();
+    let stored: Vec<Vec<u8>> = tensors.values().map(|t| element.encode(&t.data)).collect();
     let mut views = Vec::with_capacity(stored.len());
     for ((name, tensor), bytes) in tensors.iter().zip(&stored) {
         views.push((name.as_str(), TensorView::new(dtype, tensor.shape.clone(), bytes)?));
     }
     let metadata = format.map(|format| HashMap::from([("format".to_owned(), format.to_owned())]));
     safetensors::serialize(views, metadata)
-}
-
-fn stored(values: &[f32], element: Element) -> Vec<u8> {
-    match element {
-        Element::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        Element::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-    }
 }

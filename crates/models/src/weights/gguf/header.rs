@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::WeightsError;
 use super::super::file::{DataFile, Scan};
-use super::dequant::GgmlType;
+use super::GgmlType;
 use super::value::{self, GgufValue, ValueReader};
 
 /// The first four bytes.

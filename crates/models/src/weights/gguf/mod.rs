@@ -2,15 +2,13 @@
 //!
 //! Source: the format's specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-mod dequant;
 mod header;
-mod kquants;
 mod value;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use dequant::GgmlType;
+pub use bifocal_kernels::elements::ggml::GgmlType;
 pub use value::{GgufArray, GgufValue};
 
 use super::file::DataFile;

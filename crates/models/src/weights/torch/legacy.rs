@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use super::pickle::{self, Heap, Object, Value};
 use super::{MAX_PICKLE, Places};
 use crate::weights::WeightsError;
-use crate::weights::elements::Element;
 use crate::weights::file::{DataFile, Scan};
+use bifocal_kernels::elements::Element;
 
 /// The first pickle: protocol 2, a number of ten bytes (0x1950a86a20f9469cfc6c), stop.
 pub(super) const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";

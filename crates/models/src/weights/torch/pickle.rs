@@ -9,8 +9,8 @@
 use std::collections::HashMap;
 
 use crate::weights::WeightsError;
-use crate::weights::elements::Element;
 use crate::weights::file::Scan;
+use bifocal_kernels::elements::Element;
 
 /// The most objects, entries of lists and dictionaries, stack entries and memo entries that a program may make; a checkpoint of 10,000 tensors makes 200,000 objects.
 const MAX_OBJECTS: usize = 1 << 22;

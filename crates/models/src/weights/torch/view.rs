@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::Places;
 use super::pickle::{self, Heap, Object, Value};
 use crate::weights::WeightsError;
-use crate::weights::elements::Element;
 use crate::weights::file::DataFile;
+use bifocal_kernels::elements::Element;
 
 /// How deep dictionaries and lists may nest; TorchScript nests a module per level.
 const MAX_DEPTH: usize = 24;

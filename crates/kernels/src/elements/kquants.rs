@@ -1,6 +1,6 @@
 //! ggml's "k-quants": super-blocks of 256 elements whose parts have quantised scales of their own.
 
-use super::dequant::half;
+use super::ggml::half;
 
 /// Two bits: x = (d·scale)·q − (dmin·min), 16 parts of 16 elements.
 ///

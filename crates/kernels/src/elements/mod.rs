@@ -1,10 +1,15 @@
-//! Plain (not quantised) element types, and their conversion to f32.
+//! How numbers are stored in files of weights, and their conversion to f32: plain types here, ggml's quantised ones in [`ggml`].
+
+pub mod ggml;
+
+mod kquants;
 
 use half::{bf16, f16};
 
 /// An element type of fixed size, as safetensors, PyTorch storages and GGUF know them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Element {
+#[allow(missing_docs)] // the names say it
+pub enum Element {
     F64,
     F32,
     F16,
@@ -22,7 +27,7 @@ pub(crate) enum Element {
 
 impl Element {
     /// Bytes of one element.
-    pub(crate) fn size(self) -> usize {
+    pub fn size(self) -> usize {
         match self {
             Self::F64 | Self::I64 | Self::U64 => 8,
             Self::F32 | Self::I32 | Self::U32 => 4,
@@ -32,7 +37,7 @@ impl Element {
     }
 
     /// As safetensors calls it.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::F64 => "F64",
             Self::F32 => "F32",
@@ -52,7 +57,7 @@ impl Element {
 
     /// Appends little-endian `bytes` to `out` as f32, rounded to nearest where f32 is narrower (f64; integers
     /// beyond 2^24). Trailing bytes that make up no whole element are ignored.
-    pub(crate) fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
+    pub fn decode(self, bytes: &[u8], out: &mut Vec<f32>) {
         fn each<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, f: impl Fn([u8; N]) -> f32) {
             out.extend(bytes.as_chunks::<N>().0.iter().map(|&b| f(b)));
         }
@@ -70,6 +75,15 @@ impl Element {
             Self::U16 => each(bytes, out, |b| u16::from_le_bytes(b).into()),
             Self::U8 => each(bytes, out, |[b]: [u8; 1]| b.into()),
             Self::Bool => each(bytes, out, |[b]: [u8; 1]| f32::from(b != 0)),
+        }
+    }
+
+    /// Values as little-endian bytes of F16 or BF16, rounded to nearest even, or else of F32.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
+            Self::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         }
     }
 }

@@ -5,8 +5,7 @@
 
 use half::f16;
 
-use super::super::elements::Element;
-use super::kquants;
+use super::{Element, kquants};
 
 /// How the elements of a tensor are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +34,10 @@ pub enum GgmlType {
 
 impl GgmlType {
     /// The type of a number in a file, or its name if it is known but not read.
-    pub(super) fn from_code(code: u32) -> Result<Self, &'static str> {
+    ///
+    /// # Errors
+    /// The name of a type that is not read, `unknown` for a number without one.
+    pub fn from_code(code: u32) -> Result<Self, &'static str> {
         Ok(match code {
             0 => Self::F32,
             1 => Self::F16,
