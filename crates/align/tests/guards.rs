@@ -281,3 +281,29 @@ fn a_text_tower_from_scratch_takes_none_of_the_weights_and_has_to_learn() {
     let error = go("sail").unwrap_err().to_string();
     assert!(error.contains("text.from_scratch"), "{error}");
 }
+
+#[test]
+fn a_picture_that_is_drawn_twice_for_a_batch_is_no_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let cache = dir.path().join("cache");
+    let photos = fs::read_to_string(common::photos().join("captions.jsonl"))
+        .unwrap()
+        .lines()
+        .count();
+    // where epochs meet, such a batch has the same pictures from both
+    let batch = format!("data.batch={}", photos - 1);
+    let stage = format!("stage.caption.data.batch={}", photos - 1);
+    for (method, sets) in [
+        ("lift", &["loss.kind=cosine", "loss.captions=1", &batch][..]),
+        ("llm2clip", &[&stage, &batch]),
+        ("clip", &[&batch]),
+    ] {
+        let options = Options {
+            out: dir.path().join(method),
+            resume: false,
+        };
+        let sets = [&["schedule.steps=2"], sets].concat();
+        run(&common::recipe(method, &model, &cache, &sets), &options, &mut Silent).unwrap();
+    }
+}

@@ -1,20 +1,35 @@
 //! Cosine loss of positives alone (LIFT, arXiv 2506.04209: its simplest objective).
 
 use bifocal_nn::Tensor;
+use bifocal_nn::fused::embedding;
 
-/// Mean over the batch of 1 − ⟨image, text⟩: no negatives, no temperature. Texts must be frozen, or everything collapses to one point.
+use super::Positives;
+
+/// Mean over the texts of 1 − ⟨image, text⟩: no negatives, no temperature. Texts must be frozen, or everything collapses to one point.
 ///
 /// # Shapes
-/// `images` and `texts` `[n, d]`, row by row a pair, rows of unit length; the result `[1]`.
-pub fn cosine(images: Tensor<2>, texts: Tensor<2>) -> Tensor<1> {
+/// `images` `[n, d]`, `texts` `[m, d]`, rows of unit length; the result `[1]`.
+///
+/// # Panics
+/// If `positives` are of other numbers of images and texts.
+pub fn cosine(images: Tensor<2>, texts: Tensor<2>, positives: &Positives) -> Tensor<1> {
+    let owners = positives.of_text();
+    let [m, _] = texts.dims();
     assert_eq!(
-        images.dims(),
-        texts.dims(),
-        "cosine: one text for each picture, as wide"
+        (images.dims()[0], m),
+        (positives.images(), owners.len()),
+        "cosine: rows"
     );
-    let [n, _] = images.dims();
+    let of_texts = match owners.iter().enumerate().all(|(text, &image)| text == image) {
+        true => images,
+        // far fewer than 2³² pictures fit into a batch
+        false => embedding(
+            images,
+            &owners.iter().map(|&image| image as u32).collect::<Vec<_>>().into(),
+        ),
+    };
     // Each difference before the sum: it keeps the digits of pairs that almost agree.
-    ((images * texts).sum_dim(1).neg() + 1.0).sum() / n as f32
+    ((of_texts * texts).sum_dim(1).neg() + 1.0).sum() / m as f32
 }
 
 #[cfg(test)]
@@ -23,12 +38,13 @@ mod tests {
     use crate::losses::testing::{self, Case, Leaves};
 
     fn naive(case: &Case) -> f64 {
-        let n = case.positives.images();
-        (0..n).map(|i| 1.0 - case.dot(i, i)).sum::<f64>() / n as f64
+        let owners = case.positives.of_text();
+        let pairs = owners.iter().enumerate().map(|(j, &i)| 1.0 - case.dot(i, j));
+        pairs.sum::<f64>() / owners.len() as f64
     }
 
-    fn loss(_: &Case, of: Leaves) -> Tensor<1> {
-        cosine(of.images, of.texts)
+    fn loss(case: &Case, of: Leaves) -> Tensor<1> {
+        cosine(of.images, of.texts, &case.positives)
     }
 
     #[test]
@@ -38,6 +54,9 @@ mod tests {
 
     #[test]
     fn equals_its_naive_twin_with_its_slope_in_any_order() {
+        let several = Case::random(6, 2, 4, 1.0, 0.0, 3);
+        testing::close(testing::value(&several, loss), naive(&several), 1e-6);
+        testing::finite_differences(&several, loss, naive);
         for case in [Case::golden(1.0), Case::random(9, 1, 5, 1.0, 0.0, 3)] {
             testing::close(testing::value(&case, loss), naive(&case), 1e-6);
             testing::finite_differences(&case, loss, naive);

@@ -99,7 +99,7 @@ impl Objective for Contrastive {
                 let loss = losses::sigmoid(images, texts, scale, bias, &all.positives, divide_by);
                 LossTerms::one("sigmoid", loss)
             }
-            LossKind::Cosine => LossTerms::one("cosine", losses::cosine(images, texts)),
+            LossKind::Cosine => LossTerms::one("cosine", losses::cosine(images, texts, &all.positives)),
         })
     }
 

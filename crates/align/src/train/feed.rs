@@ -258,7 +258,11 @@ impl Feed {
                 _ if picked.len() > 1 => picked.pop(),
                 _ => picked.first().copied(),
             };
+            // drawn again where two epochs meet
             if let Some(&i) = at.get(&row) {
+                if query.is_some() {
+                    continue; // a question has one answer
+                }
                 let known = drawn[i].texts.clone();
                 drawn[i].texts.extend(picked.into_iter().filter(|t| !known.contains(t)));
                 continue;
