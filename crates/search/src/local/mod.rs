@@ -10,6 +10,7 @@ mod engine;
 mod lock;
 mod read;
 mod schema;
+mod swap;
 mod top;
 mod write;
 
@@ -116,6 +117,23 @@ impl LocalStore {
         read::verify(&self.connection(), self.model.dim, self.cx())
     }
 
+    /// Lets the content of the store in `other`, its model too, take the place of this one's, in one transaction: who reads sees the
+    /// one or the other. Readers of another model get [`StoreError::ModelMismatch`] from then on; this value must not be used to write or
+    /// search any more when the models differ.
+    ///
+    /// # Errors
+    /// A store opened for reading, no store in `other`, or one that is being written; failures of the engine, and no space.
+    pub fn replace_with(&self, other: &Path) -> Result<(), StoreError> {
+        let mut connection = self.writer()?;
+        let source = Self::open_reader(other, None)?;
+        // Checked as a whole before it is let in, and kept from changing until it is.
+        source.verify()?;
+        let _lock = WriterLock::take(other, &other.join("writer.lock"))?;
+        let model = source.model.clone();
+        drop(source);
+        swap::replace(&mut connection, &other.join("store.db"), &model, self.cx())
+    }
+
     fn cx(&self) -> Context<'_> {
         Context { path: &self.dir }
     }
@@ -135,6 +153,7 @@ impl LocalStore {
     /// Brings the vectors in memory to what the connection sees now.
     fn refresh(&self, connection: &Connection) -> Result<(), StoreError> {
         let cx = self.cx();
+        self.check_model(connection)?;
         let generation = cache::current(connection, cx)?;
         if self.cache.read().unwrap_or_else(PoisonError::into_inner).generation() == Some(generation) {
             return Ok(());
@@ -145,6 +164,16 @@ impl LocalStore {
             cache.clear();
         }
         result
+    }
+
+    /// Refuses what another process has put in this one's place with another model.
+    fn check_model(&self, connection: &Connection) -> Result<(), StoreError> {
+        let generation = cache::current(connection, self.cx())?;
+        let seen = self.cache.read().unwrap_or_else(PoisonError::into_inner).generation();
+        if seen == Some(generation) {
+            return Ok(());
+        }
+        fit(&self.dir, schema::model(connection, self.cx())?, Some(&self.model))
     }
 
     /// What a search needs from the snapshot before it scans.
@@ -245,7 +274,10 @@ impl Store for LocalStore {
     }
 
     fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        read::entry(&self.connection(), key, self.model.dim, self.cx())
+        self.snapshot(|connection| {
+            self.check_model(connection)?;
+            read::entry(connection, key, self.model.dim, self.cx())
+        })
     }
 
     fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Found, StoreError> {
@@ -272,7 +304,10 @@ impl Store for LocalStore {
     }
 
     fn entries(&self, options: &ListOptions) -> Result<Vec<Entry>, StoreError> {
-        read::entries(&self.connection(), options, self.model.dim, self.cx())
+        self.snapshot(|connection| {
+            self.check_model(connection)?;
+            read::entries(connection, options, self.model.dim, self.cx())
+        })
     }
 
     fn thumbnail(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {

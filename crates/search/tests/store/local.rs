@@ -63,7 +63,7 @@ fn another_model_is_refused_and_the_message_says_what_to_do() {
             "other",
             "fedcba987654",
             "12 dimensions",
-            "new folder",
+            "bifocal index --rebuild --model",
         ] {
             assert!(text.contains(part), "{part} is missing in: {text}");
         }
