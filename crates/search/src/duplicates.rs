@@ -2,6 +2,7 @@
 
 use bifocal_kernels::gemm::{Mat, Precision, gemm};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use serde::Serialize;
 
 use crate::error::StoreError;
@@ -99,9 +100,7 @@ fn read(store: &dyn Store, filter: Option<&Filter>, dim: usize) -> Result<(Vec<S
 fn widen<'a>(rows: &[f16], dim: usize, first: usize, block: &'a mut [f32]) -> Mat<'a> {
     let rows = &rows[first * dim..];
     let count = (rows.len() / dim).min(BLOCK);
-    for (wide, half) in block.iter_mut().zip(&rows[..count * dim]) {
-        *wide = half.to_f32();
-    }
+    rows[..count * dim].convert_to_f32_slice(&mut block[..count * dim]);
     Mat::new(&block[..count * dim], count, dim)
 }
 

@@ -190,28 +190,33 @@ impl LocalStore {
     }
 
     /// Scans; `None` when the vectors are of another generation than what was prepared.
-    fn scan(&self, query: &[f32], options: &SearchOptions, prepared: &Prepared) -> Option<Scanned> {
+    fn scan(&self, queries: &[Vec<f32>], options: &SearchOptions, prepared: &Prepared) -> Option<Vec<Scanned>> {
         let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
         if cache.generation() != Some(prepared.generation) {
             return None;
         }
         let chosen = prepared.chosen.as_deref();
-        let mut found = cache.search(self.model.dim, query, options.k, chosen, &prepared.without);
+        let mut scanned = cache.search(self.model.dim, queries, options.k, chosen, &prepared.without);
         if let Some(least) = options.min_score {
-            found.best.retain(|best| best.score >= least);
+            scanned
+                .iter_mut()
+                .for_each(|one| one.best.retain(|best| best.score >= least));
         }
-        Some(found)
+        Some(scanned)
     }
 
     /// What was found with its items, or `None` when one of the items is no longer there.
-    fn found(&self, connection: &Connection, scanned: Scanned) -> Result<Option<Found>, StoreError> {
-        let hits = scanned.best.iter().map(|best| read::hit(connection, best, self.cx()));
-        let hits: Option<Vec<_>> = hits.collect::<Result<_, _>>()?;
-        Ok(hits.map(|hits| Found {
-            hits,
-            matched: scanned.matched,
-            scores: Some(scanned.scores),
-        }))
+    fn found(&self, connection: &Connection, scanned: Vec<Scanned>) -> Result<Option<Vec<Found>>, StoreError> {
+        let one = |scanned: Scanned| {
+            let hits = scanned.best.iter().map(|best| read::hit(connection, best, self.cx()));
+            let hits: Option<Vec<_>> = hits.collect::<Result<_, _>>()?;
+            Ok(hits.map(|hits| Found {
+                hits,
+                matched: scanned.matched,
+                scores: Some(scanned.scores),
+            }))
+        };
+        scanned.into_iter().map(one).collect()
     }
 
     /// One snapshot for everything that `run` reads.
@@ -281,11 +286,20 @@ impl Store for LocalStore {
     }
 
     fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Found, StoreError> {
-        let query = unit(query, self.model.dim, || "the query".to_owned())?;
+        let mut found = self.search_many(&[query], options)?;
+        found
+            .pop()
+            .ok_or_else(|| self.cx().corrupt("a search without a result".to_owned()))
+    }
+
+    fn search_many(&self, queries: &[&[f32]], options: &SearchOptions) -> Result<Vec<Found>, StoreError> {
+        let dim = self.model.dim;
+        let queries = queries.iter().map(|query| unit(query, dim, || "the query".to_owned()));
+        let queries: Vec<Vec<f32>> = queries.collect::<Result<_, _>>()?;
         // The connection is free while the vectors are scanned, so that searches run side by side.
         for _ in 0..FREE_ATTEMPTS {
             let prepared = self.snapshot(|connection| self.prepare(connection, options))?;
-            if let Some(scanned) = self.scan(&query, options, &prepared)
+            if let Some(scanned) = self.scan(&queries, options, &prepared)
                 && let Some(found) = self.snapshot(|connection| self.found(connection, scanned))?
             {
                 return Ok(found);
@@ -294,7 +308,7 @@ impl Store for LocalStore {
         self.snapshot(|connection| {
             let prepared = self.prepare(connection, options)?;
             let missing = || self.cx().corrupt("a vector has no item".to_owned());
-            let scanned = self.scan(&query, options, &prepared).ok_or_else(missing)?;
+            let scanned = self.scan(&queries, options, &prepared).ok_or_else(missing)?;
             self.found(connection, scanned)?.ok_or_else(missing)
         })
     }
