@@ -96,12 +96,17 @@ fn read(store: &dyn Store, filter: Option<&Filter>, dim: usize) -> Result<(Vec<S
     }
 }
 
-/// A block of rows as f32.
+/// A block of rows as f32, each of length 1: rounding to f16 has changed their lengths, by more than what tells a copy from a likeness.
 fn widen<'a>(rows: &[f16], dim: usize, first: usize, block: &'a mut [f32]) -> Mat<'a> {
     let rows = &rows[first * dim..];
     let count = (rows.len() / dim).min(BLOCK);
-    rows[..count * dim].convert_to_f32_slice(&mut block[..count * dim]);
-    Mat::new(&block[..count * dim], count, dim)
+    let block = &mut block[..count * dim];
+    rows[..count * dim].convert_to_f32_slice(block);
+    for row in block.chunks_exact_mut(dim) {
+        let length = row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+        row.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
+    }
+    Mat::new(block, count, dim)
 }
 
 /// Who is linked with whom, as a forest.

@@ -30,10 +30,10 @@ pub struct Args {
     #[arg(long, value_name = "S", conflicts_with = "paths")]
     store: Option<PathBuf>,
     /// Keep each item's best label as this column, for `bifocal search --where 'COLUMN = cat'`
-    #[arg(long, value_name = "COLUMN", requires = "store")]
+    #[arg(long, value_name = "COLUMN")]
     write: Option<String>,
     /// Only items of the store that satisfy it, as in `bifocal search`
-    #[arg(long = "where", value_name = "EXPR", requires = "store")]
+    #[arg(long = "where", value_name = "EXPR")]
     filter: Option<String>,
     /// Labels, separated by commas
     #[arg(
@@ -75,6 +75,11 @@ pub fn run(args: Args) -> Result<()> {
     }
     if let Some(store) = &args.store {
         return label_store(&args, store, &labels);
+    }
+    if args.write.is_some() || args.filter.is_some() {
+        return Err(wrong_use(
+            "--write and --where are about the items of a store: give --store S instead of PATHs",
+        ));
     }
     let samples = pictures::list(&args.paths)?;
     // clap has asked for a model where there is no store

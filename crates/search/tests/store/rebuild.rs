@@ -151,8 +151,14 @@ fn duplicates_are_those_that_comparing_all_pairs_finds() {
         };
         let entries = store.entries(&page).unwrap();
         // By hand: follow links from each item that was not reached yet.
-        let unit: Vec<Vec<f32>> = entries.iter().map(|e| e.direction(DIM).unwrap()).collect();
-        let linked = |a: usize, b: usize| unit[a].iter().zip(&unit[b]).map(|(x, y)| x * y).sum::<f32>() >= least;
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+        let row = |at: usize| &entries[at].vectors[0][..];
+        let linked = |a: usize, b: usize| {
+            let cosine = dot(row(a), row(b)) / (dot(row(a), row(a)) * dot(row(b), row(b))).sqrt();
+            // Otherwise rounding would decide.
+            assert!((cosine - f64::from(least)).abs() > 1e-6, "another threshold is needed");
+            cosine >= f64::from(least)
+        };
         let mut group_of: Vec<Option<usize>> = vec![None; entries.len()];
         let mut groups: Vec<Vec<String>> = Vec::new();
         for first in 0..entries.len() {
