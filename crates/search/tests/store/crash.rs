@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::contract::{Random, entry, model};
+use crate::contract::{Random, entry, limit, model};
 use bifocal_search::{Entry, LocalStore, SearchOptions, Store, StoreError};
 
 const TEST: &str = "crash::acknowledged_calls_survive_a_killed_writer";
@@ -14,7 +14,9 @@ const TEST: &str = "crash::acknowledged_calls_survive_a_killed_writer";
 const FOLDER: &str = "BIFOCAL_CRASH_FOLDER";
 /// In the child's environment: number of the first call.
 const FIRST: &str = "BIFOCAL_CRASH_FIRST";
-const KILLS: u64 = 12;
+/// Kills; another number may be set in the environment (`scripts/kill-store.sh`).
+const KILLS: u64 = 20;
+const KILLS_VARIABLE: &str = "BIFOCAL_KILLS";
 /// A call changes so many of as many keys as there are, so that replacing and deleting happens all the time.
 const BATCH: u64 = 7;
 const KEYS: u64 = 60;
@@ -62,8 +64,9 @@ fn write(folder: &Path, first: u64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Runs a writer from call `first` on and kills it; returns the number of the first call that was not acknowledged.
-fn run_and_kill(folder: &Path, first: u64, after: Duration) -> u64 {
+/// Runs a writer from call `first` on and kills it, `after` it has acknowledged so many calls; returns the number of the first call that was
+/// not acknowledged.
+fn run_and_kill(folder: &Path, first: u64, calls: u64, after: Duration) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", TEST, "--nocapture"])
         .env(FOLDER, folder)
@@ -73,13 +76,15 @@ fn run_and_kill(folder: &Path, first: u64, after: Duration) -> u64 {
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let reader = std::thread::spawn(move || {
-        // A line that was cut off is not an acknowledgement.
-        lines
-            .map_while(Result::ok)
-            .filter_map(|l| l.strip_prefix("done ")?.parse::<u64>().ok())
-            .last()
-    });
+    // A line that was cut off is not an acknowledgement.
+    let mut acknowledged = lines
+        .map_while(Result::ok)
+        .filter_map(|l| l.strip_prefix("done ")?.parse::<u64>().ok());
+    let mut last = None;
+    for _ in 0..calls {
+        last = acknowledged.next();
+    }
+    // Nobody reads meanwhile: what the writer says fits into the pipe.
     std::thread::sleep(after);
     child.kill().unwrap();
     let status = child.wait().unwrap();
@@ -90,23 +95,19 @@ fn run_and_kill(folder: &Path, first: u64, after: Duration) -> u64 {
         Some(9),
         "the writer failed before it was killed"
     );
-    reader.join().unwrap().map_or(first, |last| last + 1)
+    acknowledged.last().or(last).map_or(first, |last| last + 1)
 }
 
 /// Whether the store holds exactly these items.
 fn holds(store: &LocalStore, state: &BTreeMap<String, Entry>) -> bool {
     let files = store.files().unwrap();
+    let near = SearchOptions {
+        min_score: Some(0.999),
+        ..limit(1)
+    };
     let same = |entry: &Entry| {
         let found = store.get(&entry.item.file.key).unwrap().unwrap();
-        let hit = &store
-            .search(
-                &entry.vector,
-                &SearchOptions {
-                    k: 1,
-                    min_score: Some(0.999),
-                },
-            )
-            .unwrap();
+        let hit = &store.search(&entry.vectors[0], &near).unwrap().hits;
         found.item == entry.item && hit.first().is_some_and(|h| h.key == entry.item.file.key)
     };
     files.iter().map(|f| &f.key).eq(state.keys()) && state.values().all(same)
@@ -122,14 +123,15 @@ fn acknowledged_calls_survive_a_killed_writer() {
     let mut state = BTreeMap::new();
     let mut next = 0;
     let mut random = Random(9);
-    for kill in 0..KILLS {
-        // The first ones fall into starting and creating, the others into writing.
-        let after = Duration::from_millis(if kill < 3 {
-            2 + random.below(15)
+    let kills = std::env::var(KILLS_VARIABLE).map_or(KILLS, |k| k.parse().unwrap());
+    for kill in 0..kills {
+        // The first ones fall into starting and creating, the others into writing, merging and deleting.
+        let (calls, after) = if kill < 3 {
+            (0, 2 + random.below(15))
         } else {
-            20 + random.below(130)
-        });
-        let first_open = run_and_kill(dir.path(), next, after);
+            (random.below(60), random.below(20))
+        };
+        let first_open = run_and_kill(dir.path(), next, calls, Duration::from_millis(after));
         (next..first_open).for_each(|number| apply(&mut state, number));
         next = first_open;
         let store = match LocalStore::open_reader(dir.path(), Some(&model())) {
@@ -150,8 +152,8 @@ fn acknowledged_calls_survive_a_killed_writer() {
         }
     }
     assert!(
-        next > 20,
-        "the writers were killed too early to have done anything: {next} calls"
+        next >= kills.saturating_sub(3),
+        "the writers were killed too early to have done much: {next} calls"
     );
     // The lock died with its holder, and writing goes on.
     let store = LocalStore::open_writer(dir.path(), &model()).unwrap();
