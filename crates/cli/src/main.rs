@@ -19,7 +19,7 @@ mod thumbnail;
 use std::process::ExitCode;
 
 use bifocal_kernels::allocator::{self, Allocator};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Activations are large and short-lived; this allocator uses their pages again where the system's would ask for new ones.
 #[global_allocator]
@@ -39,6 +39,7 @@ enum Command {
     Classify(commands::classify::Args),
     Index(commands::index::Args),
     Search(commands::search::Args),
+    Serve(commands::serve::Args),
     Train(commands::train::Args),
     Cache(commands::cache::Args),
     Eval(commands::eval::Args),
@@ -46,6 +47,8 @@ enum Command {
     Convert(commands::convert::Args),
     Info(commands::info::Args),
     Doctor(commands::doctor::Args),
+    Completions(commands::completions::Args),
+    Man(commands::man::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => commands::classify::run(args),
         Command::Index(args) => commands::index::run(args),
         Command::Search(args) => commands::search::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Train(args) => commands::train::run(args),
         Command::Cache(args) => commands::cache::run(args),
         Command::Eval(args) => commands::eval::run(args),
@@ -63,6 +67,8 @@ fn main() -> ExitCode {
         Command::Convert(args) => commands::convert::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
+        Command::Completions(args) => commands::completions::run(args, Cli::command()),
+        Command::Man(args) => commands::man::run(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

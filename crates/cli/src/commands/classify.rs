@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bifocal_align::train::collective::Alone;
-use bifocal_eval::{TemplateSet, class_weights};
+use bifocal_eval::{Ranked, TemplateSet, class_weights, rank_classes};
 use bifocal_models::bundle::Model;
 use bifocal_search::{ListOptions, Metadata};
 
@@ -87,7 +87,7 @@ pub fn run(args: Args) -> Result<()> {
     let weights = label_weights(&args, &labels, &model)?;
     let embedded = pictures::embed(&model, &samples, &Alone)?;
     for (row, &sample) in embedded.rows.chunks_exact(model.dim()).zip(&embedded.samples) {
-        let ranked = rank(row, &weights, model.logit_scale());
+        let ranked = rank_classes(row, &weights, model.logit_scale());
         show(&args, &samples[sample].image.to_string(), &labels, &ranked);
     }
     Ok(())
@@ -126,12 +126,12 @@ fn label_store(args: &Args, path: &Path, labels: &[String]) -> Result<()> {
         page.after = Some(last.item.file.key.clone());
         let mut changes = Vec::new();
         for entry in &entries {
-            let ranked = rank(&entry.direction(model.dim())?, &weights, model.logit_scale());
+            let ranked = rank_classes(&entry.direction(model.dim())?, &weights, model.logit_scale());
             let key = entry.item.file.key.as_str();
             match &args.write {
                 None => show(args, key, labels, &ranked),
                 Some(column) => {
-                    let best = ranked[0].0;
+                    let best = ranked[0].class;
                     counts[best] += 1;
                     changes.push((
                         key,
@@ -165,32 +165,18 @@ fn show_counts(args: &Args, column: &str, labels: &[String], counts: &[usize]) {
     }
 }
 
-/// (label, cosine, share of the softmax), best first.
-fn rank(row: &[f32], weights: &[f32], scale: f32) -> Vec<(usize, f32, f32)> {
-    let cosines: Vec<f32> = weights
-        .chunks_exact(row.len())
-        .map(|w| w.iter().zip(row).map(|(a, b)| a * b).sum())
-        .collect();
-    let top = cosines.iter().copied().fold(f32::MIN, f32::max);
-    let exp: Vec<f32> = cosines.iter().map(|c| ((c - top) * scale).exp()).collect();
-    let sum: f32 = exp.iter().sum();
-    let mut ranked: Vec<_> = (0..cosines.len()).map(|i| (i, cosines[i], exp[i] / sum)).collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    ranked
-}
-
-fn show(args: &Args, image: &str, labels: &[String], ranked: &[(usize, f32, f32)]) {
+fn show(args: &Args, image: &str, labels: &[String], ranked: &[Ranked]) {
     let best = &ranked[..args.k.min(ranked.len())];
     if args.json {
         let labels: Vec<_> = best
             .iter()
-            .map(|&(i, score, share)| serde_json::json!({ "label": labels[i], "score": score, "share": share }))
+            .map(|r| serde_json::json!({ "label": labels[r.class], "score": r.cosine, "share": r.share }))
             .collect();
         println!("{}", serde_json::json!({ "path": image, "labels": labels }));
         return;
     }
     println!("{image}");
-    for &(i, score, share) in best {
-        println!("  {score:6.3}  {:5.1} %  {}", 100.0 * share, labels[i]);
+    for r in best {
+        println!("  {:6.3}  {:5.1} %  {}", r.cosine, 100.0 * r.share, labels[r.class]);
     }
 }

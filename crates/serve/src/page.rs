@@ -1,0 +1,67 @@
+//! The web page: a few files inside the binary.
+
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::error::ApiError;
+
+/// A file of the page: name, content type, content.
+type Asset = (&'static str, &'static str, &'static [u8]);
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+
+const INDEX: Asset = ("index.html", HTML, include_bytes!("../page/index.html"));
+
+/// What `/assets/{name}` has.
+const ASSETS: &[Asset] = &[
+    ("app.js", JS, include_bytes!("../page/app.js")),
+    ("style.css", CSS, include_bytes!("../page/style.css")),
+];
+
+/// Nothing from elsewhere, no script and no style in the page itself; `blob:` and `data:` are pictures that the user dropped.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; \
+                      font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// `GET /`.
+pub(crate) async fn index(headers: HeaderMap) -> Response {
+    answer(&INDEX, &headers)
+}
+
+/// `GET /assets/{name}`.
+pub(crate) async fn asset(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+    let name = name.map_or_else(|_| String::new(), |Path(name)| name);
+    match ASSETS.iter().find(|asset| asset.0 == name) {
+        Some(asset) => answer(asset, &headers),
+        None => ApiError::missing("the page has no such file").into_response(),
+    }
+}
+
+fn answer(asset: &Asset, headers: &HeaderMap) -> Response {
+    let tag = format!("\"{}\"", &blake3::hash(asset.2).to_hex()[..16]);
+    let known = headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let mut response = if known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        asset.2.into_response()
+    };
+    let fixed = [
+        (header::CONTENT_TYPE, asset.1),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        // asked for again each time, answered with 304 until the binary changes
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    for (name, value) in fixed {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
