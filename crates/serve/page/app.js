@@ -149,7 +149,7 @@ function view() {
   $('found').hidden = map;
   $('atlas').hidden = !map;
   document.body.classList.toggle('mapped', map);
-  if (map) atlas.open(); else grid.layout();
+  if (map) atlas.load(); else grid.layout();
   if (found) tell();
 }
 
@@ -177,7 +177,7 @@ function step(by) {
 const box = new SearchBox({ go });
 const filters = new Filters({ go });
 const grid = new Grid($('found'), { open, like, href, more });
-const atlas = new Atlas($('atlas'), { show: open });
+const atlas = new Atlas($('atlas'), open);
 const detail = new Detail($('side'), { close: () => go({ item: '' }), like, step });
 keyboard({ grid, atlas, like, step, state: () => state, toggleMap, close: () => go({ item: '' }) });
 

@@ -1,7 +1,7 @@
 // The side view of one picture: large, with what is known of it, and how well your own words fit it.
 
 import { Refused, address, ask, show } from './api.js';
-import { above, base, bytes, h, later, meter, narrow, score } from './dom.js';
+import { above, base, bytes, h, icon, later, meter, narrow, score } from './dom.js';
 import { quoted } from './filters.js';
 
 const LINES = 12;
@@ -10,12 +10,10 @@ export class Detail {
   /** `close`, `like` and `step` are called when the user asks for them. */
   constructor(root, calls) {
     Object.assign(this, { root, calls, words: [], edited: false });
-    const button = (words, sign, run) => h('button', { type: 'button', class: 'icon', title: words, 'aria-label': words, onclick: run }, sign);
     this.title = h('h2', { id: 'name' });
     this.content = h('div', { class: 'content' });
     const header = h('header', {}, this.title,
-      button('Previous (←)', '‹', () => calls.step(-1)), button('Next (→)', '›', () => calls.step(1)),
-      button('Close (Esc)', '×', () => calls.close()));
+      icon('‹', 'Previous (←)', () => calls.step(-1)), icon('›', 'Next (→)', () => calls.step(1)), icon('×', 'Close (Esc)', () => calls.close()));
     header.lastChild.autofocus = true;
     root.append(header, this.content);
     root.addEventListener('cancel', event => { event.preventDefault(); calls.close() });
@@ -115,7 +113,7 @@ export class Detail {
     try {
       const { scores } = await ask('v1/similarity', { body: { texts, key: this.key }, signal });
       const top = Math.max(this.high, ...scores);
-      lines.forEach((line, i) => draw(line, scores[i], top, scores.length > 1 && scores[i] === Math.max(...scores)));
+      lines.forEach((line, i) => draw(line, scores[i], top, scores[i] === Math.max(...scores)));
     } catch (error) {
       if (error instanceof Refused) this.rows.lastChild.lastChild.textContent = error.message;
       else if (!signal.aborted) throw error;

@@ -14,6 +14,9 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
+/** A round button with a sign; its words are for those who point at it and those who do not see it. */
+export const icon = (sign, words, onclick) => h('button', { type: 'button', class: 'icon', title: words, 'aria-label': words, onclick }, sign);
+
 export const count = (n, one, many = one + 's') => `${n.toLocaleString('en')} ${n === 1 ? one : many}`;
 
 export const score = x => x.toFixed(3).replace('-', '−');

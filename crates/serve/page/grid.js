@@ -13,10 +13,9 @@ export class Grid {
     this.rows = h('div', { role: 'grid', 'aria-label': 'Results', 'aria-readonly': 'true' });
     this.end = h('div', { class: 'end' });
     root.append(this.rows, this.end);
-    const again = later(80, () => this.layout());
-    new ResizeObserver(() => { if (root.clientWidth !== this.width) again() }).observe(root);
+    this.reshape = later(80, () => this.layout());
+    new ResizeObserver(() => { if (root.clientWidth !== this.width) this.reshape() }).observe(root);
     new IntersectionObserver(([end]) => { this.atEnd = end.isIntersecting; this.wantMore() }, { rootMargin: '900px' }).observe(this.end);
-    this.reshape = again;
     this.rows.addEventListener('click', event => this.click(event));
     this.rows.addEventListener('focusin', event => {
       const i = this.tiles.findIndex(tile => tile.contains(event.target));
@@ -26,10 +25,13 @@ export class Grid {
   }
 
   set(items, stats) {
+    // Pictures that stay are not loaded again, which would flicker while one types.
+    this.frames = new Map(this.items.map((item, i) => [item.key, this.tiles[i].querySelector('.frame')]));
     Object.assign(this, { items: [], tiles: [], stats, active: 0 });
     this.top = items[0]?.score ?? 0;
     this.rows.replaceChildren();
     this.add(items);
+    this.frames.clear();
   }
 
   add(items) {
@@ -53,16 +55,21 @@ export class Grid {
   }
 
   tile(item, i) {
-    const img = h('img', { alt: '', draggable: 'false' });
-    img.addEventListener('error', () => img.replaceWith(h('span', { class: 'blank' }, 'no preview')));
-    img.addEventListener('load', () => this.measured(item, img));
-    const words = item.score === undefined ? '' : `, score ${score(item.score)}, ${above(item.score, this.stats)}`;
-    const line = h('span', { class: 'line' }, item.score === undefined ? null : h('b', {}, score(item.score)), h('span', {}, item.name));
+    const scored = item.score !== undefined;
+    const words = scored ? `, score ${score(item.score)}, ${above(item.score, this.stats)}` : '';
     const link = h('a', { href: this.href(item.key), tabindex: i ? -1 : 0, 'aria-label': item.name + words, title: item.name, 'data-key': item.key },
-      h('span', { class: 'frame' }, img), item.score === undefined ? null : meter(item.score, this.stats, this.top), line);
-    show(img, item.key);
+      this.frames?.get(item.key) ?? this.frame(item), scored ? meter(item.score, this.stats, this.top) : null,
+      h('span', { class: 'line' }, scored ? h('b', {}, score(item.score)) : null, h('span', {}, item.name)));
     return h('div', { role: 'gridcell', class: 'tile' }, link,
       h('button', { type: 'button', class: 'like', tabindex: -1, title: 'More like this (L)', 'aria-label': `More like ${item.name}` }, '≈'));
+  }
+
+  frame(item) {
+    const img = h('img', { alt: '', draggable: 'false' });
+    img.onerror = () => img.replaceWith(h('span', { class: 'blank' }, 'no preview'));
+    img.onload = () => this.measured(item, img);
+    show(img, item.key);
+    return h('span', { class: 'frame' }, img);
   }
 
   /** Width over height: from the store, or from the thumbnail once it is there. */
@@ -74,7 +81,6 @@ export class Grid {
 
   measured(item, img) {
     const before = this.shape(item);
-    if (item.width || item.metadata?.width) return;
     this.shapes.set(item.key, img.naturalWidth / img.naturalHeight);
     if (Math.abs(this.shape(item) - before) > .02) this.reshape();
   }
@@ -192,15 +198,14 @@ export class Grid {
 
   key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const row = this.tiles[this.active]?.parentElement;
-    const own = row ? [...row.children] : [];
+    const own = [...this.tiles[this.active].parentElement.children];
     const last = this.items.length - 1;
     const to = {
       ArrowRight: () => Math.min(last, this.active + 1),
       ArrowLeft: () => Math.max(0, this.active - 1),
       ArrowDown: () => this.vertical('nextElementSibling') ?? last,
       ArrowUp: () => this.vertical('previousElementSibling'),
-      Home: () => event.ctrlKey ? 0 : this.tiles.indexOf(own[0]),
+      Home: () => this.tiles.indexOf(own[0]),
       End: () => this.tiles.indexOf(own.at(-1)),
     }[event.key];
     if (!to) return;
