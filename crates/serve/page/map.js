@@ -54,7 +54,7 @@ export class Atlas {
     Object.assign(this, { width, height, dense, side: width < 500 ? 44 : 64 });
     this.canvas.width = width * dense;
     this.canvas.height = height * dense;
-    if (this.at) this.draw(); else this.fit();
+    if (this.at === this.whole) this.fit(); else this.draw();
   }
 
   /** The view that shows all points. Each direction is stretched to the screen: what counts is who lies beside whom. */
@@ -64,7 +64,8 @@ export class Atlas {
     const [[left, right], [top, bottom]] = [ends('x'), ends('y')];
     const margin = Math.min(MARGIN, this.width / 8);
     this.spread = { x: (this.width - 2 * margin) / (right - left || 1), y: (this.height - 2 * margin - FOOT) / (bottom - top || 1) };
-    this.go({ x: (left + right) / 2 * this.spread.x, y: (top + bottom) / 2 * this.spread.y + FOOT / 2, scale: 1 }, smooth);
+    this.whole = { x: (left + right) / 2 * this.spread.x, y: (top + bottom) / 2 * this.spread.y + FOOT / 2, scale: 1 };
+    this.go(this.whole, smooth);
   }
 
   /** Moves the view to a middle and a scale, smoothly unless motion is unwelcome. */
@@ -74,7 +75,7 @@ export class Atlas {
     if (!smooth || calm.matches || !from) { this.at = to; return this.draw() }
     const frame = now => {
       const t = Math.min(1, Math.max(0, (now - begin) / 220)), s = 1 - (1 - t) ** 3;
-      this.at = { x: from.x + (to.x - from.x) * s, y: from.y + (to.y - from.y) * s, scale: from.scale * (to.scale / from.scale) ** s };
+      this.at = t === 1 ? to : { x: from.x + (to.x - from.x) * s, y: from.y + (to.y - from.y) * s, scale: from.scale * (to.scale / from.scale) ** s };
       this.paint();
       if (t < 1) this.moving = requestAnimationFrame(frame);
     };
