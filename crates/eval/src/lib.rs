@@ -27,4 +27,4 @@ pub use report::{Role, Table};
 pub use retrieval::{Chance, Direction, RetrievalReport, retrieval};
 pub use ridge::{Lambda, Ridge};
 pub use templates::{Template, TemplateSet};
-pub use zero_shot::{ZeroShotReport, class_weights, zero_shot};
+pub use zero_shot::{Ranked, ZeroShotReport, class_weights, rank_classes, zero_shot};

@@ -90,6 +90,39 @@ pub fn class_weights(prompts: &[f32], per_class: usize, dim: usize) -> Result<Ve
     Ok(weights)
 }
 
+/// A class and how well it fits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ranked {
+    /// Which class.
+    pub class: usize,
+    /// Cosine of the image and the class.
+    pub cosine: f32,
+    /// Its share of the softmax over all classes.
+    pub share: f32,
+}
+
+/// All classes for one image, best first; ties by class index.
+///
+/// # Shapes
+/// `row` `[dim]` of unit length, `weights` `[classes, dim]` (see [`class_weights`]); `scale` multiplies cosines before the softmax.
+pub fn rank_classes(row: &[f32], weights: &[f32], scale: f32) -> Vec<Ranked> {
+    let cosines: Vec<f32> = weights
+        .chunks_exact(row.len().max(1))
+        .map(|w| w.iter().zip(row).map(|(a, b)| a * b).sum())
+        .collect();
+    let top = cosines.iter().copied().fold(f32::MIN, f32::max);
+    let exp: Vec<f32> = cosines.iter().map(|c| ((c - top) * scale).exp()).collect();
+    let sum: f32 = exp.iter().sum();
+    let one = |class: usize| Ranked {
+        class,
+        cosine: cosines[class],
+        share: exp[class] / sum,
+    };
+    let mut ranked: Vec<Ranked> = (0..cosines.len()).map(one).collect();
+    ranked.sort_by(|a, b| b.cosine.total_cmp(&a.cosine).then(a.class.cmp(&b.class)));
+    ranked
+}
+
 fn length(row: &[f32]) -> f64 {
     row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt()
 }

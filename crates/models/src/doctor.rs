@@ -65,6 +65,15 @@ pub fn examine(path: &Path) -> Vec<Finding> {
     report.findings
 }
 
+/// What is wrong with what an opened model computes: nothing finite, the same for everything, or not what the bundle in `path` was written
+/// with. Nothing when it is as it should be; takes a few embeddings' time.
+pub fn self_test(path: &Path, model: &Model) -> Vec<Finding> {
+    let mut report = Report::default();
+    report.embeddings(path, model);
+    report.findings.retain(|finding| finding.severity == Severity::Problem);
+    report.findings
+}
+
 #[derive(Default)]
 struct Report {
     findings: Vec<Finding>,

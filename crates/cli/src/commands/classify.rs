@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use bifocal_align::train::collective::Alone;
 use bifocal_data::ImageSource;
-use bifocal_eval::{TemplateSet, class_weights};
+use bifocal_eval::{Ranked, TemplateSet, class_weights, rank_classes};
 
 use crate::failure::wrong_use;
 use crate::model;
@@ -69,38 +69,24 @@ pub fn run(args: Args) -> Result<()> {
     let weights = class_weights(&rows, prompts.len() / labels.len(), model.dim())?;
     let embedded = pictures::embed(&model, &samples, &Alone)?;
     for (row, &sample) in embedded.rows.chunks_exact(model.dim()).zip(&embedded.samples) {
-        let ranked = rank(row, &weights, model.logit_scale());
+        let ranked = rank_classes(row, &weights, model.logit_scale());
         show(&args, &samples[sample].image, &labels, &ranked);
     }
     Ok(())
 }
 
-/// (label, cosine, share of the softmax), best first.
-fn rank(row: &[f32], weights: &[f32], scale: f32) -> Vec<(usize, f32, f32)> {
-    let cosines: Vec<f32> = weights
-        .chunks_exact(row.len())
-        .map(|w| w.iter().zip(row).map(|(a, b)| a * b).sum())
-        .collect();
-    let top = cosines.iter().copied().fold(f32::MIN, f32::max);
-    let exp: Vec<f32> = cosines.iter().map(|c| ((c - top) * scale).exp()).collect();
-    let sum: f32 = exp.iter().sum();
-    let mut ranked: Vec<_> = (0..cosines.len()).map(|i| (i, cosines[i], exp[i] / sum)).collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    ranked
-}
-
-fn show(args: &Args, image: &ImageSource, labels: &[String], ranked: &[(usize, f32, f32)]) {
+fn show(args: &Args, image: &ImageSource, labels: &[String], ranked: &[Ranked]) {
     let best = &ranked[..args.k.min(ranked.len())];
     if args.json {
         let labels: Vec<_> = best
             .iter()
-            .map(|&(i, score, share)| serde_json::json!({ "label": labels[i], "score": score, "share": share }))
+            .map(|r| serde_json::json!({ "label": labels[r.class], "score": r.cosine, "share": r.share }))
             .collect();
         println!("{}", serde_json::json!({ "path": image.to_string(), "labels": labels }));
         return;
     }
     println!("{image}");
-    for &(i, score, share) in best {
-        println!("  {score:6.3}  {:5.1} %  {}", 100.0 * share, labels[i]);
+    for r in best {
+        println!("  {:6.3}  {:5.1} %  {}", r.cosine, 100.0 * r.share, labels[r.class]);
     }
 }

@@ -10,4 +10,5 @@ pub mod index;
 pub mod info;
 pub mod lab;
 pub mod search;
+pub mod serve;
 pub mod train;

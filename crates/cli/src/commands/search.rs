@@ -1,6 +1,6 @@
 //! `bifocal search`: pictures by text, by picture, or by both.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bifocal_data::{ImageSource, Limits, load_images};
@@ -45,25 +45,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.query.is_none() && args.image.is_none() {
         return Err(wrong_use("nothing to look for: give a text, --image PATH, or both"));
     }
-    let store = LocalStore::open_reader(&args.store, None)?;
-    let path = match &args.model {
-        Some(path) => path.clone(),
-        None => PathBuf::from(&store.model().name),
-    };
-    let model = model::open_joint(&path).with_context(|| {
-        format!(
-            "the store {} was made with the model {}; if it has moved, give --model",
-            args.store.display(),
-            path.display()
-        )
-    })?;
-    // Opening with the model's identity refuses a model that the embeddings do not belong to.
-    let id = super::index::model_id(&model, &path)?;
-    let store = if store.model().fits(&id) {
-        store
-    } else {
-        LocalStore::open_reader(&args.store, Some(&id))?
-    };
+    let (store, model, _) = open(&args.store, args.model.as_deref())?;
     let query = query_vector(&args, &model)?;
     let options = SearchOptions {
         k: args.k,
@@ -72,6 +54,30 @@ pub fn run(args: Args) -> Result<()> {
     let hits = store.search(&query, &options)?;
     show(&args, &hits, store.count()?);
     Ok(())
+}
+
+/// A store for reading and the model that it was made with, or `given` in its place; the name of the model too.
+pub fn open(dir: &Path, given: Option<&Path>) -> Result<(LocalStore, Model, PathBuf)> {
+    let store = LocalStore::open_reader(dir, None)?;
+    let path = match given {
+        Some(path) => path.to_owned(),
+        None => PathBuf::from(&store.model().name),
+    };
+    let model = model::open_joint(&path).with_context(|| {
+        format!(
+            "the store {} was made with the model {}; if it has moved, give --model",
+            dir.display(),
+            path.display()
+        )
+    })?;
+    // Opening with the model's identity refuses a model that the embeddings do not belong to.
+    let id = super::index::model_id(&model, &path)?;
+    let store = if store.model().fits(&id) {
+        store
+    } else {
+        LocalStore::open_reader(dir, Some(&id))?
+    };
+    Ok((store, model, path))
 }
 
 fn query_vector(args: &Args, model: &Model) -> Result<Vec<f32>> {

@@ -22,6 +22,7 @@ mod model;
 pub(crate) mod reference;
 pub(crate) mod save;
 mod side;
+mod tokens;
 
 pub use error::BundleError;
 pub use heads::Standardize;

@@ -25,11 +25,11 @@ const BOTH: &str = "to embed both, give a bundle that `bifocal train` wrote, or 
 #[derive(Debug)]
 pub struct Model {
     name: String,
-    manifest: Option<Manifest>,
+    pub(super) manifest: Option<Manifest>,
     fingerprint: String,
     dim: usize,
     vision: Option<(VisionEncoder, Side)>,
-    text: Option<(TextEncoder, Side)>,
+    pub(super) text: Option<(TextEncoder, Side)>,
     scale: Scale,
     /// Where the towers came from.
     sources: Sources,
@@ -252,7 +252,7 @@ impl Model {
         Ok(side.map(features, width, true))
     }
 
-    fn no_text(&self) -> BundleError {
+    pub(super) fn no_text(&self) -> BundleError {
         BundleError::NoTower {
             name: self.name.clone(),
             side: "text",
@@ -264,19 +264,7 @@ impl Model {
     }
 
     fn text_rows(&self, texts: &[&str], unit: bool) -> Result<Vec<f32>, BundleError> {
-        let Some((encoder, side)) = &self.text else {
-            return Err(self.no_text());
-        };
-        let prompt = self.manifest.as_ref().and_then(|m| m.text.prompt.as_deref());
-        let prompted: Vec<String>;
-        let (features, dim) = match prompt {
-            Some(prompt) => {
-                prompted = texts.iter().map(|text| prompt.replace("{}", text)).collect();
-                encoder.embed(&prompted.iter().map(String::as_str).collect::<Vec<_>>())?
-            }
-            None => encoder.embed(texts)?,
-        };
-        Ok(side.map(features, dim, unit))
+        self.token_rows(&self.tokenize(texts)?, unit)
     }
 
     /// Embeds preprocessed pictures as rows of unit length.

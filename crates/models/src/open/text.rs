@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::template::Template;
 use super::{BERT_PARTS, LLM_PARTS, Layout, OpenError, VISION_PARTS, bert, identity, llm, load, name_of, siglip};
 use crate::text::{
-    Attention, Bert, ClipText, LatentAttention, Llm, LlmNames, Pooling, TextFamily, TextTower, TokenBatch,
+    Attention, Bert, ClipText, LatentAttention, Llm, LlmNames, Pooling, TextFamily, TextTower, TokenBatch, TokensError,
 };
 use crate::tokenizer::{Encoding, Tokenizer};
 use crate::weights::gguf::Gguf;
@@ -79,25 +79,50 @@ impl TextEncoder {
     }
 
     fn tokenize_in(&self, template: &Template, texts: &[&str]) -> Result<Vec<Encoding>, OpenError> {
-        let special = self.tokenizer.special();
         let mut all = template.encode(&self.tokenizer, texts)?;
         for encoding in &mut all {
-            if self.pooling == Pooling::Eos
-                && let Some(eos) = special.eos
-                && encoding.ids.last() != Some(&eos)
-            {
-                let room = self.max_tokens.saturating_sub(1);
-                encoding.cut += encoding.ids.len().saturating_sub(room);
-                encoding.ids.truncate(room);
-                encoding.ids.push(eos);
-            }
-            if encoding.ids.is_empty() {
-                encoding.ids.push(special.bos.or(special.eos).unwrap_or(0));
-            }
-            // a text of nothing but what is left out: its last token stands for it
-            encoding.skip = encoding.skip.min(encoding.ids.len() - 1);
+            self.finish_tokens(encoding);
         }
         Ok(all)
+    }
+
+    /// Tokens that the tower can read and pool.
+    fn finish_tokens(&self, encoding: &mut Encoding) {
+        let special = self.tokenizer.special();
+        if self.pooling == Pooling::Eos
+            && let Some(eos) = special.eos
+            && encoding.ids.last() != Some(&eos)
+        {
+            let room = self.max_tokens.saturating_sub(1);
+            encoding.cut += encoding.ids.len().saturating_sub(room);
+            encoding.ids.truncate(room);
+            encoding.ids.push(eos);
+        }
+        if encoding.ids.is_empty() {
+            encoding.ids.push(special.bos.or(special.eos).unwrap_or(0));
+        }
+        // a text of nothing but what is left out: its last token stands for it
+        encoding.skip = encoding.skip.min(encoding.ids.len() - 1);
+    }
+
+    /// Tokens that someone else made with this encoder's tokenizer, special ones included: filled up and ended where the tower needs it,
+    /// and otherwise as they are.
+    ///
+    /// # Errors
+    /// [`OpenError`] for more of them than the tower reads, and for ids that it does not know.
+    pub fn tokens_of(&self, ids: Vec<u32>) -> Result<Encoding, OpenError> {
+        if ids.len() > self.max_tokens {
+            let (tokens, limit) = (ids.len(), self.max_tokens);
+            return Err(TokensError::TooLong { tokens, limit }.into());
+        }
+        let mut encoding = Encoding { ids, cut: 0, skip: 0 };
+        self.finish_tokens(&mut encoding);
+        if let Some(length) = self.tower.full_length() {
+            let pad = self.tokenizer.pads_with().unwrap_or(0);
+            encoding.ids.resize(length, pad);
+        }
+        self.tower.check(&TokenBatch::of(std::iter::once(&encoding)))?;
+        Ok(encoding)
     }
 
     /// Embeds texts; rows are in the order of the texts and not normalised.
@@ -111,8 +136,16 @@ impl TextEncoder {
     /// # Errors
     /// As [`TextEncoder::tokenize`].
     pub fn embed(&self, texts: &[&str]) -> Result<(Vec<f32>, usize), OpenError> {
+        self.embed_tokens(&self.tokenize(texts)?)
+    }
+
+    /// As [`TextEncoder::embed`], from tokens that [`TextEncoder::tokenize`] gave.
+    ///
+    /// # Errors
+    /// [`OpenError`] for tokens that the tower cannot read.
+    pub fn embed_tokens(&self, texts: &[Encoding]) -> Result<(Vec<f32>, usize), OpenError> {
         let dim = self.tower.dim();
-        let mut tokens: Vec<_> = self.tokenize(texts)?.into_iter().enumerate().collect();
+        let mut tokens: Vec<(usize, &Encoding)> = texts.iter().enumerate().collect();
         // longest first, so that a lack of memory shows at once
         tokens.sort_by_key(|(_, text)| std::cmp::Reverse(text.ids.len()));
         let mut out = vec![0.0; texts.len() * dim];
@@ -125,7 +158,7 @@ impl TextEncoder {
             });
             let (batch, left) = rest.split_at(fitting.count().max(1));
             rest = left;
-            let packed = TokenBatch::of(batch.iter().map(|(_, text)| text));
+            let packed = TokenBatch::of(batch.iter().map(|&(_, text)| text));
             self.tower.check(&packed)?;
             let rows = values(self.tower.embed(&packed, self.pooling));
             for ((at, _), row) in batch.iter().zip(rows.chunks_exact(dim.max(1))) {

@@ -1,0 +1,44 @@
+//! `/v1/models`.
+
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+use crate::app::Shared;
+use crate::engine::Engine;
+use crate::error::{Answer, ApiError};
+use crate::json::Json;
+
+/// The one model that is served.
+pub(crate) async fn list(State(app): State<Shared>) -> Answer<Json<Value>> {
+    let model = describe(app.engine()?);
+    Ok(Json(json!({ "object": "list", "data": [model] })))
+}
+
+/// The model by its id.
+pub(crate) async fn one(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Json<Value>> {
+    let engine = app.engine()?;
+    if id != engine.id {
+        return Err(ApiError::missing("there is no such model; GET /v1/models says which one is served").at("model"));
+    }
+    Ok(Json(describe(engine)))
+}
+
+fn describe(engine: &Engine) -> Value {
+    let model = &engine.model;
+    let modalities = [("text", model.text().is_some()), ("image", model.vision().is_some())];
+    let modalities: Vec<&str> = modalities.into_iter().filter(|m| m.1).map(|m| m.0).collect();
+    json!({
+        "id": engine.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": "bifocal",
+        "dimensions": model.dim(),
+        "normalized": true,
+        "modalities": modalities,
+        "max_tokens": model.text().map(|text| text.max_tokens),
+        "image_size": model.preprocess().map(|preprocess| preprocess.size),
+        "logit_scale": model.logit_scale(),
+        "fingerprint": model.fingerprint(),
+        "store": engine.store.is_some(),
+    })
+}
