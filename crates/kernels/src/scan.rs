@@ -1,9 +1,7 @@
-//! Exact search over half-precision rows: dot products and the k largest.
+//! Exact search over half-precision rows: their dot products with a query.
 use crate::simd::{Simd, Task, dispatch};
 use half::f16;
 use rayon::prelude::*;
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 
 /// Σ a·b, with `a` widened to `f32`.
 ///
@@ -50,85 +48,76 @@ fn dot<S: Simd>(s: S, a: &[f16], b: &[f32]) -> f32 {
     s.sum(s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3]))) + rest
 }
 
-/// A row and its score; the order puts the worst first in a max-heap: lower score, then higher row.
-#[derive(PartialEq)]
-struct Hit(f32, usize);
-impl Eq for Hit {}
-impl PartialOrd for Hit {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Hit {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.0.total_cmp(&self.0).then(self.1.cmp(&other.1))
-    }
+/// Rows that one task scans: about a megabyte.
+fn per_task(dim: usize) -> usize {
+    (512 * 1024 / dim).max(1)
 }
 
-/// The `k` rows with the largest dot products, best first; equal scores in the order of the rows. Rows whose score is NaN are left out.
+/// The dot product of each row and the query.
 ///
 /// # Shapes
-/// `rows`: `[n, dim]`; `query`: `[dim]`.
-pub fn scan_top_k(rows: &[f16], dim: usize, query: &[f32], k: usize) -> Vec<(usize, f32)> {
-    assert_eq!(query.len(), dim, "scan_top_k: query must be [dim]");
+/// `rows`: `[n, dim]`; `query`: `[dim]`; `scores`: `[n]`.
+pub fn scan_scores(rows: &[f16], dim: usize, query: &[f32], scores: &mut [f32]) {
+    assert_eq!(query.len(), dim, "scan_scores: query must be [dim]");
     assert!(
-        dim > 0 && rows.len().is_multiple_of(dim),
-        "scan_top_k: rows must be [n, dim]"
+        dim > 0 && rows.len() == dim * scores.len(),
+        "scan_scores: rows must be [n, dim]"
     );
-    let n = rows.len() / dim;
-    let keep = k.min(n);
-    if keep == 0 {
-        return Vec::new();
-    }
-    // At least a megabyte per task, and few tasks: each brings up to k candidates.
-    let per_task = (512 * 1024 / dim)
-        .max(n.div_ceil(8 * rayon::current_num_threads()))
-        .max(1);
-    let best: Vec<Vec<Hit>> = rows
-        .par_chunks(per_task * dim)
-        .enumerate()
-        .map(|(i, rows)| {
-            dispatch(Best {
-                rows,
-                query,
-                keep,
-                first: i * per_task,
-            })
-        })
-        .collect();
-    let mut all: Vec<Hit> = best.into_iter().flatten().collect();
-    all.sort_unstable();
-    all.truncate(keep);
-    all.into_iter().map(|Hit(score, row)| (row, score)).collect()
+    scores
+        .par_chunks_mut(per_task(dim))
+        .zip(rows.par_chunks(per_task(dim) * dim))
+        .for_each(|(scores, rows)| dispatch(Scores { rows, query, scores }));
 }
 
-struct Best<'a> {
+struct Scores<'a> {
     rows: &'a [f16],
     query: &'a [f32],
-    keep: usize,
-    first: usize,
+    scores: &'a mut [f32],
 }
-impl Task for Best<'_> {
-    type Out = Vec<Hit>;
+impl Task for Scores<'_> {
+    type Out = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Vec<Hit> {
-        let mut heap = BinaryHeap::with_capacity(self.keep.min(self.rows.len() / self.query.len()) + 1);
-        let mut bar = f32::NEG_INFINITY;
-        for (i, row) in self.rows.chunks_exact(self.query.len()).enumerate() {
-            let score = dot(s, row, self.query);
-            let full = heap.len() == self.keep;
-            if score.is_nan() || (full && score <= bar) {
-                continue;
-            }
-            if full {
-                heap.pop();
-            }
-            heap.push(Hit(score, self.first + i));
-            if let Some(worst) = heap.peek() {
-                bar = worst.0;
-            }
+    fn run<S: Simd>(self, s: S) {
+        for (row, score) in self.rows.chunks_exact(self.query.len()).zip(self.scores) {
+            *score = dot(s, row, self.query);
         }
-        heap.into_vec()
+    }
+}
+
+/// As [`scan_scores`], for some of the rows only.
+///
+/// # Shapes
+/// `rows`: `[n, dim]`; `query`: `[dim]`; `chosen`: numbers of rows, best ascending; `scores`: as long as `chosen`.
+pub fn scan_chosen(rows: &[f16], dim: usize, query: &[f32], chosen: &[usize], scores: &mut [f32]) {
+    assert_eq!(query.len(), dim, "scan_chosen: query must be [dim]");
+    assert_eq!(chosen.len(), scores.len(), "scan_chosen: a score for each chosen row");
+    scores
+        .par_chunks_mut(per_task(dim))
+        .zip(chosen.par_chunks(per_task(dim)))
+        .for_each(|(scores, chosen)| {
+            dispatch(Chosen {
+                rows,
+                query,
+                chosen,
+                scores,
+            });
+        });
+}
+
+struct Chosen<'a> {
+    rows: &'a [f16],
+    query: &'a [f32],
+    chosen: &'a [usize],
+    scores: &'a mut [f32],
+}
+impl Task for Chosen<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let dim = self.query.len();
+        for (&row, score) in self.chosen.iter().zip(self.scores) {
+            *score = dot(s, &self.rows[row * dim..(row + 1) * dim], self.query);
+        }
     }
 }
 
@@ -156,24 +145,19 @@ mod tests {
     }
 
     #[test]
-    fn the_same_rows_as_sorting_everything() {
+    fn every_row_gets_its_dot() {
         each_isa(|_| {
-            for (n, dim) in [(0, 4), (1, 1), (100, 3), (5000, 20)] {
-                // Few distinct rows: many ties.
-                let rows: Vec<f16> = (0..n).flat_map(|i| halves(dim, i as u64 % 50)).collect();
-                let query = numbers(dim, 99);
-                let mut truth: Vec<(usize, f32)> = rows.chunks(dim).map(|r| dot_f16(r, &query)).enumerate().collect();
-                truth.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-                for k in [0, 1, 7, n, n + 3] {
-                    assert_eq!(scan_top_k(&rows, dim, &query, k), truth[..k.min(n)]);
-                }
+            for (n, dim) in [(0, 4), (1, 1), (100, 3), (5000, 20), (3, 300_000)] {
+                let (rows, query) = (halves(n * dim, 1), numbers(dim, 99));
+                let truth: Vec<f32> = rows.chunks(dim).map(|r| dot_f16(r, &query)).collect();
+                let mut scores = vec![f32::NAN; n];
+                scan_scores(&rows, dim, &query, &mut scores);
+                assert_eq!(scores, truth);
+                let chosen: Vec<usize> = (0..n).filter(|i| i % 3 != 1).rev().collect();
+                let mut scores = vec![f32::NAN; chosen.len()];
+                scan_chosen(&rows, dim, &query, &chosen, &mut scores);
+                assert_eq!(scores, chosen.iter().map(|&i| truth[i]).collect::<Vec<_>>());
             }
         });
-    }
-
-    #[test]
-    fn nan_is_left_out() {
-        let rows: Vec<f16> = [1.0, f32::NAN, 3.0].map(f16::from_f32).to_vec();
-        assert_eq!(scan_top_k(&rows, 1, &[1.0], 5), vec![(2, 3.0), (0, 1.0)]);
     }
 }

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
+use crate::query::{Part, combine};
+use crate::store::{to_bytes, unit};
 
 /// What the user knows about an item: any JSON object.
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
@@ -18,6 +20,8 @@ const MAX_KEY: usize = 4096;
 const MAX_METADATA: usize = 256 * 1024;
 /// Bytes of a thumbnail.
 const MAX_THUMBNAIL: usize = 1024 * 1024;
+/// Vectors of one item.
+const MAX_VECTORS: usize = 4096;
 
 /// BLAKE3 of a file's content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,13 +127,52 @@ pub struct Item {
     pub thumbnail: Option<Vec<u8>>,
 }
 
-/// An item with its embedding.
+/// An item with its embeddings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// The item.
     pub item: Item,
-    /// Its embedding; the store normalises it and keeps it as f16.
-    pub vector: Vec<f32>,
+    /// One embedding, or one for each part of the item (the tiles of a picture, the chunks of a long text), each `[dim]`. A search finds
+    /// the item by the one that fits best. The store normalises them and keeps them as f16.
+    pub vectors: Vec<Vec<f32>>,
+}
+
+impl Entry {
+    /// An item with one embedding.
+    pub fn new(item: Item, vector: Vec<f32>) -> Self {
+        Self {
+            item,
+            vectors: vec![vector],
+        }
+    }
+
+    /// What the item looks like as a whole: the direction of all its embeddings, `[dim]`.
+    ///
+    /// # Errors
+    /// Embeddings of another width or without direction, and such that cancel out.
+    pub fn direction(&self, dim: usize) -> Result<Vec<f32>, StoreError> {
+        let parts: Vec<Part> = self.vectors.iter().map(|vector| Part { weight: 1.0, vector }).collect();
+        combine(&parts, dim)
+    }
+
+    /// Metadata as JSON and vectors as the bytes that are stored, after all limits were checked.
+    ///
+    /// # Errors
+    /// Those of [`Item::check`], and vectors that are too many, of another width, or without direction.
+    pub(crate) fn check(&self, dim: usize) -> Result<(String, Vec<u8>), StoreError> {
+        let metadata = self.item.check()?;
+        if !(1..=MAX_VECTORS).contains(&self.vectors.len()) {
+            return Err(StoreError::Invalid {
+                what: format!("the item {} with {} vectors", self.item.file.key, self.vectors.len()),
+                why: "cannot be stored: 1 to 4096 vectors are needed",
+            });
+        }
+        let mut bytes = Vec::with_capacity(self.vectors.len() * dim * 2);
+        for vector in &self.vectors {
+            bytes.extend(to_bytes(&unit(vector, dim, || self.item.file.key.clone())?));
+        }
+        Ok((metadata, bytes))
+    }
 }
 
 impl Item {
@@ -137,7 +180,7 @@ impl Item {
     ///
     /// # Errors
     /// An empty key, one with a NUL, a size beyond 2⁶³, and key, metadata or thumbnail beyond their limits.
-    pub(crate) fn check(&self) -> Result<String, StoreError> {
+    fn check(&self) -> Result<String, StoreError> {
         let key = &self.file.key;
         if key.is_empty() || key.contains('\0') {
             return Err(StoreError::Invalid {
@@ -151,26 +194,37 @@ impl Item {
                 why: "must be below 2^63 bytes",
             });
         }
-        let metadata = serde_json::to_string(&self.metadata).map_err(|_| StoreError::Invalid {
-            what: format!("the metadata of {key}"),
-            why: "cannot be written as JSON",
-        })?;
-        let limit = |what: &str, found: usize, limit: usize| {
-            if found <= limit {
-                return Ok(());
-            }
-            let key: String = key.chars().take(80).collect();
-            Err(StoreError::TooLarge {
-                what: format!("the {what} of {key}"),
-                found,
-                limit,
-            })
-        };
-        limit("key", key.len(), MAX_KEY)?;
-        limit("metadata", metadata.len(), MAX_METADATA)?;
-        limit("thumbnail", self.thumbnail.as_ref().map_or(0, Vec::len), MAX_THUMBNAIL)?;
-        Ok(metadata)
+        limit(key, "key", key.len(), MAX_KEY)?;
+        limit(
+            key,
+            "thumbnail",
+            self.thumbnail.as_ref().map_or(0, Vec::len),
+            MAX_THUMBNAIL,
+        )?;
+        metadata_json(key, &self.metadata)
     }
+}
+
+/// The metadata of an item as JSON, after its limit was checked.
+pub(crate) fn metadata_json(key: &str, metadata: &Metadata) -> Result<String, StoreError> {
+    let json = serde_json::to_string(metadata).map_err(|_| StoreError::Invalid {
+        what: format!("the metadata of {key}"),
+        why: "cannot be written as JSON",
+    })?;
+    limit(key, "metadata", json.len(), MAX_METADATA)?;
+    Ok(json)
+}
+
+fn limit(key: &str, what: &str, found: usize, limit: usize) -> Result<(), StoreError> {
+    if found <= limit {
+        return Ok(());
+    }
+    let key: String = key.chars().take(80).collect();
+    Err(StoreError::TooLarge {
+        what: format!("the {what} of {key}"),
+        found,
+        limit,
+    })
 }
 
 #[cfg(test)]

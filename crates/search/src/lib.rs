@@ -2,18 +2,23 @@
 //!
 //! - [`Store`]: what every store does; [`LocalStore`] keeps everything in one SQLite file in a folder;
 //! - [`Item`], [`Entry`]: what is stored;
+//! - [`Filter`]: which items a search may return;
 //! - [`incremental`]: which files have to be embedded (again), and which only moved;
 //! - [`query`]: one query vector from several, with weights.
 
 mod error;
 mod item;
 mod local;
+mod scores;
 mod store;
 
+pub mod filter;
 pub mod incremental;
 pub mod query;
 
 pub use error::StoreError;
+pub use filter::{Filter, FilterError};
 pub use item::{ContentHash, Entry, FileFacts, Item, Metadata};
 pub use local::LocalStore;
-pub use store::{Hit, ModelId, SearchOptions, Stats, Store};
+pub use scores::ScoreStats;
+pub use store::{Found, Hit, ListOptions, ModelId, SearchOptions, Stats, Store};

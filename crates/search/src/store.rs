@@ -4,7 +4,9 @@ use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
-use crate::item::{Entry, FileFacts, Metadata};
+use crate::filter::Filter;
+use crate::item::{Entry, FileFacts, Item, Metadata};
+use crate::scores::ScoreStats;
 
 /// The model whose embeddings a store holds. Two stores fit together when fingerprint and dimensions are equal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,18 +27,59 @@ impl ModelId {
 }
 
 /// What to search for, apart from the vector.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SearchOptions {
     /// At most this many hits.
     pub k: usize,
     /// Only hits with at least this cosine.
     pub min_score: Option<f32>,
+    /// Only items that satisfy it.
+    pub filter: Option<Filter>,
+    /// Keys of items that are left out: of "more like this", the item itself.
+    pub without: Vec<String>,
 }
 
 impl Default for SearchOptions {
     fn default() -> Self {
-        Self { k: 10, min_score: None }
+        Self {
+            k: 10,
+            min_score: None,
+            filter: None,
+            without: Vec::new(),
+        }
     }
+}
+
+/// Which items to list: a page of them, in the order of their keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListOptions {
+    /// Only keys behind this one: the last key of the page before.
+    pub after: Option<String>,
+    /// At most this many.
+    pub limit: usize,
+    /// Only items that satisfy it.
+    pub filter: Option<Filter>,
+}
+
+impl Default for ListOptions {
+    fn default() -> Self {
+        Self {
+            after: None,
+            limit: 100,
+            filter: None,
+        }
+    }
+}
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Found {
+    /// The hits, best first.
+    pub hits: Vec<Hit>,
+    /// How many items there are that satisfy the filter, whatever their score.
+    pub matched: u64,
+    /// The scores of all these items, if the store has looked at all of them: tells what is typical.
+    pub scores: Option<ScoreStats>,
 }
 
 /// One result of a search.
@@ -44,8 +87,14 @@ impl Default for SearchOptions {
 pub struct Hit {
     /// The item's key.
     pub key: String,
-    /// Cosine of query and item, f16 precision of the stored vector.
+    /// Cosine of query and item, f16 precision of the stored vector; of several vectors, of the best.
     pub score: f32,
+    /// Which of the item's vectors that is.
+    pub part: usize,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970 (negative before).
+    pub modified_ns: i64,
     /// The item's metadata.
     pub metadata: Metadata,
 }
@@ -85,18 +134,44 @@ pub trait Store: Send + Sync {
     /// No space, a store opened for reading, and failures of the engine.
     fn delete(&self, keys: &[&str]) -> Result<usize, StoreError>;
 
-    /// One item with its (normalised, f16-rounded) vector.
+    /// Changes own columns of items, and leaves everything else: each key that is given is set, one with null is removed.
+    /// Returns how many of the items were there.
+    ///
+    /// # Errors
+    /// Metadata that grows beyond its limit, no space, a store opened for reading, and failures of the engine.
+    fn annotate(&self, changes: &[(&str, Metadata)]) -> Result<usize, StoreError>;
+
+    /// One item with thumbnail and its (normalised, f16-rounded) vectors.
     ///
     /// # Errors
     /// Failures of the engine, and damaged content.
     fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
 
     /// The best items for a query vector of any length but zero, best first; equal scores in the order of storing.
-    /// Sees everything that was stored, by any process, before the call. Returns `min(k, matches)` hits.
+    /// Sees everything that was stored, by any process, before the call. Returns `min(k, matches)` hits, also of a filter that
+    /// few items satisfy.
     ///
     /// # Errors
     /// A query of another width or without direction; failures of the engine, and damaged content.
-    fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Vec<Hit>, StoreError>;
+    fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Found, StoreError>;
+
+    /// A page of items without their thumbnails.
+    ///
+    /// # Errors
+    /// Failures of the engine, and damaged content.
+    fn list(&self, options: &ListOptions) -> Result<Vec<Item>, StoreError>;
+
+    /// A page of items with vectors and without thumbnails.
+    ///
+    /// # Errors
+    /// Failures of the engine, and damaged content.
+    fn entries(&self, options: &ListOptions) -> Result<Vec<Entry>, StoreError>;
+
+    /// The thumbnail of an item, a JPEG, if there is one.
+    ///
+    /// # Errors
+    /// Failures of the engine.
+    fn thumbnail(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// How many items there are.
     ///
@@ -151,10 +226,11 @@ pub(crate) fn to_bytes(vector: &[f32]) -> Vec<u8> {
     vector.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
 }
 
-/// The stored bytes as f16; `None` when the length does not fit or a value is not finite.
+/// The stored bytes as f16, one vector after another; `None` when there is none, the length does not fit or a value is not finite.
 pub(crate) fn from_bytes(bytes: &[u8], dim: usize) -> Option<impl Iterator<Item = f16>> {
     let values = || bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b));
-    (bytes.len() == dim.checked_mul(2)? && values().all(f16::is_finite)).then(values)
+    let fits = !bytes.is_empty() && bytes.len().is_multiple_of(dim.checked_mul(2)?);
+    (fits && values().all(f16::is_finite)).then(values)
 }
 
 #[cfg(test)]
@@ -174,6 +250,8 @@ mod tests {
     #[test]
     fn bytes_that_are_no_vector_are_refused() {
         assert!(from_bytes(&[0, 0, 0], 2).is_none());
+        assert!(from_bytes(&[], 2).is_none());
+        assert_eq!(from_bytes(&[0; 12], 2).map(Iterator::count), Some(6));
         assert!(from_bytes(&f16::NAN.to_le_bytes(), 1).is_none());
         assert!(from_bytes(&f16::INFINITY.to_le_bytes(), 1).is_none());
         assert!(from_bytes(&f16::ONE.to_le_bytes(), 1).is_some());

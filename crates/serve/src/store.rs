@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bifocal_search::{Entry, Hit, Metadata, SearchOptions, Store};
+use bifocal_search::{Entry, Filter, Found, Item, ListOptions, SearchOptions, Store};
 
 use crate::error::{Answer, ApiError};
 
@@ -17,19 +17,11 @@ pub(crate) struct Wanted {
     pub(crate) without: Option<String>,
 }
 
-/// What a search found.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) items: u64,
-    pub(crate) hits: Vec<Hit>,
-    /// Mean and deviation of the scores of all items.
-    pub(crate) stats: Option<(f32, f32)>,
-}
-
-/// A page of items: key and metadata.
+/// A page of items.
 pub(crate) struct Page {
+    /// How many the store holds.
     pub(crate) items: u64,
-    pub(crate) rows: Vec<(String, Metadata)>,
+    pub(crate) rows: Vec<Item>,
     /// Whether there are more.
     pub(crate) more: bool,
 }
@@ -44,49 +36,42 @@ pub(crate) async fn ask<T: Send + 'static>(
     asked.await.unwrap_or_else(|_| Err(ApiError::lost()))
 }
 
-fn no_filter(filter: Option<&String>) -> Answer<()> {
-    match filter {
-        Some(_) => Err(ApiError::field(
-            "where",
-            "filters are not supported yet; leave the field out",
-        )),
-        None => Ok(()),
-    }
+/// An expression as users write it.
+fn filter(expression: Option<&String>) -> Answer<Option<Filter>> {
+    let parsed = expression.map(|text| text.parse::<Filter>()).transpose();
+    parsed.map_err(|error| ApiError::field("where", error.to_string()))
 }
 
 /// The best items for a query vector.
 pub(crate) fn search(store: &dyn Store, query: &[f32], wanted: &Wanted) -> Answer<Found> {
-    no_filter(wanted.filter.as_ref())?;
     let options = SearchOptions {
-        k: wanted.k + usize::from(wanted.without.is_some()),
+        k: wanted.k,
         min_score: wanted.min_score,
+        filter: filter(wanted.filter.as_ref())?,
+        without: wanted.without.iter().cloned().collect(),
     };
-    let mut hits = store.search(query, &options)?;
-    hits.retain(|hit| wanted.without.as_ref() != Some(&hit.key));
-    hits.truncate(wanted.k);
-    Ok(Found {
-        items: store.count()?,
-        hits,
-        stats: None,
-    })
+    Ok(store.search(query, &options)?)
 }
 
 /// A page of items in the order of their keys.
-pub(crate) fn page(store: &dyn Store, after: Option<&str>, limit: usize, filter: Option<&String>) -> Answer<Page> {
-    no_filter(filter)?;
-    let files = store.files()?;
-    let begin = after.map_or(0, |after| files.partition_point(|file| file.key.as_str() <= after));
-    let some = files[begin..].iter().take(limit);
-    let mut rows = Vec::with_capacity(limit);
-    for file in some {
-        if let Some(entry) = store.get(&file.key)? {
-            rows.push((entry.item.file.key, entry.item.metadata));
-        }
-    }
+pub(crate) fn page(
+    store: &dyn Store,
+    after: Option<String>,
+    limit: usize,
+    expression: Option<&String>,
+) -> Answer<Page> {
+    let options = ListOptions {
+        after,
+        limit: limit + 1,
+        filter: filter(expression)?,
+    };
+    let mut rows = store.list(&options)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
     Ok(Page {
-        items: files.len() as u64,
+        items: store.count()?,
         rows,
-        more: files.len() - begin > limit,
+        more,
     })
 }
 
@@ -99,16 +84,25 @@ pub(crate) fn entry(store: &dyn Store, key: &str) -> Answer<Entry> {
     store.get(key)?.ok_or_else(unknown)
 }
 
-/// At most `most` keys and their vectors `[keys, dim]`, evenly spaced in the order of keys.
+/// The direction of one item.
+///
+/// # Errors
+/// As [`entry`].
+pub(crate) fn vector(store: &dyn Store, key: &str) -> Answer<Vec<f32>> {
+    Ok(entry(store, key)?.direction(store.model().dim)?)
+}
+
+/// At most `most` keys and the directions of their items `[keys, dim]`, evenly spaced in the order of keys.
 pub(crate) fn sample(store: &dyn Store, most: usize) -> Answer<(Vec<String>, Vec<f32>)> {
     let files = store.files()?;
     let n = files.len().min(most);
     let (mut keys, mut vectors) = (Vec::with_capacity(n), Vec::with_capacity(n * store.model().dim));
     for at in 0..n {
-        // removed since they were listed: not on the map
-        if let Some(entry) = store.get(&files[at * files.len() / n].key)? {
+        // removed since they were listed, or vectors that cancel out: not on the map
+        let entry = store.get(&files[at * files.len() / n].key)?;
+        if let Some((entry, vector)) = entry.and_then(|e| e.direction(store.model().dim).ok().map(|v| (e, v))) {
             keys.push(entry.item.file.key);
-            vectors.extend(entry.vector);
+            vectors.extend(vector);
         }
     }
     Ok((keys, vectors))

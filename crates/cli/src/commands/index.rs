@@ -216,13 +216,13 @@ fn embed_into(
         .good
         .iter()
         .zip(rows.chunks_exact(model.dim()))
-        .map(|(&at, row)| Entry {
-            item: Item {
+        .map(|(&at, row)| {
+            let item = Item {
                 file: files[at].clone(),
                 metadata: metadata(samples.get(&files[at].key)),
                 thumbnail: None,
-            },
-            vector: row.to_vec(),
+            };
+            Entry::new(item, row.to_vec())
         })
         .collect();
     store.upsert(&entries)?;

@@ -50,9 +50,10 @@ pub fn run(args: Args) -> Result<()> {
     let options = SearchOptions {
         k: args.k,
         min_score: args.min_score,
+        ..SearchOptions::default()
     };
-    let hits = store.search(&query, &options)?;
-    show(&args, &hits, store.count()?);
+    let found = store.search(&query, &options)?;
+    show(&args, &found.hits, store.count()?);
     Ok(())
 }
 

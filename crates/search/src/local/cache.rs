@@ -1,24 +1,36 @@
-//! The vectors in memory, brought up to date by what changed since the last look.
+//! The vectors in memory, brought up to date by what changed since the last look, and how they are searched.
 
-use bifocal_kernels::scan::scan_top_k;
+use bifocal_kernels::scan::{scan_chosen, scan_scores};
 use half::f16;
 use rusqlite::Connection;
 
 use crate::error::StoreError;
-
+use crate::scores::ScoreStats;
 use crate::store::from_bytes;
 
 use super::engine::Context;
 use super::schema;
+use super::top::{Best, Top};
 use super::write::KEPT_GENERATIONS;
 
-/// All vectors of one generation of the store, in the order of their ids.
+/// All vectors of one generation of the store, in the order of their items' ids.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     /// The generation that it shows; `None`: nothing was loaded.
     generation: Option<i64>,
+    /// Items, ascending.
     ids: Vec<i64>,
+    /// Where the rows of each item end.
+    ends: Vec<usize>,
     rows: Vec<f16>,
+}
+
+/// What a scan found.
+pub(super) struct Scanned {
+    /// Best first.
+    pub(super) best: Vec<Best>,
+    pub(super) matched: u64,
+    pub(super) scores: ScoreStats,
 }
 
 impl Cache {
@@ -27,15 +39,72 @@ impl Cache {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.rows[..]) + size_of_val(&self.ids[..])
+        size_of_val(&self.rows[..]) + size_of_val(&self.ids[..]) + size_of_val(&self.ends[..])
     }
 
-    /// The best ids with their scores.
-    pub(super) fn search(&self, dim: usize, query: &[f32], k: usize) -> Vec<(i64, f32)> {
-        scan_top_k(&self.rows, dim, query, k)
-            .into_iter()
-            .map(|(row, score)| (self.ids[row], score))
-            .collect()
+    fn first_row(&self, item: usize) -> usize {
+        if item == 0 { 0 } else { self.ends[item - 1] }
+    }
+
+    /// The best `k` of the items in `chosen` (ascending; `None`: of all) that are not in `without`.
+    pub(super) fn search(
+        &self,
+        dim: usize,
+        query: &[f32],
+        k: usize,
+        chosen: Option<&[i64]>,
+        without: &[i64],
+    ) -> Scanned {
+        let items = chosen.map(|chosen| self.places(chosen));
+        let scores = match &items {
+            None => {
+                let mut scores = vec![0.0; self.rows.len() / dim];
+                scan_scores(&self.rows, dim, query, &mut scores);
+                scores
+            }
+            Some(items) => {
+                let rows: Vec<usize> = items.iter().flat_map(|&i| self.first_row(i)..self.ends[i]).collect();
+                let mut scores = vec![0.0; rows.len()];
+                scan_chosen(&self.rows, dim, query, &rows, &mut scores);
+                scores
+            }
+        };
+        let mut top = Top::new(k);
+        let mut best_scores = Vec::with_capacity(items.as_ref().map_or(self.ids.len(), Vec::len));
+        let mut from = 0;
+        let mut consider = |item: usize| {
+            let count = self.ends[item] - self.first_row(item);
+            let (part, score) = best_part(&scores[from..from + count]);
+            from += count;
+            let id = self.ids[item];
+            if without.contains(&id) {
+                return;
+            }
+            best_scores.push(score);
+            top.consider(Best { id, score, part });
+        };
+        match &items {
+            None => (0..self.ids.len()).for_each(&mut consider),
+            Some(items) => items.iter().copied().for_each(&mut consider),
+        }
+        Scanned {
+            best: top.into_sorted(),
+            matched: best_scores.len() as u64,
+            scores: ScoreStats::of(best_scores),
+        }
+    }
+
+    /// The places of those of the ids that are there; both lists ascend.
+    fn places(&self, chosen: &[i64]) -> Vec<usize> {
+        let mut places = Vec::with_capacity(chosen.len().min(self.ids.len()));
+        let mut at = 0;
+        for &id in chosen {
+            at += self.ids[at..].partition_point(|&i| i < id);
+            if self.ids.get(at) == Some(&id) {
+                places.push(at);
+            }
+        }
+        places
     }
 
     /// Brings it to `generation`, the one that the connection's open transaction sees.
@@ -57,7 +126,7 @@ impl Cache {
             Some(since) => self
                 .drop_removed(connection, since, dim)
                 .map_err(|e| cx.engine("reading what was removed", e))?,
-            None => (self.ids, self.rows) = (Vec::new(), Vec::new()),
+            None => *self = Self::default(),
         }
         // Until all is read, the content is that of no generation.
         self.generation = None;
@@ -75,37 +144,42 @@ impl Cache {
             return Ok(());
         }
         removed.sort_unstable();
-        let mut kept = 0;
-        for position in 0..self.ids.len() {
-            if removed.binary_search(&self.ids[position]).is_ok() {
-                continue;
+        let (mut kept, mut from, mut to) = (0, 0, 0);
+        for item in 0..self.ids.len() {
+            let end = self.ends[item];
+            if removed.binary_search(&self.ids[item]).is_err() {
+                if to != from {
+                    self.rows.copy_within(from * dim..end * dim, to * dim);
+                }
+                to += end - from;
+                (self.ids[kept], self.ends[kept]) = (self.ids[item], to);
+                kept += 1;
             }
-            if kept != position {
-                self.ids[kept] = self.ids[position];
-                self.rows.copy_within(position * dim..(position + 1) * dim, kept * dim);
-            }
-            kept += 1;
+            from = end;
         }
         self.ids.truncate(kept);
-        self.rows.truncate(kept * dim);
+        self.ends.truncate(kept);
+        self.rows.truncate(to * dim);
         Ok(())
     }
 
     fn load_new(&mut self, connection: &Connection, dim: usize, cx: Context) -> Result<(), StoreError> {
         let last = self.ids.last().copied().unwrap_or(i64::MIN);
         let fail = |e| cx.engine("reading vectors", e);
-        let count: i64 = connection
-            .prepare_cached("SELECT count(*) FROM vectors WHERE id > ?1")
-            .and_then(|mut s| s.query_row([last], |row| row.get(0)))
+        let (count, bytes): (i64, i64) = connection
+            .prepare_cached("SELECT count(*), coalesce(sum(length(f16)), 0) FROM vectors WHERE id > ?1")
+            .and_then(|mut s| s.query_row([last], |row| Ok((row.get(0)?, row.get(1)?))))
             .map_err(fail)?;
         let count = usize::try_from(count).unwrap_or(0);
+        let bytes = usize::try_from(bytes).unwrap_or(0);
         let memory = |_| StoreError::Memory {
             path: cx.path.to_owned(),
             count,
-            bytes: count.saturating_mul(2 * dim),
+            bytes,
         };
-        self.rows.try_reserve(count.saturating_mul(dim)).map_err(memory)?;
+        self.rows.try_reserve(bytes / 2).map_err(memory)?;
         self.ids.try_reserve(count).map_err(memory)?;
+        self.ends.try_reserve(count).map_err(memory)?;
         let mut statement = connection
             .prepare_cached("SELECT id, f16 FROM vectors WHERE id > ?1 ORDER BY id")
             .map_err(fail)?;
@@ -114,9 +188,10 @@ impl Cache {
             let id: i64 = row.get(0).map_err(fail)?;
             let bytes = row.get_ref(1).and_then(|v| Ok(v.as_blob()?)).map_err(fail)?;
             let values = from_bytes(bytes, dim)
-                .ok_or_else(|| cx.corrupt(format!("the vector of item {id} is not {dim} numbers")))?;
+                .ok_or_else(|| cx.corrupt(format!("the vectors of item {id} are not {dim} numbers each")))?;
             self.rows.extend(values);
             self.ids.push(id);
+            self.ends.push(self.rows.len() / dim);
         }
         Ok(())
     }
@@ -125,6 +200,17 @@ impl Cache {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// The largest of some scores and where it is; the first of equal ones.
+fn best_part(scores: &[f32]) -> (usize, f32) {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (part, &score) in scores.iter().enumerate() {
+        if score > best.1 {
+            best = (part, score);
+        }
+    }
+    best
 }
 
 /// The generation that the open transaction sees.

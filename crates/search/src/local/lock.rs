@@ -9,7 +9,7 @@ use crate::error::StoreError;
 /// Holds the writer's lock until it is dropped or its process ends in any way: the operating system gives it back.
 #[derive(Debug)]
 pub(super) struct WriterLock {
-    _file: File,
+    file: File,
 }
 
 impl WriterLock {
@@ -46,7 +46,15 @@ impl WriterLock {
             write!(lock, "{}", std::process::id())
         };
         note().map_err(fail("cannot be written"))?;
-        Ok(Self { _file: lock })
+        Ok(Self { file: lock })
+    }
+}
+
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock to a process that is being started just now and has a copy of the handle until it runs.
+        // A failure cannot be told here, and closing comes next anyway.
+        let _ = self.file.unlock();
     }
 }
 

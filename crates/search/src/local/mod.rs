@@ -10,6 +10,7 @@ mod engine;
 mod lock;
 mod read;
 mod schema;
+mod top;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -18,10 +19,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::StoreError;
-use crate::item::{Entry, FileFacts};
-use crate::store::{Hit, ModelId, SearchOptions, Stats, Store, to_bytes, unit};
+use crate::item::{Entry, FileFacts, Item, Metadata};
+use crate::store::{Found, ListOptions, ModelId, SearchOptions, Stats, Store, unit};
 
-use cache::Cache;
+use cache::{Cache, Scanned};
 use engine::Context;
 use lock::WriterLock;
 
@@ -63,7 +64,9 @@ impl LocalStore {
             fit(dir, schema::model(&connection, cx)?, Some(model))?;
         }
         schema::set_up_writer(&connection, cx)?;
-        if !exists {
+        if exists {
+            schema::migrate(&mut connection, cx)?;
+        } else {
             schema::create(&mut connection, model, cx)?;
         }
         Self::with(dir, connection, Some(lock))
@@ -144,21 +147,42 @@ impl LocalStore {
         result
     }
 
-    fn scan(&self, query: &[f32], options: &SearchOptions) -> Vec<(i64, f32)> {
-        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found = cache.search(self.model.dim, query, options.k);
-        if let Some(least) = options.min_score {
-            found.retain(|&(_, score)| score >= least);
-        }
-        found
+    /// What a search needs from the snapshot before it scans.
+    fn prepare(&self, connection: &Connection, options: &SearchOptions) -> Result<Prepared, StoreError> {
+        self.refresh(connection)?;
+        let filter = options.filter.as_ref();
+        Ok(Prepared {
+            generation: cache::current(connection, self.cx())?,
+            chosen: filter
+                .map(|filter| read::matching(connection, filter, self.cx()))
+                .transpose()?,
+            without: read::ids(connection, &options.without, self.cx())?,
+        })
     }
 
-    /// The hits, or `None` when one of the items is no longer there.
-    fn hits(&self, connection: &Connection, found: &[(i64, f32)]) -> Result<Option<Vec<Hit>>, StoreError> {
-        found
-            .iter()
-            .map(|&(id, score)| read::hit(connection, id, score, self.cx()))
-            .collect()
+    /// Scans; `None` when the vectors are of another generation than what was prepared.
+    fn scan(&self, query: &[f32], options: &SearchOptions, prepared: &Prepared) -> Option<Scanned> {
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        if cache.generation() != Some(prepared.generation) {
+            return None;
+        }
+        let chosen = prepared.chosen.as_deref();
+        let mut found = cache.search(self.model.dim, query, options.k, chosen, &prepared.without);
+        if let Some(least) = options.min_score {
+            found.best.retain(|best| best.score >= least);
+        }
+        Some(found)
+    }
+
+    /// What was found with its items, or `None` when one of the items is no longer there.
+    fn found(&self, connection: &Connection, scanned: Scanned) -> Result<Option<Found>, StoreError> {
+        let hits = scanned.best.iter().map(|best| read::hit(connection, best, self.cx()));
+        let hits: Option<Vec<_>> = hits.collect::<Result<_, _>>()?;
+        Ok(hits.map(|hits| Found {
+            hits,
+            matched: scanned.matched,
+            scores: Some(scanned.scores),
+        }))
     }
 
     /// One snapshot for everything that `run` reads.
@@ -170,6 +194,15 @@ impl LocalStore {
             .map_err(|e| cx.engine("beginning to read", e))?;
         run(&tx)
     }
+}
+
+/// What a search takes from the database before it scans.
+struct Prepared {
+    /// The generation that all of it belongs to.
+    generation: i64,
+    /// Items that satisfy the filter, ascending.
+    chosen: Option<Vec<i64>>,
+    without: Vec<i64>,
 }
 
 /// Refuses a model that is not the store's.
@@ -193,12 +226,11 @@ impl Store for LocalStore {
         let mut connection = self.writer()?;
         let mut prepared = Vec::with_capacity(entries.len());
         for entry in entries {
-            let metadata = entry.item.check()?;
-            let vector = unit(&entry.vector, self.model.dim, || entry.item.file.key.clone())?;
+            let (metadata, vectors) = entry.check(self.model.dim)?;
             prepared.push(write::Prepared {
                 item: &entry.item,
                 metadata,
-                vector: to_bytes(&vector),
+                vectors,
             });
         }
         write::upsert(&mut connection, &prepared, self.cx())
@@ -208,26 +240,43 @@ impl Store for LocalStore {
         write::delete(&mut *self.writer()?, keys, self.cx())
     }
 
+    fn annotate(&self, changes: &[(&str, Metadata)]) -> Result<usize, StoreError> {
+        write::annotate(&mut *self.writer()?, changes, self.cx())
+    }
+
     fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
         read::entry(&self.connection(), key, self.model.dim, self.cx())
     }
 
-    fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Vec<Hit>, StoreError> {
+    fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Found, StoreError> {
         let query = unit(query, self.model.dim, || "the query".to_owned())?;
         // The connection is free while the vectors are scanned, so that searches run side by side.
         for _ in 0..FREE_ATTEMPTS {
-            self.snapshot(|connection| self.refresh(connection))?;
-            let found = self.scan(&query, options);
-            if let Some(hits) = self.snapshot(|connection| self.hits(connection, &found))? {
-                return Ok(hits);
+            let prepared = self.snapshot(|connection| self.prepare(connection, options))?;
+            if let Some(scanned) = self.scan(&query, options, &prepared)
+                && let Some(found) = self.snapshot(|connection| self.found(connection, scanned))?
+            {
+                return Ok(found);
             }
         }
         self.snapshot(|connection| {
-            self.refresh(connection)?;
-            let found = self.scan(&query, options);
+            let prepared = self.prepare(connection, options)?;
             let missing = || self.cx().corrupt("a vector has no item".to_owned());
-            self.hits(connection, &found)?.ok_or_else(missing)
+            let scanned = self.scan(&query, options, &prepared).ok_or_else(missing)?;
+            self.found(connection, scanned)?.ok_or_else(missing)
         })
+    }
+
+    fn list(&self, options: &ListOptions) -> Result<Vec<Item>, StoreError> {
+        read::list(&self.connection(), options, self.cx())
+    }
+
+    fn entries(&self, options: &ListOptions) -> Result<Vec<Entry>, StoreError> {
+        read::entries(&self.connection(), options, self.model.dim, self.cx())
+    }
+
+    fn thumbnail(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        read::thumbnail(&self.connection(), key, self.cx())
     }
 
     fn count(&self) -> Result<u64, StoreError> {

@@ -11,8 +11,10 @@ use super::engine::Context;
 
 /// Marks the file as a Bifocal store in SQLite's header: "Bifc".
 const APPLICATION: i64 = 0x4269_6663;
-/// The version of the tables below.
-pub(super) const FORMAT: i64 = 1;
+/// The version of the tables below. 1: one vector an item; 2: several, one after another in the same blob.
+pub(super) const FORMAT: i64 = 2;
+/// The oldest version that is read, and brought up to date by the next writer.
+const OLDEST: i64 = 1;
 /// Widest embedding.
 const MAX_DIM: usize = 65_536;
 
@@ -86,10 +88,24 @@ pub(super) fn check(connection: &Connection, cx: Context, file: &Path) -> Result
             known: FORMAT,
         });
     }
-    if format < FORMAT {
+    if format < OLDEST {
         return Err(cx.corrupt(format!("its format is {format}")));
     }
     Ok(true)
+}
+
+/// Brings a store of an older format, which [`check`] has let pass, up to date.
+pub(super) fn migrate(connection: &mut Connection, cx: Context) -> Result<(), StoreError> {
+    // From 1 to 2 nothing has to be rewritten: one vector is a list of one.
+    let mut run = || {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let format: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if format < FORMAT {
+            tx.pragma_update(None, "user_version", FORMAT)?;
+        }
+        tx.commit()
+    };
+    run().map_err(|e| cx.engine("bringing it up to date", e))
 }
 
 /// Creates the tables in one transaction: a process that is killed here leaves an empty file or a whole store.

@@ -3,9 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::error::StoreError;
-use crate::item::Item;
+use crate::item::{Item, Metadata, metadata_json};
 
 use super::engine::Context;
+use super::read;
 
 /// For so many generations the ids of removed items are remembered; who looks less often reads all vectors again.
 pub(super) const KEPT_GENERATIONS: i64 = 256;
@@ -14,7 +15,8 @@ pub(super) const KEPT_GENERATIONS: i64 = 256;
 pub(super) struct Prepared<'a> {
     pub(super) item: &'a Item,
     pub(super) metadata: String,
-    pub(super) vector: Vec<u8>,
+    /// All its vectors, one after another.
+    pub(super) vectors: Vec<u8>,
 }
 
 /// Stores all of them or none.
@@ -40,12 +42,41 @@ pub(super) fn delete(connection: &mut Connection, keys: &[&str], cx: Context) ->
     })
 }
 
+/// Changes own columns of those of the items that are there; returns how many these were.
+pub(super) fn annotate(
+    connection: &mut Connection,
+    changes: &[(&str, Metadata)],
+    cx: Context,
+) -> Result<usize, StoreError> {
+    transact(connection, cx, "changing metadata", |tx, _| {
+        let mut count = 0;
+        let mut select = tx.prepare_cached("SELECT metadata FROM items WHERE key = ?1")?;
+        let mut update = tx.prepare_cached("UPDATE items SET metadata = ?2 WHERE key = ?1")?;
+        for (key, change) in changes {
+            let Some(before) = select.query_row([key], |row| row.get::<_, String>(0)).optional()? else {
+                continue;
+            };
+            let mut metadata = read::parse(&before, key, cx)?;
+            for (name, value) in change {
+                if value.is_null() {
+                    metadata.remove(name);
+                } else {
+                    metadata.insert(name.clone(), value.clone());
+                }
+            }
+            update.execute((key, metadata_json(key, &metadata)?))?;
+            count += 1;
+        }
+        Ok(count)
+    })
+}
+
 /// Runs `change` with the number of the generation that it makes; when it changes nothing there is no new generation.
 fn transact(
     connection: &mut Connection,
     cx: Context,
     action: &'static str,
-    change: impl FnOnce(&Transaction, i64) -> rusqlite::Result<usize>,
+    change: impl FnOnce(&Transaction, i64) -> Result<usize, Failure>,
 ) -> Result<usize, StoreError> {
     let run = || {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -60,7 +91,28 @@ fn transact(
         tx.commit()?;
         Ok(count)
     };
-    run().map_err(|e| cx.engine(action, e))
+    run().map_err(|e| match e {
+        Failure::Engine(e) => cx.engine(action, e),
+        Failure::Store(e) => e,
+    })
+}
+
+/// What ends a transaction before it is committed.
+enum Failure {
+    Engine(rusqlite::Error),
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
 }
 
 fn remove(tx: &Transaction, key: &str, generation: i64) -> rusqlite::Result<bool> {
@@ -83,7 +135,7 @@ fn insert(tx: &Transaction, entry: &Prepared) -> rusqlite::Result<()> {
         .execute((&file.key, size, file.modified_ns, &file.hash.0[..], &entry.metadata))?;
     let id = tx.last_insert_rowid();
     tx.prepare_cached("INSERT INTO vectors (id, f16) VALUES (?1, ?2)")?
-        .execute((id, &entry.vector))?;
+        .execute((id, &entry.vectors))?;
     if let Some(jpeg) = &entry.item.thumbnail {
         tx.prepare_cached("INSERT INTO thumbnails (id, jpeg) VALUES (?1, ?2)")?
             .execute((id, jpeg))?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::contract::{Random, entry, model};
+use crate::contract::{Random, entry, limit, model};
 use bifocal_search::{Entry, LocalStore, SearchOptions, Store, StoreError};
 
 const TEST: &str = "crash::acknowledged_calls_survive_a_killed_writer";
@@ -96,17 +96,13 @@ fn run_and_kill(folder: &Path, first: u64, after: Duration) -> u64 {
 /// Whether the store holds exactly these items.
 fn holds(store: &LocalStore, state: &BTreeMap<String, Entry>) -> bool {
     let files = store.files().unwrap();
+    let near = SearchOptions {
+        min_score: Some(0.999),
+        ..limit(1)
+    };
     let same = |entry: &Entry| {
         let found = store.get(&entry.item.file.key).unwrap().unwrap();
-        let hit = &store
-            .search(
-                &entry.vector,
-                &SearchOptions {
-                    k: 1,
-                    min_score: Some(0.999),
-                },
-            )
-            .unwrap();
+        let hit = &store.search(&entry.vectors[0], &near).unwrap().hits;
         found.item == entry.item && hit.first().is_some_and(|h| h.key == entry.item.file.key)
     };
     files.iter().map(|f| &f.key).eq(state.keys()) && state.values().all(same)

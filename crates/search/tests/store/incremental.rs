@@ -67,7 +67,7 @@ fn index(dir: &Path, files: Files) -> (usize, Plan<Infallible>) {
         let cosine: f32 = {
             let v = embed(content);
             let length = v.iter().map(|x| x * x).sum::<f32>().sqrt();
-            v.iter().zip(&found.vector).map(|(a, b)| a * b).sum::<f32>() / length
+            v.iter().zip(&found.vectors[0]).map(|(a, b)| a * b).sum::<f32>() / length
         };
         assert!(cosine > 0.999, "{key} has the vector of something else: {cosine}");
     }

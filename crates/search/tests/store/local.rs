@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::contract::{DIM, Random, entry, model};
+use crate::contract::{DIM, Random, entry, limit, model};
 use bifocal_search::{LocalStore, ModelId, SearchOptions, Store, StoreError};
 
 fn writer(dir: &Path) -> LocalStore {
@@ -34,6 +34,7 @@ fn a_second_writer_is_refused_and_readers_are_not() {
         Err(StoreError::ReadOnly { .. })
     ));
     assert!(matches!(reader.delete(&["a"]), Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(reader.annotate(&[]), Err(StoreError::ReadOnly { .. })));
     assert!(matches!(reader.flush(), Err(StoreError::ReadOnly { .. })));
     drop(first);
     writer(dir.path()).upsert(&[entry("c", &[1.0; DIM])]).unwrap();
@@ -94,14 +95,12 @@ fn a_reader_follows_the_writer() {
     let writer = writer(dir.path());
     let reader = LocalStore::open_reader(dir.path(), Some(&model())).unwrap();
     let mut random = Random(1);
-    let all = SearchOptions {
-        k: 10_000,
-        min_score: None,
-    };
+    let all = limit(10_000);
     let found = |store: &LocalStore| {
         let mut keys: Vec<String> = store
             .search(&[1.0; DIM], &all)
             .unwrap()
+            .hits
             .into_iter()
             .map(|h| h.key)
             .collect();
@@ -196,7 +195,9 @@ fn damaged_content_is_an_error_and_never_a_result() {
     };
     let search = |dir: &tempfile::TempDir| {
         let store = LocalStore::open_reader(dir.path(), None)?;
-        store.search(&[1.0; DIM], &SearchOptions::default())
+        store
+            .search(&[1.0; DIM], &SearchOptions::default())
+            .map(|found| found.hits)
     };
     let assert_corrupt = |result: Result<(), StoreError>, sql: &str| {
         assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{sql}: {result:?}");
@@ -237,7 +238,14 @@ fn damaged_content_is_an_error_and_never_a_result() {
     let reader = LocalStore::open_reader(dir.path(), None).unwrap();
     assert!(reader.search(&[1.0; DIM], &SearchOptions::default()).is_err());
     writer(dir.path()).upsert(&[entry("a", &[1.0; DIM])]).unwrap();
-    assert_eq!(reader.search(&[1.0; DIM], &SearchOptions::default()).unwrap().len(), 2);
+    assert_eq!(
+        reader
+            .search(&[1.0; DIM], &SearchOptions::default())
+            .unwrap()
+            .hits
+            .len(),
+        2
+    );
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(crate) async fn classify(State(app): State<Shared>, payload: Payload) -> Ans
         rows = engine.embed_unit(inputs).await?;
     }
     if let Some(key) = request.key.take() {
-        rows.push(store::ask(engine.store()?, move |store| Ok(store::entry(store, &key)?.vector)).await?);
+        rows.push(store::ask(engine.store()?, move |store| store::vector(store, &key)).await?);
     }
     if rows.is_empty() {
         return Err(ApiError::field(

@@ -44,9 +44,15 @@ fn asked<T>(query: Asked<T>) -> Answer<T> {
 }
 
 /// What is shown of an item wherever one is listed.
-pub(super) fn show(key: &str, metadata: &Metadata) -> Value {
+pub(super) fn show(key: &str, size: u64, modified_ns: i64, metadata: &Metadata) -> Value {
     let mut shown = json!({
-        "key": key, "name": store::name(key), "metadata": metadata, "thumbnail": store::thumbnail_url(key),
+        "key": key,
+        "name": store::name(key),
+        "size": size,
+        // milliseconds since 1970, as JavaScript counts
+        "modified": modified_ns / 1_000_000,
+        "metadata": metadata,
+        "thumbnail": store::thumbnail_url(key),
     });
     for side in ["width", "height"] {
         if let Some(length) = metadata.get(side).filter(|length| length.is_u64()) {
@@ -65,11 +71,16 @@ pub(crate) async fn list(State(app): State<Shared>, query: Asked<ListQuery>) -> 
         return Err(ApiError::field("limit", format!("limit must be 1 to {MAX_LIMIT}")));
     }
     let filter = query.r#where.filter(|expression| !expression.trim().is_empty());
-    let page =
-        move |store: &dyn bifocal_search::Store| store::page(store, query.after.as_deref(), limit, filter.as_ref());
-    let page = store::ask(store, page).await?;
-    let next = page.rows.last().filter(|_| page.more).map(|(key, _)| key);
-    let results: Vec<Value> = page.rows.iter().map(|(key, metadata)| show(key, metadata)).collect();
+    let page = store::ask(store, move |store| {
+        store::page(store, query.after, limit, filter.as_ref())
+    })
+    .await?;
+    let next = page.rows.last().filter(|_| page.more).map(|item| &item.file.key);
+    let rows = page
+        .rows
+        .iter()
+        .map(|item| show(&item.file.key, item.file.size, item.file.modified_ns, &item.metadata));
+    let results: Vec<Value> = rows.collect();
     Ok(Json(json!({ "items": page.items, "next": next, "results": results })))
 }
 

@@ -88,20 +88,24 @@ pub(crate) async fn search(State(app): State<Shared>, payload: Payload) -> Answe
     let asked = Instant::now();
     let found = store::ask(&store, move |store| store::search(store, &vector, &wanted)).await?;
     app.metrics.search("local", asked.elapsed());
+    let items = store::ask(&store, |store| Ok(store.count()?)).await?;
     let hits: Vec<Value> = found
         .hits
         .iter()
         .map(|hit| {
-            let mut shown = super::items::show(&hit.key, &hit.metadata);
+            let mut shown = super::items::show(&hit.key, hit.size, hit.modified_ns, &hit.metadata);
             shown["score"] = json!(hit.score);
             shown
         })
         .collect();
     let mut answer = json!({
-        "items": found.items, "hits": hits, "took_ms": begun.elapsed().as_secs_f64() * 1e3,
+        "items": items,
+        "matched": found.matched,
+        "hits": hits,
+        "took_ms": begun.elapsed().as_secs_f64() * 1e3,
     });
-    if let Some((mean, deviation)) = found.stats {
-        answer["stats"] = json!({ "mean": mean, "deviation": deviation });
+    if let Some(scores) = found.scores {
+        answer["stats"] = json!({ "mean": scores.mean, "deviation": scores.deviation });
     }
     Ok(Json(answer))
 }
@@ -180,7 +184,7 @@ async fn vector(app: &Shared, engine: &Engine, query: Query) -> Answer<Vec<f32>>
     for (weight, source) in query.parts {
         let vector = match source {
             Source::Embedded(at) => rows.get_mut(at).map(std::mem::take).ok_or_else(ApiError::lost)?,
-            Source::Key(key) => store::ask(engine.store()?, move |store| Ok(store::entry(store, &key)?.vector)).await?,
+            Source::Key(key) => store::ask(engine.store()?, move |store| store::vector(store, &key)).await?,
         };
         vectors.push((weight, vector));
     }

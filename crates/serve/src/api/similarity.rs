@@ -29,7 +29,7 @@ pub(crate) async fn similarity(State(app): State<Shared>, payload: Payload) -> A
         return Err(ApiError::field("texts", "give at least one text"));
     }
     let picture = match (request.key, &request.image) {
-        (Some(key), None) => store::ask(engine.store()?, move |store| Ok(store::entry(store, &key)?.vector)).await?,
+        (Some(key), None) => store::ask(engine.store()?, move |store| store::vector(store, &key)).await?,
         (None, Some(image)) => {
             let item = Item::Picture(picture::text::picture(image, false, "image")?);
             let inputs = picture::fetch_all(&app, Inputs::each(vec![item])).await?;

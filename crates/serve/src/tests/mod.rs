@@ -69,18 +69,18 @@ fn store(dir: &Path, model: &Model, files: &[PathBuf]) -> LocalStore {
     let sources: Vec<ImageSource> = files.iter().map(|path| path.as_path().into()).collect();
     let loaded = load_images(&sources, model.preprocess().unwrap(), &bifocal_data::Limits::default()).unwrap();
     let rows = model.embed_images(&loaded.pixels, files.len()).unwrap();
-    let entry = |(at, (path, row)): (usize, (&PathBuf, &[f32]))| Entry {
-        item: Item {
+    let entry = |(at, (path, row)): (usize, (&PathBuf, &[f32]))| {
+        let item = Item {
             file: FileFacts {
                 key: path.to_str().unwrap().to_owned(),
                 size: 1,
-                modified_ns: 0,
+                modified_ns: 5_000_000,
                 hash: ContentHash::of_file(path).unwrap(),
             },
             metadata: Metadata::from_iter([("number".to_owned(), at.into())]),
             thumbnail: None,
-        },
-        vector: row.to_vec(),
+        };
+        Entry::new(item, row.to_vec())
     };
     let entries: Vec<Entry> = files
         .iter()

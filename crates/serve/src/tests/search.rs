@@ -91,6 +91,33 @@ mod store {
 }
 
 #[test]
+fn filters_never_shrink_what_is_found() {
+    run(async {
+        let server = Server::new(Limits::default(), 20);
+        let all = server.post("/v1/search", &json!({ "query": "a dog" })).await.good();
+        let body = json!({ "query": "a dog", "where": "number >= 5 and number < 9", "k": 10 });
+        let some = server.post("/v1/search", &body).await.good();
+        assert_eq!((&some["items"], &some["matched"]), (&json!(20), &json!(4)));
+        let number = |hit: &Value| hit["metadata"]["number"].as_u64().unwrap();
+        let of = |found: &Value| found["hits"].as_array().unwrap().iter().map(number).collect::<Vec<_>>();
+        assert_eq!(
+            of(&some),
+            of(&all).into_iter().filter(|n| (5..9).contains(n)).collect::<Vec<_>>()
+        );
+        assert_eq!(some["hits"][0]["modified"], 5);
+        assert!(some["stats"]["deviation"].as_f64().unwrap() > 0.0);
+        let listed = server.get("/v1/items?where=number%20%3C%202").await.good();
+        assert_eq!(listed["results"].as_array().map(Vec::len), Some(2));
+        for bad in ["number >", "((", "number = = 3"] {
+            let answer = server.post("/v1/search", &json!({ "query": "a", "where": bad })).await;
+            answer.refused(422);
+            assert_eq!(answer.json()["error"]["param"], "where");
+        }
+        server.get("/v1/items?where=%28%28").await.refused(422);
+    });
+}
+
+#[test]
 fn queries_that_cannot_be_are_refused() {
     run(async {
         let server = Server::new(Limits::default(), 2);
