@@ -118,21 +118,24 @@ async function more() {
 function refused(error) {
   if (!(error instanceof Refused)) throw error;
   if (error.param === 'where') return filters.tell(error.message);
-  found = null;
-  grid.set([]);
-  atlas.mark(null);
+  // A query that is not yet whole ("dog -") takes nothing away while one writes it.
+  if (error.param !== 'query') {
+    found = null;
+    grid.set([]);
+    atlas.mark(null);
+  }
   const advice = error.status === 413 ? ' Try a smaller picture.' : '';
   $('status').replaceChildren(h('p', { class: 'note' }, error.message + advice));
 }
 
 /** The line above the results: how many, and what is usual. */
 function tell() {
-  const { hits, items, stats, took_ms } = found;
+  const { hits, items, matched = items, stats, took_ms } = found;
   const line = h('p');
-  if (!hits) line.append(state.view === 'map' ? '' : count(items, 'picture'));
+  if (!hits) line.append(state.view === 'map' ? '' : filters.any() ? `${found.results.length}${found.next ? ' and more' : ''} of ${count(items, 'picture')}` : count(items, 'picture'));
   else {
-    const best = !hits.length ? 'Nothing found' : hits.length < items ? `The best ${hits.length.toLocaleString('en')}` : 'All';
-    line.append(h('b', {}, best), ` of ${count(items, 'picture')}`);
+    const best = !hits.length ? 'Nothing found' : hits.length < matched ? `The best ${hits.length}` : 'All';
+    line.append(h('b', {}, best), ` of ${count(matched, 'picture')}`);
     if (stats) line.append(h('span', { title: 'Mean and deviation of this query’s scores over the whole collection' }, ` · usual for unrelated: ${score(stats.mean)} ± ${score(stats.deviation)}`));
     if (took_ms !== undefined) line.append(h('span', { class: 'took' }, ` · ${Math.max(1, Math.round(took_ms))} ms`));
   }

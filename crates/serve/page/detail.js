@@ -129,12 +129,13 @@ function draw(line, value, top, best = false) {
 }
 
 /** Facts as terms and descriptions; objects as JSON. */
-function rows({ key, metadata = {} }) {
-  const { width, height, size, ...rest } = metadata;
+function rows({ key, size, modified, width, height, metadata = {} }) {
   const shown = { path: key };
   if (width && height) shown.pixels = `${width} × ${height}`;
-  if (typeof size === 'number') shown.size = bytes(size);
-  Object.assign(shown, rest);
+  if (size) shown.size = bytes(size);
+  if (modified) shown.modified = new Date(modified).toLocaleString();
+  Object.assign(shown, metadata);
+  if (shown.pixels) delete shown.width, delete shown.height;
   return Object.entries(shown).map(([name, value]) => [h('dt', {}, name), h('dd', {}, written(value))]).flat();
 }
 

@@ -74,8 +74,7 @@ export class Grid {
 
   /** Width over height: from the store, or from the thumbnail once it is there. */
   shape(item) {
-    const { width, height } = item.width ? item : item.metadata ?? {};
-    const known = width > 0 && height > 0 ? width / height : this.shapes.get(item.key) ?? 4 / 3;
+    const known = item.width > 0 && item.height > 0 ? item.width / item.height : this.shapes.get(item.key) ?? 4 / 3;
     return Math.min(2.6, Math.max(.55, known));
   }
 
