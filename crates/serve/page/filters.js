@@ -11,8 +11,8 @@ const types = text => text.split(/[\s,;.]+/).filter(Boolean).map(type => quoted(
 const FIELDS = {
   folder: [value => `in ${value}`, value => `path like ${containing(value)}`],
   ext: [value => value, value => types(value) && `ext in (${types(value)})`],
-  from: [value => `from ${value}`, value => `date >= ${value}`],
-  to: [value => `until ${value}`, value => `date <= ${value}`],
+  from: [value => `from ${value}`, value => `date >= ${quoted(value)}`],
+  to: [value => `until ${value}`, value => `date <= ${quoted(value)}`],
   least: [value => `over ${value} MB`, value => `size >= ${Number(value)}MB`],
   most: [value => `under ${value} MB`, value => `size <= ${Number(value)}MB`],
   min: [value => `score ≥ ${value}`, () => ''],
