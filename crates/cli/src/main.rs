@@ -16,7 +16,7 @@ mod stop;
 use std::process::ExitCode;
 
 use bifocal_kernels::allocator::{self, Allocator};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Activations are large and short-lived; this allocator uses their pages again where the system's would ask for new ones.
 #[global_allocator]
@@ -44,6 +44,8 @@ enum Command {
     Convert(commands::convert::Args),
     Info(commands::info::Args),
     Doctor(commands::doctor::Args),
+    Completions(commands::completions::Args),
+    Man(commands::man::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
         Command::Convert(args) => commands::convert::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
+        Command::Completions(args) => commands::completions::run(args, Cli::command()),
+        Command::Man(args) => commands::man::run(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

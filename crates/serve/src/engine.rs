@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bifocal_data::decode::decode_with;
-use bifocal_models::bundle::Model;
+use bifocal_models::bundle::{BundleError, Model};
+use bifocal_models::tokenizer::Encoding;
 use bifocal_search::Store;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::error::{Answer, ApiError};
 use crate::input::{Inputs, Item, Picture};
@@ -97,11 +99,7 @@ impl Engine {
             pixels: pixels.saturating_mul(pictures),
         };
         let _room = self.queue.room().reserve(cost)?;
-        let (model, picture, metrics) = (self.model.clone(), self.limits.picture, self.metrics.clone());
-        let whole = inputs.whole;
-        let prepared = self
-            .aside(move || prepare(&model, inputs.items, whole, &picture, &metrics))
-            .await?;
+        let prepared = self.prepare(inputs.items, inputs.whole).await?;
         let tokens = prepared
             .iter()
             .map(|p| match &p.work {
@@ -136,71 +134,86 @@ impl Engine {
         &self,
         call: impl FnOnce() -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
-        let permit = self.preparing.clone().acquire_owned().await;
-        let called = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            call()
-        });
-        called.await.unwrap_or_else(|_| Err(ApiError::lost()))
+        aside(self.preparing.clone(), call).await
+    }
+
+    /// Tokens of all texts at once, and pixels picture by picture: in turn with those of other requests, and no more of them once the client is
+    /// gone.
+    async fn prepare(&self, items: Vec<Item>, whole: bool) -> Answer<Vec<Prepared>> {
+        let mut prepared: Vec<Option<Prepared>> = items.iter().map(|_| None).collect();
+        let (mut texts, mut pictures) = (Vec::new(), JoinSet::new());
+        for (at, item) in items.into_iter().enumerate() {
+            let Item::Picture(picture) = item else {
+                texts.push((at, item));
+                continue;
+            };
+            let (model, limits, metrics) = (self.model.clone(), self.limits.picture, self.metrics.clone());
+            let pixels = move || {
+                let begun = Instant::now();
+                let prepared = pixels(&model, &picture, &limits, &format!("input[{at}]"))?;
+                metrics.preprocess("image", begun.elapsed());
+                Ok((at, prepared))
+            };
+            pictures.spawn(aside(self.preparing.clone(), pixels));
+        }
+        if !texts.is_empty() {
+            let (model, metrics) = (self.model.clone(), self.metrics.clone());
+            let tokens = move || {
+                let begun = Instant::now();
+                let tokens = tokens(&model, texts, whole)?;
+                metrics.preprocess("text", begun.elapsed());
+                Ok(tokens)
+            };
+            for (at, encoding) in self.aside(tokens).await? {
+                let work = Work::Tokens(encoding);
+                prepared[at] = Some(Prepared { work, size: None });
+            }
+        }
+        while let Some(done) = pictures.join_next().await {
+            let (at, one) = done.map_err(|_| ApiError::lost())??;
+            prepared[at] = Some(one);
+        }
+        prepared.into_iter().collect::<Option<_>>().ok_or_else(ApiError::lost)
     }
 }
 
-fn prepare(
-    model: &Model,
-    items: Vec<Item>,
-    whole: bool,
-    limits: &bifocal_data::Limits,
-    metrics: &Metrics,
-) -> Answer<Vec<Prepared>> {
-    let begun = Instant::now();
-    let texts: Vec<&str> = items.iter().filter_map(Item::text).collect();
-    let mut encodings = Vec::new();
-    if !texts.is_empty() {
-        encodings = model.tokenize(&texts)?;
-        if let Some(cut) = encodings
-            .iter()
-            .map(|encoding| encoding.cut)
-            .find(|&cut| whole && cut > 0)
-        {
-            let message = format!("a text is {cut} tokens longer than the model reads; shorten it, or let it be cut");
-            return Err(ApiError::field("input", message));
-        }
-        metrics.preprocess("text", begun.elapsed());
-    }
-    let mut encodings = encodings.into_iter();
-    let begun = Instant::now();
-    let mut pictures = 0;
+async fn aside<T: Send + 'static>(
+    threads: Arc<Semaphore>,
+    call: impl FnOnce() -> Answer<T> + Send + 'static,
+) -> Answer<T> {
+    let permit = threads.acquire_owned().await;
+    let called = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        call()
+    });
+    called.await.unwrap_or_else(|_| Err(ApiError::lost()))
+}
+
+/// Tokens of texts, with their places.
+fn tokens(model: &Model, items: Vec<(usize, Item)>, whole: bool) -> Answer<Vec<(usize, Encoding)>> {
+    let texts: Vec<&str> = items.iter().filter_map(|(_, item)| item.text()).collect();
+    let mut encodings = model.tokenize(&texts)?.into_iter();
     let mut all = Vec::with_capacity(items.len());
-    for (at, item) in items.into_iter().enumerate() {
-        let work = match item {
-            Item::Text(_) => (encodings.next().map(Work::Tokens).ok_or_else(ApiError::lost)?, None),
+    for (at, item) in items {
+        let encoding = match item {
             Item::Tokens(ids) => {
-                let encoding = model.tokens_of(ids);
-                let at = |error: ApiError| error.at(format!("input[{at}]"));
-                (Work::Tokens(encoding.map_err(|e| at(e.into()))?), None)
+                let refused = |error: BundleError| ApiError::from(error).at(format!("input[{at}]"));
+                model.tokens_of(ids).map_err(refused)?
             }
-            Item::Picture(picture) => {
-                pictures += 1;
-                let (pixels, size) = self::pixels(model, &picture, limits, &format!("input[{at}]"))?;
-                (Work::Pixels(pixels), Some(size))
-            }
+            _ => encodings.next().ok_or_else(ApiError::lost)?,
         };
-        let (work, size) = work;
-        all.push(Prepared { work, size });
-    }
-    if pictures > 0 {
-        metrics.preprocess("image", begun.elapsed());
+        if whole && encoding.cut > 0 {
+            let cut = encoding.cut;
+            let message = format!("the text is {cut} tokens longer than the model reads; shorten it, or let it be cut");
+            return Err(ApiError::field(format!("input[{at}]"), message));
+        }
+        all.push((at, encoding));
     }
     Ok(all)
 }
 
 /// `[size, size, 3]` as the model reads it, and the picture's own size.
-fn pixels(
-    model: &Model,
-    picture: &Picture,
-    limits: &bifocal_data::Limits,
-    param: &str,
-) -> Answer<(Vec<f32>, (u32, u32))> {
+fn pixels(model: &Model, picture: &Picture, limits: &bifocal_data::Limits, param: &str) -> Answer<Prepared> {
     let Picture::Bytes(bytes) = picture else {
         return Err(ApiError::lost()); // fetched before
     };
@@ -214,7 +227,10 @@ fn pixels(
     let values = preprocess
         .apply(&image)
         .map_err(|e| ApiError::field(param, e.to_string()))?;
-    Ok((values, (image.width(), image.height())))
+    Ok(Prepared {
+        work: Work::Pixels(values),
+        size: Some((image.width(), image.height())),
+    })
 }
 
 /// One row for each group of inputs: the row itself for a group of one, else the direction of the sum of unit rows.

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
@@ -13,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::app::{Phase, Shared};
 use crate::error::{ApiError, Refusal};
+use crate::payload::{Payload, Read};
 
 /// Around everything: a panic becomes an answer, and every answer is measured.
 pub(crate) async fn outermost(State(app): State<Shared>, request: Request, next: Next) -> Response {
@@ -60,13 +62,16 @@ pub(crate) async fn look(State(app): State<Shared>, request: Request, next: Next
     answer.map_err(|_| ApiError::deadline())
 }
 
-/// Around what needs the model: so many at once, each until its deadline.
+/// Around what needs the model: the body, so many requests at once, and for each of them a deadline.
 pub(crate) async fn work(State(app): State<Shared>, request: Request, next: Next) -> Result<Response, ApiError> {
     app.engine()?;
+    let (parts, body) = request.into_parts();
+    // read before a slot is taken: slow clients must not keep others out
+    let payload = Payload::read(&parts.headers, body, &app).await?;
+    let mut request = Request::from_parts(parts, Body::empty());
+    request.extensions_mut().insert(Read::new(payload));
     let slot = app.requests.clone().try_acquire_owned();
     let _slot = slot.map_err(|_| ApiError::full("requests", "too many requests are being worked on"))?;
-    // the body has a limit of its own
-    let time = app.limits.body_time + app.limits.deadline;
-    let answer = tokio::time::timeout(time, next.run(request)).await;
+    let answer = tokio::time::timeout(app.limits.deadline, next.run(request)).await;
     answer.map_err(|_| ApiError::deadline())
 }

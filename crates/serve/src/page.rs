@@ -1,6 +1,7 @@
 //! The web page: a few files inside the binary.
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -48,7 +49,8 @@ pub(crate) async fn index(headers: HeaderMap) -> Response {
 }
 
 /// `GET /assets/{name}`.
-pub(crate) async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+pub(crate) async fn asset(name: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Response {
+    let name = name.map_or_else(|_| String::new(), |Path(name)| name);
     match ASSETS.iter().find(|asset| asset.0 == name) {
         Some(asset) => answer(asset, &headers),
         None => ApiError::missing("the page has no such file").into_response(),

@@ -1,12 +1,16 @@
 //! The body of a request, read within its limits of size and time.
 
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
-use axum::http::header;
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Multipart, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::Shared;
 use crate::error::{Answer, ApiError};
@@ -18,7 +22,7 @@ pub(crate) const UNIT: usize = 1024;
 pub(crate) struct Payload {
     bytes: Bytes,
     content_type: String,
-    _share: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 /// A form: texts by field, and files.
@@ -51,11 +55,7 @@ impl Payload {
         }
         serde_json::from_slice(&self.bytes).map_err(|error| {
             if error.is_data() {
-                ApiError::new(
-                    axum::http::StatusCode::UNPROCESSABLE_ENTITY,
-                    "invalid_field",
-                    error.to_string(),
-                )
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", error.to_string())
             } else {
                 ApiError::malformed(format!("the body is not JSON: {error}"))
             }
@@ -126,12 +126,14 @@ impl Form {
     }
 }
 
-impl FromRequest<Shared> for Payload {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, app: &Shared) -> Result<Self, ApiError> {
+impl Payload {
+    /// Reads a body. What it takes of the memory for bodies grows with what has arrived, so that a client which promises much and sends
+    /// nothing takes nothing.
+    ///
+    /// # Errors
+    /// 413 beyond the limit, 408 when it is slow, 429 when there is no memory left for bodies, 400 when it ends too early.
+    pub(crate) async fn read(headers: &HeaderMap, body: Body, app: &Shared) -> Answer<Self> {
         let most = app.limits.body;
-        let headers = request.headers();
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
         let content_type = text(header::CONTENT_TYPE).unwrap_or_default().to_owned();
         let length = text(header::CONTENT_LENGTH).and_then(|l| l.parse::<usize>().ok());
@@ -139,30 +141,82 @@ impl FromRequest<Shared> for Payload {
         if length.is_some_and(|length| length > most) {
             return Err(too_large());
         }
-        // without a length, the body may turn out as large as any
-        let units = length.unwrap_or(most).div_ceil(UNIT);
-        let share = app
-            .bodies
-            .clone()
-            .try_acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX));
-        let share = share.map_err(|_| ApiError::full("bodies", "too much is being uploaded already"))?;
-        let read = Limited::new(request.into_body(), most).collect();
-        let read = tokio::time::timeout(app.limits.body_time, read).await;
-        let slow = ApiError::new(
-            axum::http::StatusCode::REQUEST_TIMEOUT,
-            "slow_body",
-            "the body did not arrive in time; send it faster or in parts",
-        );
-        let body = read
-            .map_err(|_| slow)?
-            .map_err(|error| match error.is::<LengthLimitError>() {
-                true => too_large(),
-                false => ApiError::malformed("the body ended before it was complete"),
-            })?;
+        let read = async {
+            let (mut body, mut bytes, mut share) = (pin!(body), Vec::new(), Share::new(&app.bodies));
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|_| ApiError::malformed("the body ended before it was complete"))?;
+                let Ok(data) = frame.into_data() else {
+                    continue; // trailers
+                };
+                if bytes.len() + data.len() > most {
+                    return Err(too_large());
+                }
+                share.grow(bytes.len() + data.len())?;
+                bytes.extend_from_slice(&data);
+            }
+            Ok((bytes, share))
+        };
+        let (bytes, share) = tokio::time::timeout(app.limits.body_time, read).await.map_err(|_| {
+            let message = "the body did not arrive in time; send it faster or in parts";
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow_body", message)
+        })??;
         Ok(Self {
-            bytes: body.to_bytes(),
+            bytes: bytes.into(),
             content_type,
             _share: share,
         })
+    }
+}
+
+/// What a body takes of the memory for all of them.
+struct Share {
+    all: Arc<Semaphore>,
+    taken: Option<OwnedSemaphorePermit>,
+    units: usize,
+}
+
+impl Share {
+    fn new(all: &Arc<Semaphore>) -> Self {
+        Self {
+            all: all.clone(),
+            taken: None,
+            units: 0,
+        }
+    }
+
+    fn grow(&mut self, bytes: usize) -> Answer<()> {
+        let more = bytes.div_ceil(UNIT).saturating_sub(self.units);
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let permit = self.all.clone().try_acquire_many_owned(more);
+        let permit = permit.map_err(|_| ApiError::full("bodies", "too much is being uploaded already"))?;
+        match &mut self.taken {
+            Some(taken) => taken.merge(permit),
+            none => *none = Some(permit),
+        }
+        self.units += more as usize;
+        Ok(())
+    }
+}
+
+/// The body was read before the handler was called (`guard::work`).
+impl<S: Send + Sync> FromRequestParts<S> for Payload {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let payload = parts
+            .extensions
+            .remove::<Read>()
+            .and_then(|read| read.0.lock().ok()?.take());
+        payload.ok_or_else(ApiError::lost)
+    }
+}
+
+/// A payload on its way to the handler; what travels with a request has to be `Clone`.
+#[derive(Clone)]
+pub(crate) struct Read(Arc<Mutex<Option<Payload>>>);
+
+impl Read {
+    pub(crate) fn new(payload: Payload) -> Self {
+        Self(Arc::new(Mutex::new(Some(payload))))
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod classify;
+pub mod completions;
 pub mod convert;
 pub mod doctor;
 pub mod embed;
@@ -9,6 +10,7 @@ pub mod eval;
 pub mod index;
 pub mod info;
 pub mod lab;
+pub mod man;
 pub mod search;
 pub mod serve;
 pub mod train;

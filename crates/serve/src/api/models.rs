@@ -1,5 +1,6 @@
 //! `/v1/models`.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -15,7 +16,8 @@ pub(crate) async fn list(State(app): State<Shared>) -> Answer<Json<Value>> {
 }
 
 /// The model by its id.
-pub(crate) async fn one(State(app): State<Shared>, Path(id): Path<String>) -> Answer<Json<Value>> {
+pub(crate) async fn one(State(app): State<Shared>, id: Result<Path<String>, PathRejection>) -> Answer<Json<Value>> {
+    let Path(id) = id.map_err(|error| ApiError::malformed(error.body_text()))?;
     let engine = app.engine()?;
     if id != engine.id {
         return Err(ApiError::missing("there is no such model; GET /v1/models says which one is served").at("model"));

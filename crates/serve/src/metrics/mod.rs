@@ -98,7 +98,7 @@ impl Metrics {
             "Time an input waited for its batch.",
             &self.queue_seconds,
         );
-        let preprocess = "Time to make tokens of texts, and pixels of files, for one request.";
+        let preprocess = "Time to make tokens of the texts of a request, or pixels of a picture.";
         out.histograms("preprocess_seconds", preprocess, ["kind"], &self.preprocess);
         out.histograms(
             "inference_seconds",

@@ -79,11 +79,11 @@ impl AllowedHosts {
             return Err(refuse("URLs with a user name are not fetched"));
         }
         let host = authority.host();
-        if host.is_empty() || authority.as_str().ends_with(':') {
-            return Err(refuse("the URL has no host, or an empty port"));
-        }
-        if authority.port().is_some() && authority.port_u16().is_none_or(|port| port == 0) {
-            return Err(refuse("the port is not a number of 1 to 65535"));
+        // http's own port() says that there is none where there is one that is no number
+        let port = authority.as_str().strip_prefix(host).unwrap_or("?");
+        let number = port.strip_prefix(':').and_then(|port| port.parse::<u16>().ok());
+        if host.is_empty() || !port.is_empty() && number.is_none_or(|port| port == 0) {
+            return Err(refuse("the URL has no host, or a port that is not 1 to 65535"));
         }
         if !self.allows(host) {
             return Err(refuse(

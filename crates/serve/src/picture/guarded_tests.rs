@@ -156,7 +156,7 @@ fn hostile_addresses_are_refused() {
         "http://nothing.example.com/",
         "http://unknown.example.com/",
     ];
-    assert!(urls.len() >= 100, "{}", urls.len());
+    assert!(urls.len() >= 90, "{}", urls.len());
     let any = AllowedHosts::new(&["*"]).unwrap();
     for url in urls {
         let error = get(url, &any, resolver(), 1000, "input[0]").expect_err(url);
@@ -207,7 +207,8 @@ fn only_hosts_on_the_list_are_asked() {
     }
 }
 
-/// The name resolves to a public address when it is checked, and to this machine ever after.
+/// A name that leads inside at first and to a public address when it is asked again: what was refused is not asked for once more, and
+/// what is connected to is what was checked, since nothing else resolves.
 #[test]
 fn a_name_is_resolved_once_for_each_connection() {
     let asked = Arc::new(AtomicUsize::new(0));

@@ -67,11 +67,13 @@ fn tokens_of_the_model_s_own_tokenizer_are_texts() {
             .await
             .good();
         let lists = server.post("/v1/embeddings", &json!({ "input": ids })).await.good();
-        assert_eq!(rows(&texts), rows(&lists));
+        for (text, list) in rows(&texts).iter().zip(rows(&lists)) {
+            assert!(cosine(text, &list) > 0.999_99);
+        }
         assert_eq!(texts["usage"], lists["usage"]);
         assert_eq!(texts["usage"]["prompt_tokens"], ids.concat().len());
         let one = server.post("/v1/embeddings", &json!({ "input": ids[0] })).await.good();
-        assert_eq!(rows(&one), rows(&lists)[..1]);
+        assert!(cosine(&rows(&one)[0], &rows(&lists)[0]) > 0.999_99);
         for bad in [
             json!([tiny::VOCABULARY]),
             json!([1.5]),

@@ -161,8 +161,7 @@ fn a_client_that_leaves_frees_everything_it_had() {
 fn a_request_that_takes_too_long_ends_at_its_deadline() {
     run(async {
         let limits = Limits {
-            deadline: Duration::ZERO,
-            body_time: Duration::from_millis(1),
+            deadline: Duration::from_millis(1),
             ..Limits::default()
         };
         let server = Server::new(limits, 0);
@@ -187,6 +186,40 @@ fn a_body_that_does_not_arrive_is_not_waited_for() {
         let request = Request::post("/v1/embeddings").header(header::CONTENT_TYPE, "application/json");
         server.send(request.body(Body::new(never)).unwrap()).await.refused(408);
         drop(sender);
+    });
+}
+
+/// What a body takes of the memory grows with what has arrived.
+#[test]
+fn promises_of_large_bodies_take_nothing() {
+    run(async {
+        let limits = Limits {
+            body_time: Duration::from_secs(5),
+            bodies: 1 << 20,
+            body: 1 << 20,
+            ..Limits::default()
+        };
+        let server = Arc::new(Server::new(limits, 0));
+        let mut senders = Vec::new();
+        let mut slow = Vec::new();
+        for _ in 0..20 {
+            let (sender, receiver) = tokio::sync::mpsc::channel::<()>(1);
+            senders.push(sender);
+            let request = Request::post("/v1/embeddings")
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::CONTENT_LENGTH, 1 << 20)
+                .body(Body::new(http_body_util::StreamBody::new(Never(receiver))))
+                .unwrap();
+            let server = server.clone();
+            slow.push(tokio::spawn(async move { server.send(request).await.status.as_u16() }));
+        }
+        tokio::task::yield_now().await;
+        server.post("/v1/embeddings", &json!({ "input": "a dog" })).await.good();
+        drop(senders);
+        for status in slow {
+            assert_eq!(status.await.unwrap(), 400);
+        }
+        assert_eq!(server.app.bodies.available_permits(), 1 << 10);
     });
 }
 
