@@ -60,7 +60,13 @@ const folder = mkdtempSync(join(tmpdir(), 'bifocal-page-'));
 const store = join(folder, 'store');
 const photos = at('samples/photos/images');
 console.log('indexing samples/photos …');
-execFileSync(bifocal, ['index', '--model', model, '--store', store, photos], { cwd: ROOT, stdio: ['ignore', 'ignore', 'inherit'] });
+try {
+  execFileSync(bifocal, ['index', '--model', model, '--store', store, photos], { cwd: ROOT, stdio: ['ignore', 'ignore', 'inherit'] });
+} catch (error) {
+  rmSync(folder, { recursive: true });
+  console.error(`indexing failed with ${error.status}; what it said is above`);
+  process.exit(1);
+}
 
 /** Starts the server; gives its address once it is ready, and how to end it. */
 function serve(env = {}) {

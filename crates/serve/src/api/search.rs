@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::extract::State;
-use bifocal_search::query::{Part, combine};
+use bifocal_search::query::{self, Part, combine};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -140,7 +140,10 @@ impl Query {
 
     fn add(&mut self, request: &Request) -> Answer<()> {
         if let Some(text) = &request.query {
-            self.embed(1.0, Item::Text(text.clone()));
+            let terms = query::parse(text).map_err(|error| ApiError::field("query", error.to_string()))?;
+            for term in terms {
+                self.embed(term.weight, Item::Text(term.text));
+            }
         }
         if let Some(image) = &request.image {
             self.embed(1.0, Item::Picture(picture::text::picture(image, false, "image")?));

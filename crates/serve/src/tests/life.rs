@@ -40,13 +40,7 @@ fn with_a_key_everything_but_health_and_the_page_asks_for_it() {
     run(async {
         let server = Server::unloaded(Limits::default(), Some("s3cret"));
         server.load(1);
-        for path in [
-            "/v1/models",
-            "/v1/items",
-            "/v1/map",
-            "/metrics",
-            "/openapi.json",
-        ] {
+        for path in ["/v1/models", "/v1/items", "/v1/map", "/metrics", "/openapi.json"] {
             let refused = server.get(path).await;
             assert!(refused.refused(401).contains("API key"), "{path}");
             assert!(refused.headers.contains_key(header::WWW_AUTHENTICATE));

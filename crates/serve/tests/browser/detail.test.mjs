@@ -21,20 +21,21 @@ check('a click opens the picture with what is known of it; the address opens it 
 });
 
 check('your own words are measured as you type', async page => {
-  await open(page, '?q=a+dog');
-  await page.getByRole('gridcell').filter({ hasText: PHOTO.dog }).locator('a').click();
+  await open(page, '?q=a+large+clock');
+  await page.getByRole('gridcell').filter({ hasText: PHOTO.clock }).locator('a').click();
   const lines = side(page).locator('.words label');
-  assert.equal(await lines.first().locator('input').inputValue(), 'a dog');
-  await lines.nth(1).locator('input').fill('a large clock on a building');
+  assert.equal(await lines.first().locator('input').inputValue(), 'a large clock');
+  await lines.nth(1).locator('input').fill('a pizza on a table');
   await lines.nth(1).locator('output').filter({ hasText: /\d/ }).waitFor();
   assert.equal(await lines.count(), 3, 'there is a line for the next text');
   const score = async i => Number((await lines.nth(i).locator('output').textContent()).replace('−', '-'));
+  await lines.first().locator('output').filter({ hasText: /\d/ }).waitFor();
   assert.ok(await score(0) > await score(1));
   assert.match(await lines.nth(0).getAttribute('class'), /best/);
   const before = await score(0);
   await page.getByRole('button', { name: /Next/ }).click();
   await settled(page);
-  assert.equal(await lines.nth(1).locator('input').inputValue(), 'a large clock on a building', 'the words stay for the next picture');
+  assert.equal(await lines.nth(1).locator('input').inputValue(), 'a pizza on a table', 'the words stay for the next picture');
   assert.notEqual(await score(0), before);
 });
 

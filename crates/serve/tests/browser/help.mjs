@@ -9,7 +9,7 @@ export const setUp = given => { world = given };
 
 /** The photos that the tests name, by what they show. */
 export const PHOTO = {
-  pizza: '000000160012.jpg', dog: '000000377575.jpg', baseball: '000000458045.jpg', luggage: '000000475678.jpg', elephant: '000000519208.jpg', clock: '000000551780.jpg',
+  pizza: '000000160012.jpg', dog: '000000427034.jpg', baseball: '000000458045.jpg', luggage: '000000475678.jpg', elephant: '000000519208.jpg', clock: '000000551780.jpg',
 };
 export const photo = name => readFileSync(join(world.photos, name));
 

@@ -61,11 +61,13 @@ check('pictures of the page', async page => {
     await page.waitForTimeout(400);
     await page.screenshot({ path: join(world.screenshots, name), type: 'jpeg', quality: 82 });
   };
-  await shot('page.jpg', 'light', '?q=a+dog+beside+its+owner', async () => {
-    await page.getByRole('gridcell').filter({ hasText: PHOTO.dog }).locator('a').click();
+  await shot('page.jpg', 'light', '?q=boys+playing+baseball', async () => {
+    await page.getByRole('gridcell').filter({ hasText: PHOTO.baseball }).locator('a').click();
     await page.locator('#side img.large.here').waitFor();
-    await page.locator('.words input').nth(1).fill('ein Hund an der Leine');
-    await page.locator('.words input').nth(2).fill('a pizza on a table');
+    for (const [i, words] of ['Kinder beim Sport', 'des garçons jouent au baseball', 'a pizza on a table'].entries()) {
+      await page.locator('.words input').nth(i + 1).fill(words);
+    }
+    await page.waitForFunction(() => [...document.querySelectorAll('.words output')].filter(one => one.textContent).length === 4);
     await settled(page);
     await page.evaluate(() => document.activeElement.blur());
   });

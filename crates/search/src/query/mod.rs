@@ -1,4 +1,8 @@
-//! One query vector from several.
+//! What a query says, and one vector from several.
+
+mod parse;
+
+pub use parse::{QueryError, Term, parse, weighted};
 
 use crate::error::StoreError;
 use crate::store::unit;
