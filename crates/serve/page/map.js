@@ -127,7 +127,7 @@ export class Atlas {
     // The best hit is painted last, so that nothing covers it.
     for (const { point, x, y } of this.drawn.toReversed()) {
       const hit = hits?.get(point.key), size = side * (hit ? 1.15 : .86) * (point === chosen ? 1.25 : 1);
-      pen.globalAlpha = hits && !hit && point !== chosen ? .22 : 1;
+      pen.globalAlpha = hits && !hit && point !== chosen ? .35 : 1;
       this.tile(this.picture(point.key), x, y, size, paper);
       if (!hit && point !== chosen) continue;
       pen.lineWidth = point === chosen ? 4 : 1 + 3 / (1 + hit.rank / 6);
