@@ -120,7 +120,9 @@ export class Grid {
   /** Keeps focus and place over a new layout: what was open, or at the top of the screen, stays where it is. */
   steady() {
     const focused = this.rows.contains(document.activeElement) ? document.activeElement : null;
-    const tile = this.rows.querySelector('.current') ?? (scrollY > 200 && this.tiles.find(tile => tile.isConnected && tile.getBoundingClientRect().bottom > 120));
+    // Asked of rows: the tiles of rows out of sight have no layout, and asking would make one.
+    const tile = this.rows.querySelector('.current') ??
+      (scrollY > 200 && [...this.rows.querySelectorAll('.row')].find(row => row.getBoundingClientRect().bottom > 120)?.firstChild);
     const top = tile ? tile.getBoundingClientRect().top : 0;
     queueMicrotask(() => {
       focused?.focus({ preventScroll: true });
