@@ -2,9 +2,11 @@
 
 mod commands;
 mod failure;
+mod finder;
 mod holdout;
 #[cfg(feature = "hub")]
 mod hub;
+mod indexing;
 mod lab;
 mod model;
 mod output;
@@ -12,6 +14,7 @@ mod pictures;
 mod ranks;
 mod recipe_args;
 mod stop;
+mod thumbnail;
 
 use std::process::ExitCode;
 

@@ -18,7 +18,7 @@ pub mod transform;
 pub use cache::{FeatureSpec, FeatureStore, ItemKey};
 pub use decode::{Conventions, DecodeError, Limits, decode, open};
 pub use image::RgbImage;
-pub use load::{BadImage, LoadedImages, load_images, load_images_augmented};
+pub use load::{BadImage, LoadedImages, load_images, load_images_and, load_images_augmented};
 pub use mix::CaptionMix;
 pub use source::{Dataset, ImageSource, Sample, SourceError};
 pub use transform::{Augment, Filter, Jitter, Preprocess, ResizeMode};

@@ -41,10 +41,24 @@ pub fn load_images<S: Borrow<ImageSource> + Sync>(
     preprocess: &Preprocess,
     limits: &Limits,
 ) -> Result<LoadedImages, PreprocessError> {
+    Ok(load_images_and(images, preprocess, limits, |_| ())?.0)
+}
+
+/// As [`load_images`], and what `also` makes of each good picture while its pixels are there: a thumbnail, its size.
+///
+/// # Errors
+/// [`PreprocessError`] for settings that cannot work.
+pub fn load_images_and<S: Borrow<ImageSource> + Sync, T: Send>(
+    images: &[S],
+    preprocess: &Preprocess,
+    limits: &Limits,
+    also: impl Fn(&RgbImage) -> T + Sync,
+) -> Result<(LoadedImages, Vec<T>), PreprocessError> {
     preprocess.validate()?;
     // the settings are valid and the row has the right length, so only the picture itself can fail here
     load(images, preprocess, limits, |_, image, row| {
-        preprocess.apply_into(&image, row)
+        preprocess.apply_into(&image, row)?;
+        Ok(also(&image))
     })
 }
 
@@ -66,21 +80,22 @@ pub fn load_images_augmented<S: Borrow<ImageSource> + Sync>(
         let message = format!("{} pictures have {} seeds", images.len(), seeds.len());
         return Err(PreprocessError::new(message));
     }
-    load(images, preprocess, limits, |index, image, row| {
+    let loaded = load(images, preprocess, limits, |index, image, row| {
         preprocess.normalize(&augment.apply(&image, preprocess, seeds[index])?, row);
         Ok(())
-    })
+    });
+    Ok(loaded?.0)
 }
 
-fn load<S: Borrow<ImageSource> + Sync>(
+fn load<S: Borrow<ImageSource> + Sync, T: Send>(
     images: &[S],
     preprocess: &Preprocess,
     limits: &Limits,
-    transform: impl Fn(usize, RgbImage, &mut [f32]) -> Result<(), PreprocessError> + Sync,
-) -> Result<LoadedImages, PreprocessError> {
+    transform: impl Fn(usize, RgbImage, &mut [f32]) -> Result<T, PreprocessError> + Sync,
+) -> Result<(LoadedImages, Vec<T>), PreprocessError> {
     let values = preprocess.values();
     let mut pixels = vec![0.0; values * images.len()];
-    let outcomes: Vec<Result<(), DecodeError>> = pixels
+    let outcomes: Vec<Result<T, DecodeError>> = pixels
         .par_chunks_exact_mut(values)
         .zip(images)
         .enumerate()
@@ -92,9 +107,11 @@ fn load<S: Borrow<ImageSource> + Sync>(
         })
         .collect();
     let (mut good, mut bad) = (Vec::with_capacity(images.len()), Vec::new());
+    let mut made = Vec::with_capacity(images.len());
     for (index, outcome) in outcomes.into_iter().enumerate() {
         match outcome {
-            Ok(()) => {
+            Ok(one) => {
+                made.push(one);
                 if good.len() < index {
                     pixels.copy_within(index * values..(index + 1) * values, good.len() * values);
                 }
@@ -108,5 +125,5 @@ fn load<S: Borrow<ImageSource> + Sync>(
         }
     }
     pixels.truncate(good.len() * values);
-    Ok(LoadedImages { pixels, good, bad })
+    Ok((LoadedImages { pixels, good, bad }, made))
 }

@@ -23,8 +23,9 @@ pub enum StoreError {
     /// The store was written with another model.
     #[error(
         "the store in {path} holds embeddings of {} ({} dimensions, fingerprint {}), but the model given is {} ({} dimensions, fingerprint {}); \
-         their embeddings cannot be compared: use the store's model, or index into a new folder with this one",
-        stored.name, stored.dim, short(&stored.fingerprint), given.name, given.dim, short(&given.fingerprint)
+         their embeddings cannot be compared: use the store's model, or embed all of the store with the other one, beside it until both are swapped: \
+         bifocal index --rebuild --model {} --store {}",
+        stored.name, stored.dim, short(&stored.fingerprint), given.name, given.dim, short(&given.fingerprint), quoted(&given.name), quoted(&path.to_string_lossy())
     )]
     ModelMismatch {
         /// The folder.
@@ -142,6 +143,16 @@ pub enum StoreError {
         /// The engine's reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// An argument as a shell takes it.
+fn quoted(argument: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-:@+,=%".contains(c);
+    if !argument.is_empty() && argument.chars().all(is_plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', "'\\''"))
+    }
 }
 
 /// The beginning of a fingerprint: enough to tell two apart on a line.

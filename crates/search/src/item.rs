@@ -151,6 +151,10 @@ impl Entry {
     /// # Errors
     /// Embeddings of another width or without direction, and such that cancel out.
     pub fn direction(&self, dim: usize) -> Result<Vec<f32>, StoreError> {
+        // One is taken as it is stored, without being rounded again.
+        if let [vector] = &self.vectors[..] {
+            return unit(vector, dim, || self.item.file.key.clone());
+        }
         let parts: Vec<Part> = self.vectors.iter().map(|vector| Part { weight: 1.0, vector }).collect();
         combine(&parts, dim)
     }

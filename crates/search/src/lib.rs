@@ -4,7 +4,8 @@
 //! - [`Item`], [`Entry`]: what is stored;
 //! - [`Filter`]: which items a search may return;
 //! - [`incremental`]: which files have to be embedded (again), and which only moved;
-//! - [`query`]: one query vector from several, with weights.
+//! - [`query`]: what a query says, and one vector from several, with weights;
+//! - [`duplicates`]: groups of items that are nearly the same.
 
 mod error;
 mod item;
@@ -12,6 +13,7 @@ mod local;
 mod scores;
 mod store;
 
+pub mod duplicates;
 pub mod filter;
 pub mod incremental;
 pub mod query;

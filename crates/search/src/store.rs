@@ -155,6 +155,14 @@ pub trait Store: Send + Sync {
     /// A query of another width or without direction; failures of the engine, and damaged content.
     fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Found, StoreError>;
 
+    /// As [`Store::search`], for several queries at once: what each of them found, in their order.
+    ///
+    /// # Errors
+    /// Those of [`Store::search`].
+    fn search_many(&self, queries: &[&[f32]], options: &SearchOptions) -> Result<Vec<Found>, StoreError> {
+        queries.iter().map(|query| self.search(query, options)).collect()
+    }
+
     /// A page of items without their thumbnails.
     ///
     /// # Errors

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bifocal_models::open::TextOptions;
-use bifocal_search::Store;
 use bifocal_serve::{AllowedHosts, ApiKey, Config, Event, Limits, Loaded};
 
 use crate::failure::wrong_use;
-use crate::model;
 use crate::stop::Stop;
+use crate::{finder, model};
 
 /// The variable that holds the API key.
 const KEY: &str = "BIFOCAL_API_KEY";
@@ -118,19 +117,39 @@ fn load(store: Option<&Path>, given: Option<&Path>) -> Result<Loaded> {
             store: None,
         });
     };
-    let (store, model, name) = super::search::open(dir, given)?;
+    let store = finder::open_reader(dir)?;
+    let model = finder::open_model(&*store, dir, given)?;
+    let name = given.map_or_else(|| PathBuf::from(&store.model().name), Path::to_owned);
     let path = model::find(&name)?;
-    let store: Arc<dyn Store> = Arc::new(store);
     Ok(Loaded {
         id: id(&name),
         model,
         path,
-        store: Some(store),
+        store: Some(Arc::from(store)),
     })
 }
 
-/// The last part of a path, or of a hub's name.
+/// The last part of a path, or of a hub's name; what `bifocal train` wrote is called by its run, since all such folders are named `model`.
 fn id(name: &Path) -> String {
-    let last = name.file_name().unwrap_or(name.as_os_str());
+    let own = name.file_name().filter(|last| *last != "model");
+    let last = own.or_else(|| name.parent()?.file_name()).unwrap_or(name.as_os_str());
     last.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_by_what_tells_it_apart() {
+        let called = [
+            "runs/sail/model",
+            "models/gemma3",
+            "hf:openai/clip-vit-base-patch32",
+            "model",
+            "/model",
+        ];
+        let ids = called.map(|name| id(Path::new(name)));
+        assert_eq!(ids, ["sail", "gemma3", "clip-vit-base-patch32", "model", "/model"]);
+    }
 }

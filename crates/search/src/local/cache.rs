@@ -1,7 +1,10 @@
 //! The vectors in memory, brought up to date by what changed since the last look, and how they are searched.
 
+use bifocal_kernels::gemm::{Mat, Precision, gemm};
 use bifocal_kernels::scan::{scan_chosen, scan_scores};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 use rusqlite::Connection;
 
 use crate::error::StoreError;
@@ -12,6 +15,13 @@ use super::engine::Context;
 use super::schema;
 use super::top::{Best, Top};
 use super::write::KEPT_GENERATIONS;
+
+/// From so many queries on, a product is faster than as many scans.
+const TOGETHER_FROM: usize = 4;
+/// Queries whose scores are held at a time.
+const TOGETHER: usize = 32;
+/// Rows that are widened to f32 at a time.
+const BLOCK: usize = 1024;
 
 /// All vectors of one generation of the store, in the order of their items' ids.
 #[derive(Debug, Default)]
@@ -46,44 +56,91 @@ impl Cache {
         if item == 0 { 0 } else { self.ends[item - 1] }
     }
 
-    /// The best `k` of the items in `chosen` (ascending; `None`: of all) that are not in `without`.
+    /// For each query the best `k` of the items in `chosen` (ascending; `None`: of all) that are not in `without`.
+    ///
+    /// # Shapes
+    /// `queries`: each `[dim]`.
     pub(super) fn search(
         &self,
         dim: usize,
-        query: &[f32],
+        queries: &[Vec<f32>],
         k: usize,
         chosen: Option<&[i64]>,
         without: &[i64],
-    ) -> Scanned {
+    ) -> Vec<Scanned> {
         let items = chosen.map(|chosen| self.places(chosen));
-        let scores = match &items {
-            None => {
-                let mut scores = vec![0.0; self.rows.len() / dim];
-                scan_scores(&self.rows, dim, query, &mut scores);
-                scores
+        let rows: Option<Vec<usize>> = items
+            .as_ref()
+            .map(|items| items.iter().flat_map(|&i| self.first_row(i)..self.ends[i]).collect());
+        let rank = |scores: &[f32]| self.rank(scores, items.as_deref(), k, without);
+        match &rows {
+            // Reading the rows is what takes the time: many queries share it, and are one product.
+            None if queries.len() >= TOGETHER_FROM => queries
+                .chunks(TOGETHER)
+                .flat_map(|queries| self.scores_of_many(dim, queries))
+                .map(|scores| rank(&scores))
+                .collect(),
+            _ => queries
+                .iter()
+                .map(|query| {
+                    let mut scores = vec![0.0; rows.as_ref().map_or(self.rows.len() / dim, Vec::len)];
+                    match &rows {
+                        None => scan_scores(&self.rows, dim, query, &mut scores),
+                        Some(rows) => scan_chosen(&self.rows, dim, query, rows, &mut scores),
+                    }
+                    rank(&scores)
+                })
+                .collect(),
+        }
+    }
+
+    /// The scores of all rows, for each query.
+    fn scores_of_many(&self, dim: usize, queries: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        let count = self.rows.len() / dim;
+        let flat = queries.concat();
+        let mut scores = vec![vec![0.0; count]; queries.len()];
+        let mut wide = vec![0.0f32; BLOCK.min(count) * dim];
+        let mut products = vec![0.0f32; BLOCK.min(count) * queries.len()];
+        for first in (0..count).step_by(BLOCK) {
+            let len = BLOCK.min(count - first);
+            let halves = &self.rows[first * dim..(first + len) * dim];
+            wide.par_chunks_mut(dim)
+                .zip(halves.par_chunks(dim))
+                .for_each(|(wide, halves)| {
+                    halves.convert_to_f32_slice(wide);
+                });
+            let products = &mut products[..len * queries.len()];
+            let block = Mat::new(&wide[..len * dim], len, dim);
+            gemm(
+                Mat::new(&flat, queries.len(), dim),
+                block.t(),
+                products,
+                false,
+                Precision::F32,
+            );
+            for (scores, products) in scores.iter_mut().zip(products.chunks_exact(len)) {
+                scores[first..first + len].copy_from_slice(products);
             }
-            Some(items) => {
-                let rows: Vec<usize> = items.iter().flat_map(|&i| self.first_row(i)..self.ends[i]).collect();
-                let mut scores = vec![0.0; rows.len()];
-                scan_chosen(&self.rows, dim, query, &rows, &mut scores);
-                scores
-            }
-        };
+        }
+        scores
+    }
+
+    /// Items by their best row; `scores` are those of the rows of `items` (`None`: of all), one item after another.
+    fn rank(&self, scores: &[f32], items: Option<&[usize]>, k: usize, without: &[i64]) -> Scanned {
         let mut top = Top::new(k);
-        let mut best_scores = Vec::with_capacity(items.as_ref().map_or(self.ids.len(), Vec::len));
+        let mut best_scores = Vec::with_capacity(items.map_or(self.ids.len(), <[usize]>::len));
         let mut from = 0;
         let mut consider = |item: usize| {
             let count = self.ends[item] - self.first_row(item);
             let (part, score) = best_part(&scores[from..from + count]);
             from += count;
             let id = self.ids[item];
-            if without.contains(&id) {
-                return;
+            if !without.contains(&id) {
+                best_scores.push(score);
+                top.consider(Best { id, score, part });
             }
-            best_scores.push(score);
-            top.consider(Best { id, score, part });
         };
-        match &items {
+        match items {
             None => (0..self.ids.len()).for_each(&mut consider),
             Some(items) => items.iter().copied().for_each(&mut consider),
         }

@@ -8,23 +8,27 @@
 mod cache;
 mod engine;
 mod lock;
+mod masks;
 mod read;
 mod schema;
+mod swap;
 mod top;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::StoreError;
+use crate::filter::Filter;
 use crate::item::{Entry, FileFacts, Item, Metadata};
 use crate::store::{Found, ListOptions, ModelId, SearchOptions, Stats, Store, unit};
 
 use cache::{Cache, Scanned};
 use engine::Context;
 use lock::WriterLock;
+use masks::Masks;
 
 /// How often a search is repeated when items that it found were removed meanwhile, before it keeps writers' changes out of sight.
 const FREE_ATTEMPTS: usize = 2;
@@ -37,6 +41,7 @@ pub struct LocalStore {
     /// Taken before `cache` where both are needed.
     connection: Mutex<Connection>,
     cache: RwLock<Cache>,
+    masks: Mutex<Masks>,
     /// `None`: opened for reading.
     lock: Option<WriterLock>,
 }
@@ -104,6 +109,7 @@ impl LocalStore {
             model,
             connection: Mutex::new(connection),
             cache: RwLock::default(),
+            masks: Mutex::default(),
             lock,
         })
     }
@@ -114,6 +120,23 @@ impl LocalStore {
     /// [`StoreError::Corrupt`] with the first problem.
     pub fn verify(&self) -> Result<(), StoreError> {
         read::verify(&self.connection(), self.model.dim, self.cx())
+    }
+
+    /// Lets the content of the store in `other`, its model too, take the place of this one's, in one transaction: who reads sees the
+    /// one or the other. Readers of another model get [`StoreError::ModelMismatch`] from then on; this value must not be used to write or
+    /// search any more when the models differ.
+    ///
+    /// # Errors
+    /// A store opened for reading, no store in `other`, or one that is being written; failures of the engine, and no space.
+    pub fn replace_with(&self, other: &Path) -> Result<(), StoreError> {
+        let mut connection = self.writer()?;
+        let source = Self::open_reader(other, None)?;
+        // Checked as a whole before it is let in, and kept from changing until it is.
+        source.verify()?;
+        let _lock = WriterLock::take(other, &other.join("writer.lock"))?;
+        let model = source.model.clone();
+        drop(source);
+        swap::replace(&mut connection, &other.join("store.db"), &model, self.cx())
     }
 
     fn cx(&self) -> Context<'_> {
@@ -135,6 +158,7 @@ impl LocalStore {
     /// Brings the vectors in memory to what the connection sees now.
     fn refresh(&self, connection: &Connection) -> Result<(), StoreError> {
         let cx = self.cx();
+        self.check_model(connection)?;
         let generation = cache::current(connection, cx)?;
         if self.cache.read().unwrap_or_else(PoisonError::into_inner).generation() == Some(generation) {
             return Ok(());
@@ -147,42 +171,68 @@ impl LocalStore {
         result
     }
 
+    /// Refuses what another process has put in this one's place with another model.
+    fn check_model(&self, connection: &Connection) -> Result<(), StoreError> {
+        let generation = cache::current(connection, self.cx())?;
+        let seen = self.cache.read().unwrap_or_else(PoisonError::into_inner).generation();
+        if seen == Some(generation) {
+            return Ok(());
+        }
+        fit(&self.dir, schema::model(connection, self.cx())?, Some(&self.model))
+    }
+
     /// What a search needs from the snapshot before it scans.
     fn prepare(&self, connection: &Connection, options: &SearchOptions) -> Result<Prepared, StoreError> {
         self.refresh(connection)?;
+        let generation = cache::current(connection, self.cx())?;
         let filter = options.filter.as_ref();
         Ok(Prepared {
-            generation: cache::current(connection, self.cx())?,
+            generation,
             chosen: filter
-                .map(|filter| read::matching(connection, filter, self.cx()))
+                .map(|filter| self.chosen(connection, generation, filter))
                 .transpose()?,
             without: read::ids(connection, &options.without, self.cx())?,
         })
     }
 
+    fn chosen(&self, connection: &Connection, generation: i64, filter: &Filter) -> Result<Arc<[i64]>, StoreError> {
+        let masks = || self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = masks().get(generation, filter) {
+            return Ok(known);
+        }
+        let ids = Arc::from(read::matching(connection, filter, self.cx())?);
+        masks().put(generation, filter, &ids);
+        Ok(ids)
+    }
+
     /// Scans; `None` when the vectors are of another generation than what was prepared.
-    fn scan(&self, query: &[f32], options: &SearchOptions, prepared: &Prepared) -> Option<Scanned> {
+    fn scan(&self, queries: &[Vec<f32>], options: &SearchOptions, prepared: &Prepared) -> Option<Vec<Scanned>> {
         let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
         if cache.generation() != Some(prepared.generation) {
             return None;
         }
         let chosen = prepared.chosen.as_deref();
-        let mut found = cache.search(self.model.dim, query, options.k, chosen, &prepared.without);
+        let mut scanned = cache.search(self.model.dim, queries, options.k, chosen, &prepared.without);
         if let Some(least) = options.min_score {
-            found.best.retain(|best| best.score >= least);
+            scanned
+                .iter_mut()
+                .for_each(|one| one.best.retain(|best| best.score >= least));
         }
-        Some(found)
+        Some(scanned)
     }
 
     /// What was found with its items, or `None` when one of the items is no longer there.
-    fn found(&self, connection: &Connection, scanned: Scanned) -> Result<Option<Found>, StoreError> {
-        let hits = scanned.best.iter().map(|best| read::hit(connection, best, self.cx()));
-        let hits: Option<Vec<_>> = hits.collect::<Result<_, _>>()?;
-        Ok(hits.map(|hits| Found {
-            hits,
-            matched: scanned.matched,
-            scores: Some(scanned.scores),
-        }))
+    fn found(&self, connection: &Connection, scanned: Vec<Scanned>) -> Result<Option<Vec<Found>>, StoreError> {
+        let one = |scanned: Scanned| {
+            let hits = scanned.best.iter().map(|best| read::hit(connection, best, self.cx()));
+            let hits: Option<Vec<_>> = hits.collect::<Result<_, _>>()?;
+            Ok(hits.map(|hits| Found {
+                hits,
+                matched: scanned.matched,
+                scores: Some(scanned.scores),
+            }))
+        };
+        scanned.into_iter().map(one).collect()
     }
 
     /// One snapshot for everything that `run` reads.
@@ -201,7 +251,7 @@ struct Prepared {
     /// The generation that all of it belongs to.
     generation: i64,
     /// Items that satisfy the filter, ascending.
-    chosen: Option<Vec<i64>>,
+    chosen: Option<Arc<[i64]>>,
     without: Vec<i64>,
 }
 
@@ -245,15 +295,27 @@ impl Store for LocalStore {
     }
 
     fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        read::entry(&self.connection(), key, self.model.dim, self.cx())
+        self.snapshot(|connection| {
+            self.check_model(connection)?;
+            read::entry(connection, key, self.model.dim, self.cx())
+        })
     }
 
     fn search(&self, query: &[f32], options: &SearchOptions) -> Result<Found, StoreError> {
-        let query = unit(query, self.model.dim, || "the query".to_owned())?;
+        let mut found = self.search_many(&[query], options)?;
+        found
+            .pop()
+            .ok_or_else(|| self.cx().corrupt("a search without a result".to_owned()))
+    }
+
+    fn search_many(&self, queries: &[&[f32]], options: &SearchOptions) -> Result<Vec<Found>, StoreError> {
+        let dim = self.model.dim;
+        let queries = queries.iter().map(|query| unit(query, dim, || "the query".to_owned()));
+        let queries: Vec<Vec<f32>> = queries.collect::<Result<_, _>>()?;
         // The connection is free while the vectors are scanned, so that searches run side by side.
         for _ in 0..FREE_ATTEMPTS {
             let prepared = self.snapshot(|connection| self.prepare(connection, options))?;
-            if let Some(scanned) = self.scan(&query, options, &prepared)
+            if let Some(scanned) = self.scan(&queries, options, &prepared)
                 && let Some(found) = self.snapshot(|connection| self.found(connection, scanned))?
             {
                 return Ok(found);
@@ -262,7 +324,7 @@ impl Store for LocalStore {
         self.snapshot(|connection| {
             let prepared = self.prepare(connection, options)?;
             let missing = || self.cx().corrupt("a vector has no item".to_owned());
-            let scanned = self.scan(&query, options, &prepared).ok_or_else(missing)?;
+            let scanned = self.scan(&queries, options, &prepared).ok_or_else(missing)?;
             self.found(connection, scanned)?.ok_or_else(missing)
         })
     }
@@ -272,7 +334,10 @@ impl Store for LocalStore {
     }
 
     fn entries(&self, options: &ListOptions) -> Result<Vec<Entry>, StoreError> {
-        read::entries(&self.connection(), options, self.model.dim, self.cx())
+        self.snapshot(|connection| {
+            self.check_model(connection)?;
+            read::entries(connection, options, self.model.dim, self.cx())
+        })
     }
 
     fn thumbnail(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {

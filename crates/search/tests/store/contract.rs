@@ -26,9 +26,10 @@ pub const CASES: &[(&str, Case)] = &[
     ("annotations change nothing else", annotations),
     ("pages hold every item once", pages),
     ("a bad entry leaves nothing of its call", atomic),
+    ("many queries are answered as each by itself", many),
     ("bad queries are refused", bad_queries),
     ("many threads use one store", threads),
-    ("random calls agree with a map", random),
+    ("random calls agree with a map", crate::twin::random_calls),
     ("flush changes nothing that is seen", flush),
 ];
 
@@ -97,7 +98,7 @@ fn keys(hits: &[Hit]) -> Vec<&str> {
 }
 
 /// The vector that a store gives back: normalised and rounded to f16.
-fn stored(vector: &[f32]) -> Vec<f32> {
+pub fn stored(vector: &[f32]) -> Vec<f32> {
     let length = vector.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
     vector
         .iter()
@@ -246,7 +247,7 @@ fn numbered(i: u64, random: &mut Random) -> Entry {
     entry.item.file.size = 1000 * i;
     entry.item.file.modified_ns = i as i64 * 86_400_000_000_000;
     entry.item.metadata.insert("number".to_owned(), i.into());
-    if i % 5 != 0 {
+    if !i.is_multiple_of(5) {
         let colour = ["red", "Green", "blue"][(i / 7) as usize % 3];
         entry
             .item
@@ -514,6 +515,35 @@ fn atomic(open: Open) {
     }
 }
 
+fn many(open: Open) {
+    let store = open();
+    assert_eq!(store.search_many(&[], &limit(5)).unwrap(), []);
+    let mut random = Random(8);
+    let entries: Vec<Entry> = (0..1500).map(|i| numbered(i, &mut random)).collect();
+    store.upsert(&entries).unwrap();
+    let queries: Vec<Vec<f32>> = (0..40).map(|_| random.vector()).collect();
+    for (count, filter) in [(1, None), (3, None), (40, None), (40, Some("number < 300"))] {
+        let options = SearchOptions {
+            filter: filter.map(|f| f.parse().unwrap()),
+            ..limit(7)
+        };
+        let queries: Vec<&[f32]> = queries[..count].iter().map(Vec::as_slice).collect();
+        let found = store.search_many(&queries, &options).unwrap();
+        assert_eq!(found.len(), count);
+        for (found, query) in found.iter().zip(queries) {
+            let single = store.search(query, &options).unwrap();
+            assert_eq!((found.matched, found.hits.len()), (single.matched, single.hits.len()));
+            for (a, b) in found.hits.iter().zip(&single.hits) {
+                assert!(
+                    (a.score - b.score).abs() < 1e-5 && (a.key == b.key || a.score - b.score < 1e-5),
+                    "{a:?} {b:?}"
+                );
+            }
+        }
+    }
+    assert!(store.search_many(&[&queries[0], &[1.0]], &limit(1)).is_err());
+}
+
 fn bad_queries(open: Open) {
     let store = open();
     let search = |query: &[f32]| store.search(query, &SearchOptions::default());
@@ -576,60 +606,6 @@ fn threads(open: Open) {
     });
     assert_eq!(store.count().unwrap(), 2 * (120 - 20));
     assert_eq!(top(&*store, &axis(0), 1000).len(), 200);
-}
-
-fn random(open: Open) {
-    let seed = 20_240;
-    let mut random = Random(seed);
-    let mut expected = std::collections::BTreeMap::new();
-    let mut store = open();
-    for step in 0..400 {
-        let key = |random: &mut Random| format!("k{}", random.below(40));
-        match random.below(10) {
-            0..=4 => {
-                let batch: Vec<Entry> = (0..=random.below(3))
-                    .map(|_| entry(&key(&mut random), &random.vector()))
-                    .collect();
-                store.upsert(&batch).unwrap();
-                expected.extend(
-                    batch
-                        .into_iter()
-                        .map(|e| (e.item.file.key.clone(), e.vectors[0].clone())),
-                );
-            }
-            5 | 6 => {
-                let key = key(&mut random);
-                let there = usize::from(expected.remove(&key).is_some());
-                assert_eq!(store.delete(&[&key]).unwrap(), there, "seed {seed} step {step}");
-            }
-            7 | 8 => {
-                let query = random.vector();
-                let hits = top(&*store, &query, 3);
-                assert_eq!(hits.len(), expected.len().min(3), "seed {seed} step {step}");
-                let unit = query.iter().map(|v| v * v).sum::<f32>().sqrt();
-                let score = |v: &[f32]| stored(v).iter().zip(&query).map(|(a, b)| a * b).sum::<f32>() / unit;
-                let mut scores: Vec<f32> = expected.values().map(|v| score(v)).collect();
-                scores.sort_by(|a, b| b.total_cmp(a));
-                for (hit, best) in hits.iter().zip(scores) {
-                    assert!(
-                        (hit.score - best).abs() < 1e-3,
-                        "seed {seed} step {step}: {hit:?} for {best}"
-                    );
-                    assert!(
-                        (hit.score - score(&expected[&hit.key])).abs() < 1e-3,
-                        "seed {seed} step {step}: {hit:?}"
-                    );
-                }
-            }
-            _ if random.below(4) == 0 => {
-                drop(store);
-                store = open();
-            }
-            _ => store.flush().unwrap(),
-        }
-    }
-    let keys: Vec<String> = store.files().unwrap().into_iter().map(|f| f.key).collect();
-    assert_eq!(keys, expected.keys().cloned().collect::<Vec<_>>(), "seed {seed}");
 }
 
 fn flush(open: Open) {

@@ -14,7 +14,9 @@ const TEST: &str = "crash::acknowledged_calls_survive_a_killed_writer";
 const FOLDER: &str = "BIFOCAL_CRASH_FOLDER";
 /// In the child's environment: number of the first call.
 const FIRST: &str = "BIFOCAL_CRASH_FIRST";
-const KILLS: u64 = 12;
+/// Kills; another number may be set in the environment (`scripts/kill-store.sh`).
+const KILLS: u64 = 20;
+const KILLS_VARIABLE: &str = "BIFOCAL_KILLS";
 /// A call changes so many of as many keys as there are, so that replacing and deleting happens all the time.
 const BATCH: u64 = 7;
 const KEYS: u64 = 60;
@@ -118,8 +120,9 @@ fn acknowledged_calls_survive_a_killed_writer() {
     let mut state = BTreeMap::new();
     let mut next = 0;
     let mut random = Random(9);
-    for kill in 0..KILLS {
-        // The first ones fall into starting and creating, the others into writing.
+    let kills = std::env::var(KILLS_VARIABLE).map_or(KILLS, |k| k.parse().unwrap());
+    for kill in 0..kills {
+        // The first ones fall into starting and creating, the others into writing, merging and deleting.
         let after = Duration::from_millis(if kill < 3 {
             2 + random.below(15)
         } else {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::extract::State;
-use bifocal_search::query::{self, Part, combine};
+use bifocal_search::query::{Part, combine, parse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -140,8 +140,8 @@ impl Query {
 
     fn add(&mut self, request: &Request) -> Answer<()> {
         if let Some(text) = &request.query {
-            let terms = query::parse(text).map_err(|error| ApiError::field("query", error.to_string()))?;
-            for term in terms {
+            // as on the command line: "red car - truck", "2:beach + sunset"
+            for term in parse(text).map_err(|e| ApiError::field("query", e.to_string()))? {
                 self.embed(term.weight, Item::Text(term.text));
             }
         }

@@ -70,6 +70,8 @@ fn texts_weights_and_minus() {
         let expected = server.app.engine().unwrap().store.as_ref().unwrap();
         let expected = store::search_keys(&**expected, &direction, 5);
         assert_eq!(keys(&both), expected);
+        let written = search(json!({ "query": "a dog - 0.5:\"red train\"", "k": 5 })).await;
+        assert_eq!(keys(&written), expected);
         let best = dog["hits"][3]["score"].as_f64().unwrap();
         let above = search(json!({ "query": "a dog", "min_score": best - 1e-6 })).await;
         assert_eq!(keys(&above), keys(&dog)[..4]);
@@ -127,6 +129,8 @@ fn queries_that_cannot_be_are_refused() {
             (422, json!({ "query": "a", "k": 0 })),
             (422, json!({ "query": "a", "k": 201 })),
             (422, json!({ "query": 5 })),
+            (422, json!({ "query": "" })),
+            (422, json!({ "query": "a - " })),
             (422, json!({ "query": "a", "limit": 3 })),
             (422, json!({ "image": "/etc/passwd" })),
             (422, json!({ "image": "http://example.com/a.jpg" })),
