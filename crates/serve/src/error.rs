@@ -128,8 +128,8 @@ impl IntoResponse for ApiError {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            // browsers ask for it, so that the page works with a key as well: any name, the key as the password
-            let challenge = HeaderValue::from_static("Basic realm=\"bifocal\", charset=\"UTF-8\"");
+            // not Basic: the page asks for the key itself, and a browser's own question would come before it
+            let challenge = HeaderValue::from_static("Bearer realm=\"bifocal\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(Refusal(self.code));

@@ -13,13 +13,30 @@ type Asset = (&'static str, &'static str, &'static [u8]);
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
 
-const INDEX: Asset = ("index.html", HTML, include_bytes!("../page/index.html"));
+macro_rules! file {
+    ($name:literal, $kind:ident) => {
+        ($name, $kind, include_bytes!(concat!("../page/", $name)))
+    };
+}
+
+const INDEX: Asset = file!("index.html", HTML);
 
 /// What `/assets/{name}` has.
 const ASSETS: &[Asset] = &[
-    ("app.js", JS, include_bytes!("../page/app.js")),
-    ("style.css", CSS, include_bytes!("../page/style.css")),
+    file!("api.js", JS),
+    file!("app.js", JS),
+    file!("detail.js", JS),
+    file!("dom.js", JS),
+    file!("filters.js", JS),
+    file!("grid.js", JS),
+    file!("icon.svg", SVG),
+    file!("keyboard.js", JS),
+    file!("map.js", JS),
+    file!("search.js", JS),
+    file!("style.css", CSS),
+    file!("theme.js", JS),
 ];
 
 /// Nothing from elsewhere, no script and no style in the page itself; `blob:` and `data:` are pictures that the user dropped.
@@ -64,4 +81,34 @@ fn answer(asset: &Asset, headers: &HeaderMap) -> Response {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_page_is_served_and_every_name_in_it_is_a_file() {
+        let mut there: Vec<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/page"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != INDEX.0)
+            .collect();
+        there.sort();
+        let served: Vec<&str> = ASSETS.iter().map(|asset| asset.0).collect();
+        assert_eq!(served, there);
+        let mut named = 0;
+        for (file, _, content) in ASSETS.iter().chain([&INDEX]) {
+            let text = std::str::from_utf8(content).unwrap();
+            for begin in ["'./", "=assets/"] {
+                for (at, _) in text.match_indices(begin) {
+                    let rest = &text[at + begin.len()..];
+                    let name = &rest[..rest.find(['\'', ' ', '>']).unwrap()];
+                    assert!(served.contains(&name), "{file} names {name}");
+                    named += 1;
+                }
+            }
+        }
+        assert!(named > 15, "{named}");
+    }
 }

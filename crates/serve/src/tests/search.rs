@@ -315,9 +315,9 @@ fn the_page_is_strict_about_what_it_loads() {
         assert!(!html.contains(" style=\"") && !html.contains("<style") && !html.contains(" onclick="));
         let mut assets = 0;
         for name in html
-            .split("/assets/")
+            .split("=assets/")
             .skip(1)
-            .map(|rest| rest.split('"').next().unwrap())
+            .map(|rest| rest.split([' ', '>']).next().unwrap())
         {
             let asset = server.get(&format!("/assets/{name}")).await;
             assert_eq!(asset.status, StatusCode::OK, "{name}");
