@@ -202,10 +202,11 @@ impl<'a> Parser<'a> {
             }
             self.at += 1;
         }
-        if is_bare && keys.len() == 1 {
-            if let Some(column) = Column::of_item(&keys[0]) {
-                return Ok(column);
-            }
+        if is_bare
+            && keys.len() == 1
+            && let Some(column) = Column::of_item(&keys[0])
+        {
+            return Ok(column);
         }
         if is_bare && looks_like_number(&keys[0]) {
             self.at = begin;

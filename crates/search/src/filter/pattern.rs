@@ -90,22 +90,30 @@ impl Pattern {
     }
 }
 
+/// What a wildcard has taken so far.
+struct Taken {
+    /// The piece after it.
+    next: usize,
+    /// Where in the text it ends.
+    end: usize,
+}
+
 /// Goes back to the last `AnyInFolder`, and where that one may not take a `/`, to the last `Any`: what either of them has
 /// passed by is never looked at by an earlier one, so that time is at most the product of both lengths.
 fn fits(pieces: &[Piece], text: &[char]) -> bool {
     let (mut at, mut p) = (0, 0);
-    // Piece after the wildcard, and where in the text it goes on.
-    let (mut any, mut in_folder): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    let mut any: Option<Taken> = None;
+    let mut in_folder: Option<Taken> = None;
     loop {
         let fits = match (pieces.get(p), text.get(at)) {
             (Some(Piece::Any), _) => {
-                any = Some((p + 1, at));
+                any = Some(Taken { next: p + 1, end: at });
                 in_folder = None;
                 p += 1;
                 continue;
             }
             (Some(Piece::AnyInFolder), _) => {
-                in_folder = Some((p + 1, at));
+                in_folder = Some(Taken { next: p + 1, end: at });
                 p += 1;
                 continue;
             }
@@ -119,13 +127,13 @@ fn fits(pieces: &[Piece], text: &[char]) -> bool {
             (at, p) = (at + 1, p + 1);
             continue;
         }
-        let takes = |(_, from): &(usize, usize), all: bool| text.get(*from).is_some_and(|&c| all || c != '/');
-        if let Some((piece, from)) = in_folder.as_mut().filter(|w| takes(w, false)) {
-            *from += 1;
-            (p, at) = (*piece, *from);
-        } else if let Some((piece, from)) = any.as_mut().filter(|w| takes(w, true)) {
-            *from += 1;
-            (p, at) = (*piece, *from);
+        let takes = |wild: &Taken, all: bool| text.get(wild.end).is_some_and(|&c| all || c != '/');
+        if let Some(wild) = in_folder.as_mut().filter(|w| takes(w, false)) {
+            wild.end += 1;
+            (p, at) = (wild.next, wild.end);
+        } else if let Some(wild) = any.as_mut().filter(|w| takes(w, true)) {
+            wild.end += 1;
+            (p, at) = (wild.next, wild.end);
             in_folder = None;
         } else {
             return false;

@@ -8,6 +8,7 @@
 mod cache;
 mod engine;
 mod lock;
+mod masks;
 mod read;
 mod schema;
 mod swap;
@@ -15,17 +16,19 @@ mod top;
 mod write;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::StoreError;
+use crate::filter::Filter;
 use crate::item::{Entry, FileFacts, Item, Metadata};
 use crate::store::{Found, ListOptions, ModelId, SearchOptions, Stats, Store, unit};
 
 use cache::{Cache, Scanned};
 use engine::Context;
 use lock::WriterLock;
+use masks::Masks;
 
 /// How often a search is repeated when items that it found were removed meanwhile, before it keeps writers' changes out of sight.
 const FREE_ATTEMPTS: usize = 2;
@@ -38,6 +41,7 @@ pub struct LocalStore {
     /// Taken before `cache` where both are needed.
     connection: Mutex<Connection>,
     cache: RwLock<Cache>,
+    masks: Mutex<Masks>,
     /// `None`: opened for reading.
     lock: Option<WriterLock>,
 }
@@ -105,6 +109,7 @@ impl LocalStore {
             model,
             connection: Mutex::new(connection),
             cache: RwLock::default(),
+            masks: Mutex::default(),
             lock,
         })
     }
@@ -179,14 +184,25 @@ impl LocalStore {
     /// What a search needs from the snapshot before it scans.
     fn prepare(&self, connection: &Connection, options: &SearchOptions) -> Result<Prepared, StoreError> {
         self.refresh(connection)?;
+        let generation = cache::current(connection, self.cx())?;
         let filter = options.filter.as_ref();
         Ok(Prepared {
-            generation: cache::current(connection, self.cx())?,
+            generation,
             chosen: filter
-                .map(|filter| read::matching(connection, filter, self.cx()))
+                .map(|filter| self.chosen(connection, generation, filter))
                 .transpose()?,
             without: read::ids(connection, &options.without, self.cx())?,
         })
+    }
+
+    fn chosen(&self, connection: &Connection, generation: i64, filter: &Filter) -> Result<Arc<[i64]>, StoreError> {
+        let masks = || self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = masks().get(generation, filter) {
+            return Ok(known);
+        }
+        let ids = Arc::from(read::matching(connection, filter, self.cx())?);
+        masks().put(generation, filter, &ids);
+        Ok(ids)
     }
 
     /// Scans; `None` when the vectors are of another generation than what was prepared.
@@ -235,7 +251,7 @@ struct Prepared {
     /// The generation that all of it belongs to.
     generation: i64,
     /// Items that satisfy the filter, ascending.
-    chosen: Option<Vec<i64>>,
+    chosen: Option<Arc<[i64]>>,
     without: Vec<i64>,
 }
 

@@ -247,7 +247,7 @@ fn numbered(i: u64, random: &mut Random) -> Entry {
     entry.item.file.size = 1000 * i;
     entry.item.file.modified_ns = i as i64 * 86_400_000_000_000;
     entry.item.metadata.insert("number".to_owned(), i.into());
-    if i % 5 != 0 {
+    if !i.is_multiple_of(5) {
         let colour = ["red", "Green", "blue"][(i / 7) as usize % 3];
         entry
             .item

@@ -299,9 +299,16 @@ fn the_file_does_not_grow_with_the_number_of_calls() {
     store.upsert(&fill(&mut random)).unwrap();
     store.flush().unwrap();
     let live = store.stats().unwrap().disk_bytes;
-    for round in 0..6 {
+    // Ten thousand single calls.
+    for round in 0..50 {
         for entry in fill(&mut random) {
+            if random.below(4) == 0 {
+                store.delete(&[&entry.item.file.key]).unwrap();
+            }
             store.upsert(&[entry]).unwrap();
+        }
+        for _ in 0..75 {
+            store.delete(&[&format!("k{}", random.below(keys))]).unwrap();
         }
         // No manual action: neither flush nor closing.
         let now = store.stats().unwrap().disk_bytes;
