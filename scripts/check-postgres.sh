@@ -52,8 +52,8 @@ proxy=$!
 until [[ -s $dir/proxy ]]; do sleep 0.1; done
 export BIFOCAL_POSTGRES_TLS="postgres://bifocal@HOST:$(cat "$dir/proxy")/postgres?sslrootcert=$dir/cert.pem"
 
-test=(cargo test --release --locked "${CARGO_ARGS[@]:---workspace}" --features bifocal/postgres)
-[[ -z ${CARGO_TARGET_DIR:-} ]] || export CARGO_TARGET_DIR
-"${test[@]}" --lib --test store -- postgres --nocapture
+cargo clippy --release --locked --workspace --all-targets --features bifocal/postgres -- -D warnings
+test=(cargo test --release --locked --workspace --features bifocal/postgres)
+"${test[@]}" --lib --test store --test postgres -- postgres --nocapture
 # Alone: nobody else can use the server meanwhile.
 BIFOCAL_POSTGRES_RESTART="$dir/restart" "${test[@]}" --test store -- postgres::acknowledged --nocapture

@@ -146,7 +146,9 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A kind of store that this build does not have.
-    #[error("{path} needs PostgreSQL, which was left out of this build; build bifocal with `cargo build --release --features postgres`")]
+    #[error(
+        "{path} needs PostgreSQL, which was left out of this build; build bifocal with `cargo build --release --features postgres`"
+    )]
     NotBuilt {
         /// The address.
         path: PathBuf,

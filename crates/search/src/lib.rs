@@ -22,12 +22,12 @@ pub mod filter;
 pub mod incremental;
 pub mod query;
 
+#[cfg(feature = "postgres")]
+pub use crate::postgres::PgStore;
 pub use error::StoreError;
 pub use filter::{Filter, FilterError};
 pub use item::{ContentHash, Entry, FileFacts, Item, Metadata};
 pub use local::LocalStore;
 pub use open::{is_postgres, open_reader, open_writer, shown};
-#[cfg(feature = "postgres")]
-pub use crate::postgres::PgStore;
 pub use scores::ScoreStats;
 pub use store::{Found, Hit, ListOptions, ModelId, SearchOptions, Stats, Store};

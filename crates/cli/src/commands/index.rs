@@ -56,10 +56,7 @@ pub fn run(args: Args) -> Result<()> {
     let name = shown(&args.store);
     if args.rebuild {
         let (items, failed) = rebuild(&args.store, &model, &id)?;
-        eprintln!(
-            "{}: {items} items embedded again, {failed} left out",
-            name.display()
-        );
+        eprintln!("{}: {items} items embedded again, {failed} left out", name.display());
     }
     let store = finder::open_writer(&args.store, &id)?;
     let indexer = Indexer {

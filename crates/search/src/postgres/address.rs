@@ -123,7 +123,7 @@ impl Address {
             Tls::Require | Tls::VerifyCa | Tls::VerifyFull => SslMode::Require,
         });
         if config.get_application_name().is_none() {
-            config.application_name(format!("bifocal process {}", std::process::id()));
+            config.application_name(&format!("bifocal process {}", std::process::id()));
         }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT);
@@ -167,7 +167,10 @@ mod tests {
         assert_eq!((address.store.as_str(), address.tls), ("team_1", Tls::VerifyFull));
         assert_eq!(address.config.get_password(), Some(&b"se@cret"[..]));
         assert_eq!(address.config.get_ssl_mode(), SslMode::Require);
-        assert_eq!(address.shown, Path::new("postgres://me@host:5433/db?store=team_1&sslmode=verify-full"));
+        assert_eq!(
+            address.shown,
+            Path::new("postgres://me@host:5433/db?store=team_1&sslmode=verify-full")
+        );
         assert_eq!(address.sql("SELECT 1 FROM @items"), "SELECT 1 FROM \"team_1\".items");
         let address = Address::parse("postgresql://host/db").unwrap();
         assert_eq!((address.store.as_str(), address.tls), ("bifocal", Tls::Prefer));

@@ -57,7 +57,7 @@ impl Connections {
     /// For reading; connects once to see that it is possible.
     pub(super) fn reader(address: Address) -> Result<Self, StoreError> {
         let tls = tls::connector(&address)?;
-        let mut connections = Self {
+        let connections = Self {
             address,
             tls,
             readers: Mutex::default(),
@@ -76,10 +76,6 @@ impl Connections {
         Ok(connections)
     }
 
-    pub(super) fn is_writer(&self) -> bool {
-        self.writer.is_some()
-    }
-
     fn path(&self) -> &Path {
         &self.address.shown
     }
@@ -95,7 +91,11 @@ impl Connections {
             let is_starting = error.code() == Some(&SqlState::CANNOT_CONNECT_NOW);
             let is_worth_it = is_starting || waits && is_lost(&error);
             if !is_worth_it || begun.elapsed() > PATIENCE {
-                return Err(self.failure("connecting", error));
+                // What is not the server's own word is about the way to it.
+                return Err(match error.as_db_error() {
+                    Some(_) => self.failure("connecting", error),
+                    None => self.broken("connecting", &error),
+                });
             }
             std::thread::sleep(PAUSE);
         }
@@ -174,7 +174,10 @@ impl Connections {
         };
         let mut slot = writer.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have broken while nobody used it: then nothing is lost by taking a new one before this call.
-        if slot.as_mut().is_some_and(|client| client.is_closed() || client.simple_query("").is_err()) {
+        if slot
+            .as_mut()
+            .is_some_and(|client| client.is_closed() || client.simple_query("").is_err())
+        {
             discard(slot.take().into_iter().collect());
         }
         let mut client = match slot.take() {
@@ -258,13 +261,23 @@ impl Connections {
 
     /// The server's errors in the store's words.
     pub(super) fn failure(&self, action: &'static str, error: postgres::Error) -> StoreError {
+        if is_lost(&error) {
+            return self.broken(action, &error);
+        }
         let path = self.path().to_owned();
         let source = Box::new(Reason(reason(&error)));
         match error.code() {
             Some(&SqlState::DISK_FULL) => StoreError::Full { path },
             Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME) => StoreError::Missing { path },
-            _ if is_lost(&error) => StoreError::Connection { path, action, source },
             _ => StoreError::Engine { path, action, source },
+        }
+    }
+
+    fn broken(&self, action: &'static str, error: &postgres::Error) -> StoreError {
+        StoreError::Connection {
+            path: self.path().to_owned(),
+            action,
+            source: Box::new(Reason(reason(error))),
         }
     }
 }

@@ -48,7 +48,11 @@ impl Condition {
                 }
             }
         }
-        condition.sql = if said.is_empty() { "true".to_owned() } else { said.join(" AND ") };
+        condition.sql = if said.is_empty() {
+            "true".to_owned()
+        } else {
+            said.join(" AND ")
+        };
         condition
     }
 
@@ -72,9 +76,7 @@ impl Condition {
             Expr::All(parts) => self.joined(parts, " AND ", has_own)?,
             Expr::Any(parts) => self.joined(parts, " OR ", has_own)?,
             Expr::Not(part) => format!("NOT {}", self.translate(part, has_own)?),
-            Expr::Exists(Column::Own(keys)) if has_own => {
-                self.own(keys, ".type() ? (@ != \"null\")")?
-            }
+            Expr::Exists(Column::Own(keys)) if has_own => self.own(keys, ".type() ? (@ != \"null\")")?,
             Expr::Exists(Column::Own(_)) => return None,
             Expr::Exists(Column::Ext) => format!("({EXT} <> '')"),
             Expr::Exists(_) => "true".to_owned(),
@@ -82,7 +84,14 @@ impl Condition {
             Expr::In(column, values) => {
                 let parts = values.iter().map(|v| self.compare(column, Op::Equal, v, has_own));
                 let parts: Vec<String> = parts.collect::<Option<_>>()?;
-                format!("(false OR {})", if parts.is_empty() { "false".to_owned() } else { parts.join(" OR ") })
+                format!(
+                    "(false OR {})",
+                    if parts.is_empty() {
+                        "false".to_owned()
+                    } else {
+                        parts.join(" OR ")
+                    }
+                )
             }
             Expr::Like(Column::Size | Column::Date, _) => "false".to_owned(),
             // Case is ignored as Unicode says, which depends on the server's locale there.
@@ -179,14 +188,17 @@ impl Condition {
         }
         self.needs_own = true;
         let path = self.parameter(format!("{path}{test}"));
-        Some(format!("coalesce(jsonb_path_exists(i.own, {path}::text::jsonpath, silent => true), false)"))
+        Some(format!(
+            "coalesce(jsonb_path_exists(i.own, {path}::text::jsonpath, silent => true), false)"
+        ))
     }
 }
 
 /// The last part of the path; order and equality are those of its bytes.
 const NAME: &str = "(substring(i.key from '[^/]*$') COLLATE \"C\")";
 /// The ending in small letters. The Kelvin sign is the one letter outside of ASCII whose small form is inside.
-const EXT: &str = "(lower(replace(coalesce(substring(i.key from '[^/][.]([^./]*)$'), ''), U&'\\212A', 'k') COLLATE \"C\"))";
+const EXT: &str =
+    "(lower(replace(coalesce(substring(i.key from '[^/][.]([^./]*)$'), ''), U&'\\212A', 'k') COLLATE \"C\"))";
 
 fn sign(op: Op) -> &'static str {
     match op {
@@ -255,7 +267,11 @@ mod tests {
         for text in ["'; DROP TABLE x; --", "\") || true", "\\\" ? (true)"] {
             let filter = format!("`{}` = {}", text.replace('`', "``"), Json::from(text));
             let found = condition(&filter, true);
-            assert!(found.is_whole && !found.sql.contains("DROP") && !found.sql.contains("true)\""), "{}", found.sql);
+            assert!(
+                found.is_whole && !found.sql.contains("DROP") && !found.sql.contains("true)\""),
+                "{}",
+                found.sql
+            );
             let found = condition(&format!("path = {}", Json::from(text)), true);
             assert_eq!(found.sql, "(i.key = $1)");
         }

@@ -174,8 +174,9 @@ impl Store for PgStore {
         if !read::is_key(key) {
             return Ok(None);
         }
-        self.connections
-            .read("reading a thumbnail", |client| read::thumbnail(client, self.address(), key))
+        self.connections.read("reading a thumbnail", |client| {
+            read::thumbnail(client, self.address(), key)
+        })
     }
 
     fn count(&self) -> Result<u64, StoreError> {

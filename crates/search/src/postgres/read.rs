@@ -34,7 +34,8 @@ pub(super) fn value<'a, T: postgres::types::FromSql<'a>>(
     column: usize,
     address: &Address,
 ) -> Result<T, StoreError> {
-    row.try_get(column).map_err(|e| corrupt(address, format!("column {column} of a row: {e}")))
+    row.try_get(column)
+        .map_err(|e| corrupt(address, format!("column {column} of a row: {e}")))
 }
 
 pub(super) fn corrupt(address: &Address, what: String) -> StoreError {
@@ -58,7 +59,10 @@ pub(super) fn facts(row: &Row, address: &Address) -> Result<FileFacts, StoreErro
     Ok(FileFacts {
         size: u64::try_from(size).map_err(|_| corrupt(address, format!("the size of {key} is negative")))?,
         modified_ns: value(row, 2, address)?,
-        hash: ContentHash(hash.try_into().map_err(|_| corrupt(address, format!("the hash of {key}")))?),
+        hash: ContentHash(
+            hash.try_into()
+                .map_err(|_| corrupt(address, format!("the hash of {key}")))?,
+        ),
         key,
     })
 }
@@ -119,7 +123,10 @@ pub(super) fn vectors(
 }
 
 fn widened(values: &[f16], dim: usize) -> Vec<Vec<f32>> {
-    values.chunks_exact(dim).map(|v| v.iter().map(|v| v.to_f32()).collect()).collect()
+    values
+        .chunks_exact(dim)
+        .map(|v| v.iter().map(|v| v.to_f32()).collect())
+        .collect()
 }
 
 /// Which items are meant.
@@ -168,7 +175,9 @@ impl Chosen {
     }
 
     fn passes(&self, item: &Item) -> bool {
-        self.filter.as_ref().is_none_or(|f| f.matches(&item.file, &item.metadata))
+        self.filter
+            .as_ref()
+            .is_none_or(|f| f.matches(&item.file, &item.metadata))
     }
 }
 
@@ -226,8 +235,7 @@ fn page<T>(
         let wanted = chunk.min(options.limit - page.len());
         // Looking at few at a time takes longer than looking at too many.
         let asked = if chosen.is_open() { chunk } else { wanted } as i64;
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            [chosen.condition.parameters(), vec![&after, &asked]].concat();
+        let parameters: Vec<&(dyn ToSql + Sync)> = [chosen.condition.parameters(), vec![&after, &asked]].concat();
         let rows = tx.query(&select, &parameters)?;
         let Some(last) = rows.last() else { break };
         let next: String = value(last, 0, address)?;

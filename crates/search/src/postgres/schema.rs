@@ -68,10 +68,7 @@ pub(super) struct State {
 pub(super) fn check(client: &mut impl GenericClient, address: &Address) -> Result<Option<i64>, Failure> {
     let path = || address.shown.clone();
     let known: bool = client
-        .query_one(
-            "SELECT to_regclass($1) IS NOT NULL",
-            &[&address.sql("@versions")],
-        )?
+        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&address.sql("@versions")])?
         .get(0);
     if !known {
         const TABLES: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE relnamespace = to_regnamespace($1))";
@@ -129,7 +126,10 @@ fn prepare(tx: &mut Transaction, address: &Address, model: &ModelId) -> Result<(
     let refuse = |what: String, why| Err(Failure::Store(StoreError::Invalid { what, why }));
     if !(1..=MAX_DIM).contains(&model.dim) || model.fingerprint.is_empty() {
         return refuse(
-            format!("a model of {} dimensions with fingerprint {:?}", model.dim, model.fingerprint),
+            format!(
+                "a model of {} dimensions with fingerprint {:?}",
+                model.dim, model.fingerprint
+            ),
             "cannot be stored: 1 to 16000 dimensions and a fingerprint are needed",
         );
     }
@@ -170,7 +170,9 @@ pub(super) fn state(client: &mut impl GenericClient, address: &Address, changes:
         what: what.to_owned(),
     };
     let row = row.ok_or_else(|| corrupt("it does not know its model"))?;
-    let dim = usize::try_from(row.get::<_, i32>(1)).ok().filter(|d| (1..=MAX_DIM).contains(d));
+    let dim = usize::try_from(row.get::<_, i32>(1))
+        .ok()
+        .filter(|d| (1..=MAX_DIM).contains(d));
     Ok(State {
         model: ModelId {
             fingerprint: row.get(0),

@@ -84,7 +84,12 @@ pub(super) fn search(
 
 fn scope(tx: &mut Transaction, address: &Address, options: &SearchOptions, items: u64) -> Result<Scope, Failure> {
     let mut chosen = Chosen::new(tx, address, options.filter.as_ref())?;
-    let without: Vec<String> = options.without.iter().filter(|key| read::is_key(key)).cloned().collect();
+    let without: Vec<String> = options
+        .without
+        .iter()
+        .filter(|key| read::is_key(key))
+        .cloned()
+        .collect();
     if !without.is_empty() {
         let name = chosen.condition.parameter(without);
         chosen.condition.and(&format!("i.key <> ALL({name})"));
@@ -126,7 +131,11 @@ fn exactly(
     all: bool,
 ) -> Result<(Vec<i64>, Option<ScoreStats>), Failure> {
     let next = scope.condition.parameters.len() + 1;
-    let limit = if all { String::new() } else { format!("LIMIT ${}", next + 1) };
+    let limit = if all {
+        String::new()
+    } else {
+        format!("LIMIT ${}", next + 1)
+    };
     // As `vector`, the server computes with the query's own numbers, not with halves of them.
     let select = format!(
         "SELECT v.item, min(v.vector::vector <#> ${next}) FROM @vectors v JOIN @items i ON i.id = v.item \
@@ -229,7 +238,8 @@ fn rescored(
 }
 
 fn hits(tx: &mut Transaction, address: &Address, best: &[Best]) -> Result<Vec<Hit>, Failure> {
-    const SELECT: &str = "SELECT i.key, i.size, i.modified_ns, i.hash, i.metadata, i.id FROM @items i WHERE i.id = ANY($1)";
+    const SELECT: &str =
+        "SELECT i.key, i.size, i.modified_ns, i.hash, i.metadata, i.id FROM @items i WHERE i.id = ANY($1)";
     if best.is_empty() {
         return Ok(Vec::new());
     }

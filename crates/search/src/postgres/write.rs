@@ -48,7 +48,11 @@ pub(super) fn upsert(tx: &mut Transaction, address: &Address, entries: &[Prepare
         return Ok(());
     }
     // Of a repeated key the last one counts, and its place.
-    let last: HashMap<&str, usize> = entries.iter().zip(0..).map(|(e, i)| (e.item.file.key.as_str(), i)).collect();
+    let last: HashMap<&str, usize> = entries
+        .iter()
+        .zip(0..)
+        .map(|(e, i)| (e.item.file.key.as_str(), i))
+        .collect();
     let entries: Vec<&Prepared> = entries
         .iter()
         .zip(0..)
@@ -104,8 +108,15 @@ pub(super) fn annotate(
     changes: &[(&str, Metadata)],
 ) -> Result<usize, Failure> {
     let state = schema::state(tx, address, true)?;
-    let keys: Vec<&str> = changes.iter().map(|(key, _)| *key).filter(|k| read::is_key(k)).collect();
-    let rows = tx.query(&address.sql("SELECT key, metadata FROM @items WHERE key = ANY($1)"), &[&keys])?;
+    let keys: Vec<&str> = changes
+        .iter()
+        .map(|(key, _)| *key)
+        .filter(|k| read::is_key(k))
+        .collect();
+    let rows = tx.query(
+        &address.sql("SELECT key, metadata FROM @items WHERE key = ANY($1)"),
+        &[&keys],
+    )?;
     let mut known: HashMap<String, Metadata> = HashMap::new();
     for row in rows {
         let key: String = row.get(0);
@@ -170,7 +181,9 @@ fn insert(tx: &mut Transaction, address: &Address, entries: &[&Prepared], first:
     let times: Vec<i64> = files().map(|f| f.modified_ns).collect();
     let hashes: Vec<&[u8]> = files().map(|f| &f.hash.0[..]).collect();
     let metadata: Vec<&str> = entries.iter().map(|e| e.metadata.as_str()).collect();
-    let owns = entries.iter().map(|e| own(&e.item.metadata).map(|json| json.to_string()));
+    let owns = entries
+        .iter()
+        .map(|e| own(&e.item.metadata).map(|json| json.to_string()));
     let owns: Vec<Option<String>> = owns.collect();
     tx.execute(
         &address.sql(ITEMS),
@@ -185,7 +198,10 @@ fn insert(tx: &mut Transaction, address: &Address, entries: &[&Prepared], first:
         }
     }
     tx.execute(&address.sql(VECTORS), &[&items, &parts, &vectors])?;
-    let pictured = entries.iter().zip(&ids).filter_map(|(e, id)| Some((*id, e.item.thumbnail.as_deref()?)));
+    let pictured = entries
+        .iter()
+        .zip(&ids)
+        .filter_map(|(e, id)| Some((*id, e.item.thumbnail.as_deref()?)));
     let (items, jpegs): (Vec<i64>, Vec<&[u8]>) = pictured.unzip();
     if !items.is_empty() {
         tx.execute(&address.sql(THUMBNAILS), &[&items, &jpegs])?;

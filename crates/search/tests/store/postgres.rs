@@ -158,7 +158,10 @@ fn postgres_scores_are_those_of_the_local_store() {
                 without: vec!["3/3".to_owned()],
                 ..limit(25)
             };
-            let (ours, theirs) = (local.search(&query, &options).unwrap(), far.search(&query, &options).unwrap());
+            let (ours, theirs) = (
+                local.search(&query, &options).unwrap(),
+                far.search(&query, &options).unwrap(),
+            );
             assert_eq!((ours.hits, ours.matched), (theirs.hits, theirs.matched), "{filter:?}");
             let (ours, theirs) = (ours.scores.unwrap(), theirs.scores.unwrap());
             assert_eq!(ours.count, theirs.count);
@@ -253,7 +256,18 @@ fn postgres_understands_filters_as_the_local_store_does() {
         json!({"deep": {"deeper": [1]}}),
     ];
     let paths = [
-        "a/b.jpg", "b.JPG", "é/x.É", "x.\u{212a}", ".hidden", "a/.x", "a.b/c", "folder/", "line\nbreak.jpg", "x.tar.jpg", "A", "x.",
+        "a/b.jpg",
+        "b.JPG",
+        "é/x.É",
+        "x.\u{212a}",
+        ".hidden",
+        "a/.x",
+        "a.b/c",
+        "folder/",
+        "line\nbreak.jpg",
+        "x.tar.jpg",
+        "A",
+        "x.",
     ];
     let mut entries = Vec::new();
     let mut random = Random(4);
@@ -263,7 +277,10 @@ fn postgres_understands_filters_as_the_local_store_does() {
         entry.item.file.key.insert_str(0, &"z/".repeat(i / paths.len()));
         entry.item.file.size = [0, 5, 4, 1 << 53, (1 << 53) + 1, i64::MAX as u64][i % 6];
         entry.item.file.modified_ns = [0, -1, i64::MIN, i64::MAX, 1_715_904_000_000_000_000][i % 5];
-        entry.item.metadata.insert("n".to_owned(), values[i / paths.len()].clone());
+        entry
+            .item
+            .metadata
+            .insert("n".to_owned(), values[i / paths.len()].clone());
         if i % 4 == 0 {
             entry.item.metadata.insert("a.b".to_owned(), json!(5));
         }
@@ -292,7 +309,11 @@ fn postgres_understands_filters_as_the_local_store_does() {
                 ..limit(3)
             };
             let found = store.search(&[1.0; DIM], &options).unwrap();
-            assert_eq!((found.matched as usize, found.hits.len()), (expected.len(), expected.len().min(3)), "{text}");
+            assert_eq!(
+                (found.matched as usize, found.hits.len()),
+                (expected.len(), expected.len().min(3)),
+                "{text}"
+            );
         }
     };
     check(&entries);
@@ -416,7 +437,10 @@ fn postgres_servers_that_are_not_there_are_told_without_the_password() {
     let error = PgStore::open_reader(address, None).unwrap_err();
     assert!(matches!(error, StoreError::Connection { .. }), "{error}");
     let text = format!("{error} {error:?}");
-    assert!(text.contains("postgres://me@127.0.0.1:1/db") && !text.contains("secret"), "{text}");
+    assert!(
+        text.contains("postgres://me@127.0.0.1:1/db") && !text.contains("secret"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -428,8 +452,14 @@ fn postgres_checks_certificates_as_it_is_told() {
     let bare = tls.split('?').next().unwrap().to_owned();
     let open = |address: &str, host: &str, mode: &str| {
         let sign = if address.contains('?') { '&' } else { '?' };
-        let address = format!("{}{sign}store={}&sslmode={mode}", address.replace("HOST", host), place.name);
-        PgStore::open_writer(&address, &model()).map(drop).map_err(|e| e.to_string())
+        let address = format!(
+            "{}{sign}store={}&sslmode={mode}",
+            address.replace("HOST", host),
+            place.name
+        );
+        PgStore::open_writer(&address, &model())
+            .map(drop)
+            .map_err(|e| e.to_string())
     };
     // The certificate is of localhost, and signed by itself.
     for (address, host, mode) in [
@@ -454,14 +484,20 @@ fn postgres_checks_certificates_as_it_is_told() {
     }
     assert_eq!(open(&place.server, "", "prefer"), Ok(()));
     let no_file = format!("{bare}?sslrootcert=/none.pem");
-    assert!(open(&no_file, "localhost", "verify-full").unwrap_err().contains("/none.pem"));
+    assert!(
+        open(&no_file, "localhost", "verify-full")
+            .unwrap_err()
+            .contains("/none.pem")
+    );
 }
 
 /// The server is killed and started again while one thread writes and another one reads.
 #[test]
 fn acknowledged_calls_survive_a_killed_server() {
     let (Ok(restart), Some(place)) = (std::env::var("BIFOCAL_POSTGRES_RESTART"), Place::new("killed")) else {
-        println!("skipped: BIFOCAL_POSTGRES_RESTART names no program that kills the server (scripts/check-postgres.sh)");
+        println!(
+            "skipped: BIFOCAL_POSTGRES_RESTART names no program that kills the server (scripts/check-postgres.sh)"
+        );
         return;
     };
     const KILLS: usize = 5;
@@ -505,11 +541,17 @@ fn acknowledged_calls_survive_a_killed_server() {
     }
     for (call, is_sure) in &acknowledged {
         let count = found.get(call).copied().unwrap_or(0);
-        assert!(count == 10 || !is_sure && count == 0, "call {call}: {count} items, acknowledged: {is_sure}");
+        assert!(
+            count == 10 || !is_sure && count == 0,
+            "call {call}: {count} items, acknowledged: {is_sure}"
+        );
     }
     assert!(found.keys().all(|call| acknowledged.contains_key(call)), "a phantom");
     let stats = store.stats().unwrap();
-    assert_eq!((stats.items, stats.generation), (found.values().sum(), found.len() as u64));
+    assert_eq!(
+        (stats.items, stats.generation),
+        (found.values().sum(), found.len() as u64)
+    );
 }
 
 /// Stores ten items a call; which calls were tried, and whether they were acknowledged, and how many failed.
@@ -520,7 +562,9 @@ fn write_until(store: &PgStore, ended: &AtomicBool) -> (BTreeMap<u64, bool>, usi
         if ended.load(Ordering::Relaxed) {
             break;
         }
-        let batch: Vec<Entry> = (0..10).map(|i| entry(&format!("{call}-{i}"), &random.vector())).collect();
+        let batch: Vec<Entry> = (0..10)
+            .map(|i| entry(&format!("{call}-{i}"), &random.vector()))
+            .collect();
         let result = store.upsert(&batch);
         match &result {
             Ok(()) => {}
