@@ -7,28 +7,27 @@ use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_models::bundle::Model;
 use bifocal_models::hub::HubName;
 use bifocal_search::query::{Part, Term, combine, weighted};
-use bifocal_search::{LocalStore, ModelId, Store};
+use bifocal_search::{ModelId, Store, StoreError, shown};
 
 use crate::failure::wrong_use;
 use crate::{model, pictures};
 
 /// Opens a store for reading; the model is not needed.
 pub fn open_reader(store: &Path) -> Result<Box<dyn Store>> {
-    local(store)?;
-    Ok(Box::new(LocalStore::open_reader(store, None)?))
+    bifocal_search::open_reader(store, None).map_err(told)
 }
 
 /// Opens a store for writing what this model embeds.
 pub fn open_writer(store: &Path, model: &ModelId) -> Result<Box<dyn Store>> {
-    local(store)?;
-    Ok(Box::new(LocalStore::open_writer(store, model)?))
+    bifocal_search::open_writer(store, model).map_err(told)
 }
 
-fn local(store: &Path) -> Result<()> {
-    if store.to_string_lossy().starts_with("postgres://") {
-        return Err(wrong_use("--store postgres://… is not there yet; give a folder"));
+/// A build that cannot do it is called wrongly.
+fn told(error: StoreError) -> anyhow::Error {
+    match error {
+        StoreError::NotBuilt { .. } => wrong_use(format!("--store {error}")),
+        error => error.into(),
     }
-    Ok(())
 }
 
 /// Opens the model that a store was made with, at `given` if it has moved.
@@ -41,14 +40,14 @@ pub fn open_model(store: &dyn Store, name: &Path, given: Option<&Path>) -> Resul
     let model = model::open_joint(path).with_context(|| {
         format!(
             "the store {} was made with the model {}; if it has moved, give --model",
-            name.display(),
+            shown(name).display(),
             stored.name
         )
     })?;
     let id = model_id(&model, path)?;
     if !stored.fits(&id) {
-        return Err(bifocal_search::StoreError::ModelMismatch {
-            path: name.to_owned(),
+        return Err(StoreError::ModelMismatch {
+            path: shown(name),
             stored: Box::new(stored.clone()),
             given: Box::new(id),
         }

@@ -1,6 +1,6 @@
 //! What can go wrong with a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::store::ModelId;
 
@@ -15,7 +15,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The file is something else.
-    #[error("{path} is a database, but not a Bifocal store; give another folder")]
+    #[error("{path} is a database, but not a Bifocal store; give another folder, or another store= of an address")]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -23,9 +23,8 @@ pub enum StoreError {
     /// The store was written with another model.
     #[error(
         "the store in {path} holds embeddings of {} ({} dimensions, fingerprint {}), but the model given is {} ({} dimensions, fingerprint {}); \
-         their embeddings cannot be compared: use the store's model, or embed all of the store with the other one, beside it until both are swapped: \
-         bifocal index --rebuild --model {} --store {}",
-        stored.name, stored.dim, short(&stored.fingerprint), given.name, given.dim, short(&given.fingerprint), quoted(&given.name), quoted(&path.to_string_lossy())
+         their embeddings cannot be compared: use the store's model, or {}",
+        stored.name, stored.dim, short(&stored.fingerprint), given.name, given.dim, short(&given.fingerprint), other_model(path, &given.name)
     )]
     ModelMismatch {
         /// The folder.
@@ -133,6 +132,27 @@ pub enum StoreError {
         /// Its reason.
         source: std::io::Error,
     },
+    /// The way to the server broke, or there is none.
+    #[error(
+        "the connection to the store in {path} failed while {action}: {source}; see that the server runs and can be reached, then repeat the call \
+         (one that writes may have been stored already; repeating it does no harm)"
+    )]
+    Connection {
+        /// The address.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// What broke.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A kind of store that this build does not have.
+    #[error(
+        "{path} needs PostgreSQL, which was left out of this build; build bifocal with `cargo build --release --features postgres`"
+    )]
+    NotBuilt {
+        /// The address.
+        path: PathBuf,
+    },
     /// The database engine failed in a way that has no case of its own.
     #[error("the store in {path} failed while {action}: {source}")]
     Engine {
@@ -143,6 +163,18 @@ pub enum StoreError {
         /// The engine's reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// What to do to use a store with another model.
+fn other_model(path: &Path, name: &str) -> String {
+    if crate::open::is_postgres(path) {
+        return "index into another store of the same database: --store 'postgres://…?store=NAME'".to_owned();
+    }
+    format!(
+        "embed all of the store with the other one, beside it until both are swapped: bifocal index --rebuild --model {} --store {}",
+        quoted(name),
+        quoted(&path.to_string_lossy())
+    )
 }
 
 /// An argument as a shell takes it.

@@ -1,6 +1,7 @@
 //! The store of embedded items, and search over it.
 //!
 //! - [`Store`]: what every store does; [`LocalStore`] keeps everything in one SQLite file in a folder;
+//!   `PgStore` (feature `postgres`) in PostgreSQL with pgvector; [`open_reader`] and [`open_writer`] take the name of either;
 //! - [`Item`], [`Entry`]: what is stored;
 //! - [`Filter`]: which items a search may return;
 //! - [`incremental`]: which files have to be embedded (again), and which only moved;
@@ -10,6 +11,9 @@
 mod error;
 mod item;
 mod local;
+mod open;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod scores;
 mod store;
 
@@ -18,9 +22,12 @@ pub mod filter;
 pub mod incremental;
 pub mod query;
 
+#[cfg(feature = "postgres")]
+pub use crate::postgres::PgStore;
 pub use error::StoreError;
 pub use filter::{Filter, FilterError};
 pub use item::{ContentHash, Entry, FileFacts, Item, Metadata};
 pub use local::LocalStore;
+pub use open::{is_postgres, open_reader, open_writer, shown};
 pub use scores::ScoreStats;
 pub use store::{Found, Hit, ListOptions, ModelId, SearchOptions, Stats, Store};

@@ -1,9 +1,10 @@
 //! `bifocal index`: pictures into a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use bifocal_search::{is_postgres, shown};
 
 use crate::failure::wrong_use;
 use crate::indexing::{self, Indexer, Summary, rebuild::rebuild, watch::watch};
@@ -22,7 +23,7 @@ pub struct Args {
     /// A bundle made by `bifocal train`, the folder of a CLIP in Hugging Face or open_clip layout, or hf:org/name[@revision]
     #[arg(long, value_name = "M")]
     model: PathBuf,
-    /// The folder that keeps the store
+    /// The folder that keeps the store, or postgres://user@host/database?store=name
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
     /// Pictures or folders of pictures
@@ -43,16 +44,19 @@ pub fn run(args: Args) -> Result<()> {
     if args.watch.is_some() && args.paths.is_empty() {
         return Err(wrong_use("--watch needs the folders to watch: give them as PATH"));
     }
+    if args.rebuild && is_postgres(&args.store) {
+        return Err(wrong_use(
+            "--rebuild works on stores in folders; in PostgreSQL, index into another store of the same database: --store 'postgres://…?store=NAME'",
+        ));
+    }
     let roots = indexing::canonical(&args.paths)?;
     let samples = indexing::listing(&roots, true)?;
     let model = model::open_joint(&args.model)?;
     let id = finder::model_id(&model, &args.model)?;
+    let name = shown(&args.store);
     if args.rebuild {
         let (items, failed) = rebuild(&args.store, &model, &id)?;
-        eprintln!(
-            "{}: {items} items embedded again, {failed} left out",
-            args.store.display()
-        );
+        eprintln!("{}: {items} items embedded again, {failed} left out", name.display());
     }
     let store = finder::open_writer(&args.store, &id)?;
     let indexer = Indexer {
@@ -67,18 +71,18 @@ pub fn run(args: Args) -> Result<()> {
             summary.failed
         );
     }
-    show(&args, &summary)?;
+    show(&args, &name, &summary)?;
     match args.watch {
-        Some(seconds) => watch(&indexer, &args.store, &roots, bad, Duration::from_secs(seconds.max(1))),
+        Some(seconds) => watch(&indexer, &name, &roots, bad, Duration::from_secs(seconds.max(1))),
         None => Ok(()),
     }
 }
 
-fn show(args: &Args, summary: &Summary) -> Result<()> {
+fn show(args: &Args, name: &Path, summary: &Summary) -> Result<()> {
     if args.json {
         println!("{}", serde_json::to_string(summary)?);
     } else {
-        println!("{}: {summary}", args.store.display());
+        println!("{}: {summary}", name.display());
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ pub struct Args {
     /// Groups of pictures that are nearly the same, instead of a query
     #[arg(long, conflicts_with_all = ["query", "image", "like"])]
     duplicates: bool,
-    /// The folder that keeps the store
+    /// The folder that keeps the store, or postgres://user@host/database?store=name
     #[arg(long, value_name = "S")]
     store: PathBuf,
     /// The model, if it is no longer where it was when the store was made

@@ -1,8 +1,10 @@
-//! Stores from the outside: the contract, random calls, the local store, killed writers, swapped stores, indexing a folder again.
+//! Stores from the outside: the contract, random calls, the local store, the one in PostgreSQL, killed writers, swapped stores, indexing a folder again.
 
 mod contract;
 mod crash;
 mod incremental;
 mod local;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod rebuild;
 mod twin;
