@@ -14,7 +14,6 @@ mod pictures;
 mod ranks;
 mod recipe_args;
 mod stop;
-mod thumbnail;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,7 @@ pub mod mix;
 mod random;
 pub mod source;
 pub mod split;
+pub mod thumbnail;
 pub mod transform;
 
 pub use cache::{FeatureSpec, FeatureStore, ItemKey};

@@ -9,13 +9,13 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
 use bifocal_data::source::{Dataset, Sample};
-use bifocal_data::{ImageSource, Limits, load_images_and};
+use bifocal_data::{ImageSource, Limits, load_images_and, thumbnail};
 use bifocal_models::bundle::Model;
 use bifocal_search::incremental::{Listed, Plan, apply_reuse, plan};
 use bifocal_search::{ContentHash, Entry, FileFacts, Item, Metadata, Store, StoreError};
 
 use crate::output::progress::Progress;
-use crate::{pictures, thumbnail};
+use crate::pictures;
 
 /// Pictures that are stored in one transaction: what a kill at the worst moment costs.
 const BATCH: usize = pictures::BATCH;

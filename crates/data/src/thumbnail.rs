@@ -1,9 +1,10 @@
-//! Small pictures for display, made while the pixels are there anyway.
+//! Small pictures for display.
 
-use bifocal_data::RgbImage;
-use bifocal_data::transform::{Filter, resize};
-use image::ExtendedColorType;
-use image::codecs::jpeg::JpegEncoder;
+use ::image::ExtendedColorType;
+use ::image::codecs::jpeg::JpegEncoder;
+
+use crate::image::RgbImage;
+use crate::transform::{Filter, resize};
 
 /// Longest side in pixels: sharp in a grid, also on screens with two pixels a point.
 const SIDE: u32 = 320;
@@ -30,7 +31,7 @@ pub fn jpeg(picture: &RgbImage) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bifocal_data::{Limits, decode};
+    use crate::{Limits, decode};
 
     fn picture(width: u32, height: u32) -> RgbImage {
         let data = (0..width * height).flat_map(|i| [(i % width / 4) as u8, 200, (i / width / 4) as u8]);
