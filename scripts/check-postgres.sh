@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
 chmod 755 "$dir"
 port=$((20000 + RANDOM % 20000))
 
