@@ -222,16 +222,27 @@ impl<D: Disk> Checkpoints<D> {
         self.disk.sync_dir(&unfinished).map_err(at(&unfinished))?;
         self.disk.rename(&unfinished, &target).map_err(at(&target))?;
         self.disk.sync_dir(&self.dir).map_err(at(&self.dir))?;
+        self.settle(snapshot.state.step)?;
+        Ok(target)
+    }
+
+    /// Names the checkpoint of a step as the newest one and deletes those before it that are too old: the end of [`Checkpoints::save`], and what
+    /// a run that was killed in it has to make up for.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn settle(&self, step: u64) -> Result<(), CheckpointError> {
         let (latest, new) = (self.dir.join(LATEST), self.dir.join(format!("{LATEST}.new")));
         self.disk
-            .write(&new, format!("{name}\n").as_bytes())
+            .write(&new, format!("{}\n", name_of(step)).as_bytes())
             .map_err(at(&new))?;
         self.disk.rename(&new, &latest).map_err(at(&latest))?;
         self.disk.sync_dir(&self.dir).map_err(at(&self.dir))?;
-        for (_, old) in self.list()?.into_iter().skip(self.keep) {
+        let older = self.list()?.into_iter().filter(|(found, _)| *found <= step);
+        for (_, old) in older.skip(self.keep) {
             self.disk.remove_dir(&old).map_err(at(&old))?;
         }
-        Ok(target)
+        Ok(())
     }
 
     /// The newest checkpoint that is whole, and the newer ones that are not. Which one that is, the folder decides:

@@ -126,7 +126,10 @@ pub fn run_among(
         })
     };
     let logs = ranks.first().then(logs).transpose()?;
-    // a run may have been killed between a checkpoint and its becoming the best one
+    // a run may have been killed between writing a checkpoint and naming it the newest, or the best one
+    if snapshot.is_some() && ranks.first() {
+        checkpoints.settle(start.step)?;
+    }
     if snapshot.is_some() && logs.as_ref().and_then(|logs| logs.watch.best_step()) == Some(start.step) {
         checkpoints.keep_best(&checkpoints.path(start.step))?;
     }

@@ -72,7 +72,7 @@ pub fn run(args: Args) -> Result<()> {
     let only: Vec<String> = args.only.iter().map(|name| name.trim().to_owned()).collect();
     let runs = plan::runs(&setting, args.seeds, &only)?;
     if args.explain {
-        for run in runs.iter().filter(|run| run.wanted) {
+        for run in &runs {
             explain(run);
         }
         return Ok(());
@@ -81,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut suite: Option<Suite> = None;
     let mut untuned_c2c = None;
     for (number, run) in runs.iter().enumerate() {
-        if (args.table || !run.wanted) && !cost::has_ended(&run.folder) {
+        if args.table && !cost::has_ended(&run.folder) {
             continue;
         }
         eprintln!("run {} of {}: {}", number + 1, runs.len(), run.folder.display());

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use bifocal_align::Recipe;
 
+use super::cost;
 use crate::failure::wrong_use;
 
 /// Folder of the run that all others start from.
@@ -179,12 +180,10 @@ pub struct Run {
     pub folder: PathBuf,
     /// What it trains.
     pub recipe: Recipe,
-    /// Whether this call trains it; otherwise it is in the table if it has ended.
-    pub wanted: bool,
 }
 
-/// All runs in their order: the base, then seed by seed all rows, so that a lab that is stopped has all of them with fewer seeds. The base
-/// and the rows in `only` (all, when it is empty) are wanted.
+/// All runs in their order: the base, then seed by seed all rows, so that a lab that is stopped has all of them with fewer seeds. Of rows that are
+/// not in `only` (if there are any in it) those runs that have ended: they stay in the table.
 ///
 /// # Errors
 /// A name in `only` that no row has, a recipe that cannot be read.
@@ -200,10 +199,9 @@ pub fn runs(setting: &Setting, seeds: u64, only: &[String]) -> Result<Vec<Run>> 
     for seed in 1..=seeds {
         for row in ROWS {
             let wanted = only.is_empty() || only.iter().any(|name| row.name == name);
-            all.push(Run {
-                wanted,
-                ..run(setting, row, Some(seed))?
-            });
+            if wanted || cost::has_ended(&folder(setting, row, Some(seed))) {
+                all.push(run(setting, row, Some(seed))?);
+            }
         }
     }
     Ok(all)
@@ -214,12 +212,15 @@ pub fn base_bundle(out: &Path) -> PathBuf {
     out.join(BASE).join("model")
 }
 
-fn run(setting: &Setting, row: &'static Row, seed: Option<u64>) -> Result<Run> {
+fn folder(setting: &Setting, row: &Row, seed: Option<u64>) -> PathBuf {
     let name = row.name.replace(", ", "-").replace(' ', "-");
-    let folder = match seed {
+    match seed {
         None => setting.out.join(name),
         Some(seed) => setting.out.join(format!("{name}-{seed}")),
-    };
+    }
+}
+
+fn run(setting: &Setting, row: &'static Row, seed: Option<u64>) -> Result<Run> {
     let path = setting.recipes.join(format!("{}.toml", row.recipe));
     let base = base_bundle(&setting.out).display().to_string();
     let mut sets: Vec<String> = row.sets.iter().map(|set| set.replace(BASE_BUNDLE, &base)).collect();
@@ -240,9 +241,8 @@ fn run(setting: &Setting, row: &'static Row, seed: Option<u64>) -> Result<Run> {
     Ok(Run {
         row,
         seed,
-        folder,
+        folder: folder(setting, row, seed),
         recipe,
-        wanted: true,
     })
 }
 
@@ -302,12 +302,10 @@ mod tests {
     fn seed_by_seed_over_all_rows() {
         let only = ["sail".to_owned(), "lift, cosine".to_owned()];
         let all = runs(&setting(), 2, &only).unwrap();
-        assert_eq!(all.len(), 1 + 2 * ROWS.len());
-        let wanted: Vec<&Run> = all.iter().filter(|run| run.wanted).collect();
-        let names: Vec<String> = wanted.iter().map(|run| run.folder.display().to_string()).collect();
+        let names: Vec<String> = all.iter().map(|run| run.folder.display().to_string()).collect();
         let folders = ["base", "sail-1", "lift-cosine-1", "sail-2", "lift-cosine-2"];
         assert_eq!(names, folders.map(|folder| format!("runs/lab/{folder}")));
-        assert_eq!(wanted[3].recipe.seed, 2);
+        assert_eq!(all[3].recipe.seed, 2);
         let error = runs(&setting(), 1, &["sial".to_owned()]).unwrap_err();
         assert!(error.to_string().contains("\"sail\""), "{error}");
     }
