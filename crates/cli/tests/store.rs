@@ -264,8 +264,9 @@ fn another_model_is_refused_with_the_command_that_rebuilds() {
         .into_iter()
         .chain(command.split_whitespace())
         .collect();
+    let mut over = false;
     for kill in 1..=4u64 {
-        killed_after(&rebuild, Duration::from_millis(60 * kill));
+        over |= !killed_after(&rebuild, Duration::from_millis(60 * kill));
         // Whole, with the one model or the other.
         let found = indexed.search(&["--like", &indexed.key(PHOTO), "-k", "3"]);
         assert_eq!(keys(&found).len(), 3, "after kill {kill}");
@@ -276,7 +277,11 @@ fn another_model_is_refused_with_the_command_that_rebuilds() {
     }
     let output = run(&rebuild);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && told.contains("000000020247.jpg"), "{told}");
+    // A rebuild that was over before it could be killed has left the picture out already.
+    assert!(
+        output.status.success() && (over || told.contains("000000020247.jpg")),
+        "{told}"
+    );
     assert!(!Path::new(&store).join("rebuild").exists());
     // The store has its new model by name, keeps what it knew, and lets the old one no longer in.
     let found = indexed.search(&[
