@@ -43,10 +43,13 @@ pub struct ParamInfo {
     pub trainable: bool,
 }
 
+/// What is called with every parameter and a way to read its values.
+type Each<'a> = dyn FnMut(ParamInfo, &dyn Fn() -> Vec<f32>) + 'a;
+
 // Not generic over the function: a module's whole tree would be compiled once for each call.
 struct Visit<'a> {
     path: Path,
-    each: &'a mut dyn FnMut(ParamInfo, &dyn Fn() -> Vec<f32>),
+    each: &'a mut Each<'a>,
 }
 
 impl ModuleVisitor for Visit<'_> {
