@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::contract::{Random, entry, limit, model};
+use crate::made::{Random, entry, limit, model};
 use bifocal_search::{Entry, LocalStore, SearchOptions, Store, StoreError};
 
 const TEST: &str = "crash::acknowledged_calls_survive_a_killed_writer";

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 
-use crate::contract::{DIM, entry, model};
+use crate::made::{DIM, entry, model};
 use bifocal_search::incremental::{Listed, Plan, apply_reuse, plan};
 use bifocal_search::{ContentHash, Entry, LocalStore, Store};
 

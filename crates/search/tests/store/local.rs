@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::contract::{DIM, Random, entry, limit, model};
+use crate::made::{DIM, Random, entry, limit, model};
 use bifocal_search::{LocalStore, ModelId, SearchOptions, Store, StoreError};
 
 fn writer(dir: &Path) -> LocalStore {

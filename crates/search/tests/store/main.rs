@@ -4,6 +4,7 @@ mod contract;
 mod crash;
 mod incremental;
 mod local;
+mod made;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rebuild;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::contract::{CASES, DIM, Random, entry, limit, model};
+use crate::contract::CASES;
+use crate::made::{DIM, Random, entry, limit, model};
 use bifocal_search::{Entry, Filter, ListOptions, LocalStore, ModelId, PgStore, SearchOptions, Store, StoreError};
 use serde_json::json;
 

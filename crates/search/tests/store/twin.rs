@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bifocal_search::{Entry, Filter, ListOptions, Metadata, SearchOptions, Store};
 
-use crate::contract::{DIM, Open, Random, entry, limit, stored};
+use crate::contract::Open;
+use crate::made::{DIM, Random, entry, limit, stored};
 
 /// Calls; another number may be set in the environment.
 const STEPS: u64 = 20_000;
