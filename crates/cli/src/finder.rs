@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_models::bundle::Model;
 use bifocal_models::hub::HubName;
-use bifocal_search::query::{Part, Term, combine, weighted};
+use bifocal_search::query::{Term, combine, weighted};
 use bifocal_search::{ModelId, Store, StoreError, shown};
 
 use crate::failure::wrong_use;
@@ -114,14 +114,7 @@ impl Question {
             })?;
             vectors.push((1.0, entry.direction(dim)?));
         }
-        let parts: Vec<Part> = vectors
-            .iter()
-            .map(|(weight, vector)| Part {
-                weight: *weight,
-                vector,
-            })
-            .collect();
-        Ok(combine(&parts, dim)?)
+        Ok(combine(&vectors, dim)?)
     }
 }
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
-use crate::query::{Part, combine};
+use crate::query::combine;
 use crate::store::{to_bytes, unit};
 
 /// What the user knows about an item: any JSON object.
@@ -155,7 +155,7 @@ impl Entry {
         if let [vector] = &self.vectors[..] {
             return unit(vector, dim, || self.item.file.key.clone());
         }
-        let parts: Vec<Part> = self.vectors.iter().map(|vector| Part { weight: 1.0, vector }).collect();
+        let parts: Vec<_> = self.vectors.iter().map(|vector| (1.0, vector)).collect();
         combine(&parts, dim)
     }
 

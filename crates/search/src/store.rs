@@ -118,6 +118,9 @@ pub struct Stats {
 ///
 /// Every writing call is atomic (all of it or nothing, also when the process is killed) and durable when it returns.
 pub trait Store: Send + Sync {
+    /// What keeps the data, in a word: for measures.
+    fn kind(&self) -> &'static str;
+
     /// The model of the embeddings.
     fn model(&self) -> &ModelId;
 

@@ -243,10 +243,7 @@ fn join(rows: Vec<Vec<f32>>, groups: &[usize], dim: usize) -> Answer<Vec<Vec<f32
             joined.append(&mut group);
             continue;
         }
-        let parts: Vec<_> = group
-            .iter()
-            .map(|vector| bifocal_search::query::Part { weight: 1.0, vector })
-            .collect();
+        let parts: Vec<_> = group.iter().map(|vector| (1.0, vector)).collect();
         joined.push(bifocal_search::query::combine(&parts, dim)?);
     }
     Ok(joined)

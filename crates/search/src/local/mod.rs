@@ -268,6 +268,10 @@ fn fit(dir: &Path, stored: ModelId, given: Option<&ModelId>) -> Result<(), Store
 }
 
 impl Store for LocalStore {
+    fn kind(&self) -> &'static str {
+        "local"
+    }
+
     fn model(&self) -> &ModelId {
         &self.model
     }

@@ -107,6 +107,10 @@ fn fit(address: &Address, stored: ModelId, given: Option<&ModelId>) -> Result<()
 }
 
 impl Store for PgStore {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
     fn model(&self) -> &ModelId {
         &self.model
     }

@@ -7,23 +7,14 @@ pub use parse::{QueryError, Term, parse, weighted};
 use crate::error::StoreError;
 use crate::store::unit;
 
-/// One part of a query: a text's or a picture's embedding and how much it counts. Negative weights lead away from it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Part<'a> {
-    /// Its weight.
-    pub weight: f32,
-    /// Its embedding, of any length but zero.
-    pub vector: &'a [f32],
-}
-
-/// The sum of the parts' unit vectors times their weights, normalised.
+/// The sum of unit vectors times their weights, normalised: a query of several texts, pictures and items. Negative weights lead away.
 ///
 /// # Shapes
-/// Every vector `[dim]`; returns `[dim]`.
+/// `parts`: weights with vectors of any length but zero. Every vector `[dim]`; returns `[dim]`.
 ///
 /// # Errors
 /// No parts, vectors of another width or without direction, weights that are not finite, parts that cancel out.
-pub fn combine(parts: &[Part], dim: usize) -> Result<Vec<f32>, StoreError> {
+pub fn combine<V: AsRef<[f32]>>(parts: &[(f32, V)], dim: usize) -> Result<Vec<f32>, StoreError> {
     if parts.is_empty() {
         return Err(StoreError::Invalid {
             what: "the query".to_owned(),
@@ -32,17 +23,17 @@ pub fn combine(parts: &[Part], dim: usize) -> Result<Vec<f32>, StoreError> {
     }
     let mut sum = vec![0.0f64; dim];
     let mut weights = 0.0f64;
-    for (number, part) in parts.iter().enumerate() {
+    for (number, (weight, vector)) in parts.iter().enumerate() {
         let what = || format!("part {} of the query", number + 1);
-        if !part.weight.is_finite() {
+        if !weight.is_finite() {
             return Err(StoreError::Invalid {
                 what: format!("the weight of part {} of the query", number + 1),
                 why: "must be a finite number",
             });
         }
-        weights += f64::from(part.weight).abs();
-        for (s, v) in sum.iter_mut().zip(unit(part.vector, dim, what)?) {
-            *s += f64::from(part.weight) * f64::from(v);
+        weights += f64::from(*weight).abs();
+        for (s, v) in sum.iter_mut().zip(unit(vector.as_ref(), dim, what)?) {
+            *s += f64::from(*weight) * f64::from(v);
         }
     }
     let length = sum.iter().map(|s| s * s).sum::<f64>().sqrt();
@@ -61,8 +52,8 @@ pub fn combine(parts: &[Part], dim: usize) -> Result<Vec<f32>, StoreError> {
 mod tests {
     use super::*;
 
-    fn part(weight: f32, vector: &[f32]) -> Part<'_> {
-        Part { weight, vector }
+    fn part(weight: f32, vector: &[f32]) -> (f32, &[f32]) {
+        (weight, vector)
     }
 
     #[test]
@@ -75,7 +66,7 @@ mod tests {
 
     #[test]
     fn queries_without_direction_are_refused() {
-        assert!(matches!(combine(&[], 2), Err(StoreError::Invalid { .. })));
+        assert!(matches!(combine::<&[f32]>(&[], 2), Err(StoreError::Invalid { .. })));
         assert!(matches!(
             combine(&[part(0.0, &[1.0, 0.0])], 2),
             Err(StoreError::Invalid { .. })

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::extract::State;
-use bifocal_search::query::{Part, combine, parse};
+use bifocal_search::query::{combine, parse};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -87,7 +87,7 @@ pub(crate) async fn search(State(app): State<Shared>, payload: Payload) -> Answe
     };
     let asked = Instant::now();
     let found = store::ask(&store, move |store| store::search(store, &vector, &wanted)).await?;
-    app.metrics.search("local", asked.elapsed());
+    app.metrics.search(store.kind(), asked.elapsed());
     let items = store::ask(&store, |store| Ok(store.count()?)).await?;
     let hits: Vec<Value> = found
         .hits
@@ -191,12 +191,5 @@ async fn vector(app: &Shared, engine: &Engine, query: Query) -> Answer<Vec<f32>>
         };
         vectors.push((weight, vector));
     }
-    let parts: Vec<Part> = vectors
-        .iter()
-        .map(|(weight, vector)| Part {
-            weight: *weight,
-            vector,
-        })
-        .collect();
-    Ok(combine(&parts, engine.model.dim())?)
+    Ok(combine(&vectors, engine.model.dim())?)
 }
