@@ -157,10 +157,7 @@ impl Run<'_> {
                 journal.add(&frame).with_context(told)?;
                 self.count(&frame);
                 add(&mut all, frame);
-                if self.done >= ENOUGH {
-                    too_many(self.failed, self.done, self.settings.max_failed)?;
-                }
-                Ok(())
+                if self.done < ENOUGH { Ok(()) } else { self.tolerate() }
             },
         )?;
         drop(journal);

@@ -168,9 +168,8 @@ fn captions_and_labels_follow_their_table() {
         std::fs::write(place.at(&format!("{name}.jpg")), bytes).expect("write");
     }
     let table = |captions: [&str; 3]| {
-        let row = |((name, _), caption): (&(String, Vec<u8>), &str)| match caption {
-            "" => serde_json::json!({ "image": format!("{name}.jpg"), "captions": {} }).to_string(),
-            text => serde_json::json!({ "image": format!("{name}.jpg"), "captions": { "en": [text] } }).to_string(),
+        let row = |((name, _), text): (&(String, Vec<u8>), &str)| {
+            serde_json::json!({ "image": format!("{name}.jpg"), "captions": { "en": [text] } }).to_string()
         };
         let rows: Vec<String> = all.iter().zip(captions).map(row).collect();
         std::fs::write(place.at("captions.jsonl"), rows.join("\n")).expect("write");
