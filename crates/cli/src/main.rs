@@ -1,5 +1,6 @@
 //! The binary `bifocal`: one file per command in `commands/`, what is printed in `output/`.
 
+mod bulk;
 mod commands;
 mod failure;
 mod finder;

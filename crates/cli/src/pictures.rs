@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use bifocal_align::train::collective::{Ranks, Wait};
 use bifocal_data::source::{Dataset, Sample};
-use bifocal_data::{ImageSource, Limits, Preprocess, load_images};
+use bifocal_data::{ImageSource, Limits, Preprocess, ahead, load_images};
 use bifocal_models::bundle::{BundleError, Model};
 
 use crate::failure::wrong_use;
@@ -51,19 +51,23 @@ pub fn embed(model: &Model, samples: &[Sample], ranks: &dyn Ranks) -> Result<Emb
         rows: Vec::new(),
         samples: Vec::new(),
     };
-    for (i, chunk) in samples[own.clone()].chunks(BATCH).enumerate() {
-        let paths: Vec<&ImageSource> = chunk.iter().map(|s| &s.image).collect();
-        let loaded = load_images(&paths, preprocess, &Limits::default())?;
+    let mut begin = own.start;
+    let load = |chunk: &[Sample]| {
+        let images: Vec<&ImageSource> = chunk.iter().map(|s| &s.image).collect();
+        load_images(&images, preprocess, &Limits::default())
+    };
+    ahead(samples[own.clone()].chunks(BATCH), load, |loaded| -> Result<()> {
+        let loaded = loaded?;
         for bad in &loaded.bad {
             eprintln!("left out {}: {}", bad.image, bad.error);
         }
-        embedded
-            .rows
-            .extend(model.embed_images(&loaded.pixels, loaded.good.len())?);
-        let good = loaded.good.iter();
-        embedded.samples.extend(good.map(|g| own.start + BATCH * i + g));
-        progress.update((BATCH * i + chunk.len()) as u64, "");
-    }
+        let rows = model.embed_images(&loaded.pixels, loaded.good.len())?;
+        embedded.rows.extend(rows);
+        embedded.samples.extend(loaded.good.iter().map(|g| begin + g));
+        begin += loaded.good.len() + loaded.bad.len();
+        progress.update((begin - own.start) as u64, "");
+        Ok(())
+    })?;
     progress.finish();
     let samples_of = ranks.tell("the pictures it has embedded", &embedded.samples, Wait::Work)?;
     embedded.samples = samples_of.concat();

@@ -238,3 +238,49 @@ fn cache_embed_and_eval_are_split_by_rank() {
     };
     assert_eq!(succeeds(command).matches("features of").count(), 1);
 }
+
+#[test]
+fn ranks_embed_the_parts_that_one_process_embeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = tiny::write_clip(dir.path());
+    let parts = |out: &Path| {
+        let mut files: Vec<(String, Vec<u8>)> = std::fs::read_dir(out)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| text(path).contains("part-"))
+            .map(|path| {
+                (
+                    path.file_name().unwrap().to_str().unwrap().to_owned(),
+                    std::fs::read(&path).unwrap(),
+                )
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    let photos = samples("photos");
+    let embed = [
+        "embed",
+        "--model",
+        text(&model),
+        "--images",
+        text(&photos),
+        "--part-items",
+        "32",
+        "--out",
+    ];
+    let alone = dir.path().join("alone");
+    let output = common::bifocal(&[&embed[..], &[text(&alone)]].concat())
+        .env("RAYON_NUM_THREADS", "1")
+        .output();
+    assert!(output.unwrap().status.success());
+    assert_eq!(parts(&alone).len(), 4);
+    for n in [2, 3] {
+        let out = dir.path().join(format!("ranks-{n}"));
+        let Some(command) = mpirun(n, &[&embed[..], &[text(&out)]].concat()) else {
+            return;
+        };
+        succeeds(command);
+        assert!(parts(&out) == parts(&alone), "{n} ranks");
+    }
+}

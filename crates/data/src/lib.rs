@@ -3,6 +3,7 @@
 //! Everything that is read here is hostile until checked: limits come before allocation, a bad row or a damaged
 //! picture is counted and reported, and nothing that a file contains can end the process.
 
+mod ahead;
 pub mod atomic;
 pub mod batches;
 pub mod cache;
@@ -13,9 +14,12 @@ pub mod mix;
 mod random;
 pub mod source;
 pub mod split;
+#[cfg(feature = "parquet")]
+pub mod table;
 pub mod thumbnail;
 pub mod transform;
 
+pub use ahead::ahead;
 pub use cache::{FeatureSpec, FeatureStore, ItemKey};
 pub use decode::{Conventions, DecodeError, Limits, decode, open};
 pub use image::RgbImage;

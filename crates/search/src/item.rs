@@ -15,7 +15,7 @@ use crate::store::{to_bytes, unit};
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
 
 /// Bytes of a key; the longest path of common systems.
-const MAX_KEY: usize = 4096;
+pub(crate) const MAX_KEY: usize = 4096;
 /// Bytes of the metadata as JSON.
 const MAX_METADATA: usize = 256 * 1024;
 /// Bytes of a thumbnail.
@@ -184,7 +184,7 @@ impl Item {
     ///
     /// # Errors
     /// An empty key, one with a NUL, a size beyond 2⁶³, and key, metadata or thumbnail beyond their limits.
-    fn check(&self) -> Result<String, StoreError> {
+    pub fn check(&self) -> Result<String, StoreError> {
         let key = &self.file.key;
         if key.is_empty() || key.contains('\0') {
             return Err(StoreError::Invalid {

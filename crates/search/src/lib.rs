@@ -9,6 +9,7 @@
 //! - [`duplicates`]: groups of items that are nearly the same.
 
 mod error;
+mod failure;
 mod item;
 mod local;
 mod open;
@@ -25,6 +26,7 @@ pub mod query;
 #[cfg(feature = "postgres")]
 pub use crate::postgres::PgStore;
 pub use error::StoreError;
+pub use failure::{Failure, is_key};
 pub use filter::{Filter, FilterError};
 pub use item::{ContentHash, Entry, FileFacts, Item, Metadata};
 pub use local::LocalStore;

@@ -4,6 +4,7 @@ use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
+use crate::failure::Failure;
 use crate::filter::Filter;
 use crate::item::{Entry, FileFacts, Item, Metadata};
 use crate::scores::ScoreStats;
@@ -195,6 +196,19 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Failures of the engine, and damaged content.
     fn files(&self) -> Result<Vec<FileFacts>, StoreError>;
+
+    /// Remembers what could not be stored, the newest of a key, and forgets `solved` keys, in one transaction. Items are not touched.
+    /// Failures of keys that no item can have are left out.
+    ///
+    /// # Errors
+    /// No space, a store opened for reading, and failures of the engine.
+    fn note_failures(&self, failed: &[Failure], solved: &[&str]) -> Result<(), StoreError>;
+
+    /// All failures that are remembered, in the order of their keys.
+    ///
+    /// # Errors
+    /// Failures of the engine, and damaged content.
+    fn failures(&self) -> Result<Vec<Failure>, StoreError>;
 
     /// Merges what was written into the store's lasting form and gives free space back. Never needed for durability.
     ///

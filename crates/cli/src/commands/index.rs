@@ -7,14 +7,18 @@ use anyhow::Result;
 use bifocal_search::{is_postgres, shown};
 
 use crate::failure::wrong_use;
-use crate::indexing::{self, Indexer, Summary, rebuild::rebuild, watch::watch};
+use crate::indexing::listing::{self, Listing};
+use crate::indexing::summary::Summary;
+use crate::indexing::{Indexer, Pass, rebuild::rebuild, watch::watch};
 use crate::{finder, model};
 
 /// Embeds pictures into a store, incrementally.
 ///
 /// Pictures that the store has unchanged are not embedded again; moved ones keep their embedding; those that are gone from the
-/// given folders leave the store. A picture that cannot be read is told and left out, and the others are indexed. A
+/// given folders leave the store. Captions and labels are brought up to date without embedding. A
 /// run that was killed is continued by the same call.
+///
+/// A picture that cannot be read is left out and the others are indexed; the store remembers why, and does not try it again before it changes.
 ///
 /// A store belongs to one model. `--rebuild` embeds everything that it knows with another one: the new store grows beside the old one,
 /// which is searched until both are swapped at once.
@@ -26,12 +30,15 @@ pub struct Args {
     /// The folder that keeps the store, or postgres://user@host/database?store=name
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
-    /// Pictures or folders of pictures
+    /// Pictures, folders of pictures, tar shards (also patterns such as shard-{000..012}.tar), parquet files, tables of captions
     #[arg(required_unless_present = "rebuild", value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Embed all pictures of the store again with this model, then index the given paths, if there are any
     #[arg(long)]
     rebuild: bool,
+    /// Try again pictures that could not be read before and have not changed since
+    #[arg(long)]
+    retry_failed: bool,
     /// Go on: look for changes every so many seconds (5 if no number is given) until Ctrl-C
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "5", require_equals = true)]
     watch: Option<u64>,
@@ -49,8 +56,8 @@ pub fn run(args: Args) -> Result<()> {
             "--rebuild works on stores in folders; in PostgreSQL, index into another store of the same database: --store 'postgres://…?store=NAME'",
         ));
     }
-    let roots = indexing::canonical(&args.paths)?;
-    let samples = indexing::listing(&roots, true)?;
+    let roots = listing::roots(&args.paths)?;
+    let listing = Listing::read(&roots, true)?;
     let model = model::open_joint(&args.model)?;
     let id = finder::model_id(&model, &args.model)?;
     let name = shown(&args.store);
@@ -63,7 +70,11 @@ pub fn run(args: Args) -> Result<()> {
         store: &*store,
         model: &model,
     };
-    let (summary, bad) = indexer.pass(&roots, &samples, |_| false)?;
+    let what = Pass {
+        retry: args.retry_failed,
+        refresh: true,
+    };
+    let summary = indexer.pass(&roots, &listing, what)?;
     store.flush()?;
     if summary.items == 0 && args.watch.is_none() {
         anyhow::bail!(
@@ -73,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     show(&args, &name, &summary)?;
     match args.watch {
-        Some(seconds) => watch(&indexer, &name, &roots, bad, Duration::from_secs(seconds.max(1))),
+        Some(seconds) => watch(&indexer, &name, &roots, listing, Duration::from_secs(seconds.max(1))),
         None => Ok(()),
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
+use bifocal_data::source::{Finder, ImageSource};
 use bifocal_models::bundle::Model;
-use bifocal_search::{ContentHash, FileFacts, ListOptions, LocalStore, Metadata, ModelId, Store, StoreError};
+use bifocal_search::{FileFacts, Item, ListOptions, LocalStore, ModelId, Store, StoreError};
 
-use super::{BATCH, Indexer, facts};
+use super::{BATCH, Indexer, Work, current};
 use crate::output::progress::Progress;
 
 /// The folder inside of the store's in which the new one grows.
@@ -43,56 +45,49 @@ pub fn rebuild(dir: &Path, model: &Model, id: &ModelId) -> Result<(u64, usize)> 
 /// Embeds what the new store has not yet; returns how many files could not be read.
 fn fill(old: &LocalStore, indexer: &Indexer) -> Result<usize> {
     let done: HashMap<String, FileFacts> = indexer.store.files()?.into_iter().map(|f| (f.key.clone(), f)).collect();
-    let mut progress = Progress::new("embedding again", old.count()?);
-    let (mut seen, mut failed) = (0, 0);
+    let gone = AtomicUsize::new(0);
+    let mut finder = Finder::default();
+    let mut find = |item: Item| {
+        let image = finder.find(Path::new(&item.file.key)).unwrap_or(ImageSource::None);
+        match current(&item.file.key, &image, Some(&item.file)) {
+            Ok(file) => Some(Work {
+                file,
+                image,
+                metadata: item.metadata,
+            }),
+            Err(error) => {
+                eprintln!(
+                    "left out {}: {error}; `bifocal index` of its folder takes it out of the store when it is gone",
+                    item.file.key
+                );
+                gone.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    };
     let mut page = ListOptions {
         limit: BATCH,
         ..ListOptions::default()
     };
-    loop {
-        let items = old.list(&page)?;
-        let Some(last) = items.last() else { break };
-        page.after = Some(last.file.key.clone());
-        seen += items.len();
-        let open: HashMap<&str, &Metadata> = items
-            .iter()
-            .filter(|item| done.get(&item.file.key) != Some(&item.file))
-            .map(|item| (item.file.key.as_str(), &item.metadata))
-            .collect();
-        let mut files = Vec::new();
-        for item in items.iter().filter(|item| open.contains_key(item.file.key.as_str())) {
-            match current(&item.file) {
-                Ok(file) => files.push(file),
-                Err(error) => {
-                    eprintln!("left out {}: {error:#}", item.file.key);
-                    failed += 1;
-                }
-            }
-        }
-        failed += indexer
-            .embed(&files, |key| open.get(key).map(|&m| m.clone()).unwrap_or_default())?
-            .len();
+    let pages = std::iter::from_fn(|| {
+        let items = match old.list(&page) {
+            Ok(items) => items,
+            Err(error) => return Some(Err(error.into())),
+        };
+        page.after = Some(items.last()?.file.key.clone());
+        let open = items
+            .into_iter()
+            .filter(|item| done.get(&item.file.key) != Some(&item.file));
+        Some(Ok(open.filter_map(&mut find).collect()))
+    });
+    let mut seen = done.len();
+    let mut progress = Progress::new("embedding again", old.count()?);
+    let failed = indexer.store_all(pages, |count| {
+        seen += count;
         progress.update(seen as u64, "");
-    }
+    })?;
     progress.finish();
-    Ok(failed)
-}
-
-/// The file as it is now: it may have changed since it was indexed.
-fn current(file: &FileFacts) -> Result<FileFacts> {
-    let listed =
-        facts(&file.key).context("its file is gone; `bifocal index` of its folder takes it out of the store")?;
-    let hash = if (listed.size, listed.modified_ns) == (file.size, file.modified_ns) {
-        file.hash
-    } else {
-        ContentHash::of_file(Path::new(&file.key))?
-    };
-    Ok(FileFacts {
-        key: listed.key,
-        size: listed.size,
-        modified_ns: listed.modified_ns,
-        hash,
-    })
+    Ok(failed.len() + gone.into_inner())
 }
 
 fn remove(dir: &Path) -> Result<()> {

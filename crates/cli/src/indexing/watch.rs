@@ -1,32 +1,32 @@
 //! Following folders: they are listed again and again. That works on every file system, also those of the network, which tell
 //! nobody what changed on the other side; a listing costs one `stat` a picture.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use bifocal_search::incremental::Listed;
 
-use super::{Indexer, listing};
+use super::listing::{Listing, Root};
+use super::{Indexer, Pass};
 use crate::stop::Stop;
 
 /// How often the wish to stop is looked for.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Brings the store up to date every `interval` until Ctrl-C or SIGTERM; says only what changed. `bad` is not tried again before it changes.
-pub fn watch(indexer: &Indexer, name: &Path, roots: &[PathBuf], bad: Vec<Listed>, interval: Duration) -> Result<()> {
+/// Brings the store up to date every `interval` until Ctrl-C or SIGTERM; says only what changed since `listing`.
+pub fn watch(indexer: &Indexer, name: &Path, roots: &[Root], listing: Listing, interval: Duration) -> Result<()> {
     let stop = Stop::listen()?;
     eprintln!(
         "watching {} every {} s; Ctrl-C ends it",
         roots
             .iter()
-            .map(|r| r.display().to_string())
+            .map(|r| r.path.display().to_string())
             .collect::<Vec<_>>()
             .join(", "),
         interval.as_secs()
     );
-    let mut bad: HashMap<String, Listed> = bad.into_iter().map(|l| (l.key.clone(), l)).collect();
+    let mut digest = listing.digest();
+    drop(listing);
     let mut told = String::new();
     loop {
         let mut waited = Duration::ZERO;
@@ -38,8 +38,8 @@ pub fn watch(indexer: &Indexer, name: &Path, roots: &[PathBuf], bad: Vec<Listed>
             waited += TICK;
         }
         // A folder that is away for a while (a disk that is not mounted) is no reason to empty the store, nor to end.
-        let samples = match listing(roots, false) {
-            Ok(samples) => samples,
+        let listing = match Listing::read(roots, false) {
+            Ok(listing) => listing,
             Err(error) => {
                 let text = error.to_string();
                 if text != told {
@@ -50,8 +50,12 @@ pub fn watch(indexer: &Indexer, name: &Path, roots: &[PathBuf], bad: Vec<Listed>
             }
         };
         told.clear();
-        let (summary, failed) = indexer.pass(roots, &samples, |listed| bad.get(&listed.key) == Some(listed))?;
-        bad.extend(failed.into_iter().map(|l| (l.key.clone(), l)));
+        let before = std::mem::replace(&mut digest, listing.digest());
+        let what = Pass {
+            retry: false,
+            refresh: before != digest,
+        };
+        let summary = indexer.pass(roots, &listing, what)?;
         if summary.is_news() {
             indexer.store.flush()?;
             println!("{}: {summary}", name.display());

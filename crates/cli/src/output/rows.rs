@@ -1,10 +1,11 @@
-//! Embeddings as files: `.npy` (float32, version 1.0) and `.jsonl`.
+//! Embeddings as one file: `.npy` (float32, version 1.0), `.jsonl` and `.parquet`.
 
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use bifocal_data::atomic::write_atomic;
+use bifocal_data::table::{self, Column};
 
 use crate::failure::wrong_use;
 
@@ -15,17 +16,20 @@ pub enum Format {
     Npy,
     /// One JSON object a line: `{"input": …, "embedding": […]}`.
     Jsonl,
+    /// Columns `input` (text) and `embedding` (list of float).
+    Parquet,
 }
 
 impl Format {
     /// # Errors
-    /// Another ending than `.npy` or `.jsonl` is wrong use.
+    /// Another ending than `.npy`, `.jsonl` or `.parquet` is wrong use.
     pub fn of(path: &Path) -> Result<Self> {
         match path.extension().and_then(|e| e.to_str()) {
             Some("npy") => Ok(Self::Npy),
             Some("jsonl") => Ok(Self::Jsonl),
+            Some("parquet") => Ok(Self::Parquet),
             _ => Err(wrong_use(format!(
-                "--out {}: the name must end in .npy or .jsonl, which says what is written",
+                "--out {}: the name must end in .npy, .jsonl or .parquet, which says what is written, or in / for a folder of parts",
                 path.display()
             ))),
         }
@@ -37,11 +41,22 @@ pub fn write(path: &Path, format: Format, inputs: &[String], rows: &[f32], dim: 
     write_atomic(path, |file| match format {
         Format::Npy => npy(file, rows, dim),
         Format::Jsonl => jsonl(file, inputs, rows, dim),
+        Format::Parquet => {
+            let inputs = inputs.iter().map(|input| Some(input.as_str())).collect();
+            table::write(
+                file,
+                &[
+                    ("input", Column::Text(inputs)),
+                    ("embedding", Column::Vector(rows, dim)),
+                ],
+            )
+        }
     })
     .with_context(|| format!("writing {}", path.display()))
 }
 
-fn npy(file: &mut dyn Write, rows: &[f32], dim: usize) -> std::io::Result<()> {
+/// NumPy's format, `[rows.len() / dim, dim]`.
+pub fn npy(file: &mut dyn Write, rows: &[f32], dim: usize) -> std::io::Result<()> {
     let n = rows.len() / dim.max(1);
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, {dim}), }}");
     // Magic, version and length take 10 bytes; data begins at a multiple of 64; the header ends with a newline.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 const MOST: usize = 100_000;
 
 /// All paths that a pattern stands for, in its order; `None` when it is none, or one that cannot be.
-pub(super) fn expand(path: &Path) -> Option<Vec<PathBuf>> {
+#[must_use]
+pub fn expand(path: &Path) -> Option<Vec<PathBuf>> {
     let mut all = vec![String::new()];
     let mut rest = path.to_str()?;
     let mut braces = false;

@@ -5,6 +5,7 @@ mod braces;
 mod columns;
 mod csv;
 mod error;
+mod find;
 mod folder;
 mod jsonl;
 #[cfg(feature = "parquet")]
@@ -17,11 +18,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use braces::expand;
 pub use error::SourceError;
+pub use find::{Finder, shard_of};
 use jsonl::Table;
 #[cfg(feature = "parquet")]
 pub use parquet::Cell;
-pub use picture::{ImageSource, Member};
+pub use picture::{Facts, ImageSource, Member};
 use rayon::prelude::*;
 use rows::Rows;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
@@ -39,6 +40,15 @@ pub struct Member {
     pub(super) length: u64,
 }
 
+/// What is known of a picture without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Bytes; of a row of a table, which does not tell, those of the whole table.
+    pub size: u64,
+    /// When the file that holds it was modified, nanoseconds since 1970 (negative before).
+    pub modified_ns: i64,
+}
+
 impl ImageSource {
     /// The file, when the picture has one of its own.
     #[must_use]
@@ -47,6 +57,33 @@ impl ImageSource {
             Self::File(path) => Some(path),
             _ => None,
         }
+    }
+
+    /// The file that its bytes are in: its own, an archive, or a table.
+    #[must_use]
+    pub fn container(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Member(member) => Some(member.archive.path()),
+            #[cfg(feature = "parquet")]
+            Self::Cell(cell) => Some(cell.file()),
+            Self::None => None,
+        }
+    }
+
+    /// What tells a picture from another one in its place without reading it; `None` when its file is gone.
+    #[must_use]
+    pub fn facts(&self) -> Option<Facts> {
+        let meta = std::fs::metadata(self.container()?).ok()?;
+        let modified_ns = match meta.modified().ok()?.duration_since(UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_nanos()).ok()?,
+            Err(before) => -i64::try_from(before.duration().as_nanos()).ok()?,
+        };
+        let size = match self {
+            Self::Member(member) => member.length,
+            _ => meta.len(),
+        };
+        Some(Facts { size, modified_ns })
     }
 
     /// Whether there is no picture.

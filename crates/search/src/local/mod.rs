@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::error::StoreError;
+use crate::failure::Failure;
 use crate::filter::Filter;
 use crate::item::{Entry, FileFacts, Item, Metadata};
 use crate::store::{Found, ListOptions, ModelId, SearchOptions, Stats, Store, unit};
@@ -354,6 +355,14 @@ impl Store for LocalStore {
 
     fn files(&self) -> Result<Vec<FileFacts>, StoreError> {
         read::files(&self.connection(), self.cx())
+    }
+
+    fn note_failures(&self, failed: &[Failure], solved: &[&str]) -> Result<(), StoreError> {
+        write::note_failures(&mut *self.writer()?, failed, solved, self.cx())
+    }
+
+    fn failures(&self) -> Result<Vec<Failure>, StoreError> {
+        read::failures(&self.connection(), self.cx())
     }
 
     fn flush(&self) -> Result<(), StoreError> {

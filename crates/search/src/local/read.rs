@@ -4,6 +4,7 @@ use half::f16;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::error::StoreError;
+use crate::failure::Failure;
 use crate::filter::Filter;
 use crate::item::{ContentHash, Entry, FileFacts, Item, Metadata};
 use crate::store::{Hit, ListOptions, from_bytes};
@@ -150,6 +151,30 @@ pub(super) fn files(connection: &Connection, cx: Context) -> Result<Vec<FileFact
         statement.query_map([], facts)?.collect::<rusqlite::Result<Vec<_>>>()
     };
     read().map_err(|e| cx.engine("listing items", e))
+}
+
+/// What could not be indexed, in the order of keys; nothing in a store of an older format.
+pub(super) fn failures(connection: &Connection, cx: Context) -> Result<Vec<Failure>, StoreError> {
+    const TABLE: &str = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'failures')";
+    const SELECT: &str = "SELECT key, size, modified_ns, cause, reason, at FROM failures ORDER BY key";
+    let one = |row: &Row| {
+        Ok(Failure {
+            key: row.get(0)?,
+            size: unsigned(row, 1)?,
+            modified_ns: row.get(2)?,
+            cause: row.get(3)?,
+            reason: row.get(4)?,
+            at: row.get(5)?,
+        })
+    };
+    let read = || {
+        if !connection.query_row(TABLE, [], |row| row.get::<_, bool>(0))? {
+            return Ok(Vec::new());
+        }
+        let mut statement = connection.prepare_cached(SELECT)?;
+        statement.query_map([], one)?.collect::<rusqlite::Result<Vec<_>>>()
+    };
+    read().map_err(|e| cx.engine("listing failures", e))
 }
 
 /// How many items there are.

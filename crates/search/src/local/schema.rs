@@ -11,8 +11,8 @@ use super::engine::Context;
 
 /// Marks the file as a Bifocal store in SQLite's header: "Bifc".
 const APPLICATION: i64 = 0x4269_6663;
-/// The version of the tables below. 1: one vector an item; 2: several, one after another in the same blob.
-pub(super) const FORMAT: i64 = 2;
+/// The version of the tables below. 1: one vector an item; 2: several, one after another in the same blob; 3: failures are remembered.
+pub(super) const FORMAT: i64 = 3;
 /// The oldest version that is read, and brought up to date by the next writer.
 const OLDEST: i64 = 1;
 /// Widest embedding.
@@ -41,6 +41,18 @@ const TABLES: &str = "
     ) STRICT;
     CREATE TABLE removed (id INTEGER PRIMARY KEY, generation INTEGER NOT NULL) STRICT;
     CREATE INDEX removed_generation ON removed (generation);
+";
+
+/// What could not be indexed. Nothing refers to it: a failure has no item, or an older one.
+const FAILURES: &str = "
+    CREATE TABLE IF NOT EXISTS failures (
+        key TEXT PRIMARY KEY,
+        size INTEGER NOT NULL,
+        modified_ns INTEGER NOT NULL,
+        cause TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// Settings of every connection.
@@ -100,6 +112,9 @@ pub(super) fn migrate(connection: &mut Connection, cx: Context) -> Result<(), St
     let mut run = || {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let format: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if format < 3 {
+            tx.execute_batch(FAILURES)?;
+        }
         if format < FORMAT {
             tx.pragma_update(None, "user_version", FORMAT)?;
         }
@@ -122,6 +137,7 @@ pub(super) fn create(connection: &mut Connection, model: &ModelId, cx: Context) 
     }
     let fill = |tx: &Transaction| {
         tx.execute_batch(TABLES)?;
+        tx.execute_batch(FAILURES)?;
         let mut insert = tx.prepare("INSERT INTO meta (key, value) VALUES (?1, ?2)")?;
         insert.execute(("model.fingerprint", &model.fingerprint))?;
         insert.execute(("model.dim", model.dim as i64))?;

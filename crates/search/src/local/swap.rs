@@ -18,6 +18,8 @@ const REPLACE: &str = "
         SELECT id + :offset, key, size, modified_ns, hash, metadata FROM beside.items ORDER BY id;
     INSERT INTO main.vectors (id, f16) SELECT id + :offset, f16 FROM beside.vectors ORDER BY id;
     INSERT INTO main.thumbnails (id, jpeg) SELECT id + :offset, jpeg FROM beside.thumbnails ORDER BY id;
+    INSERT OR REPLACE INTO main.failures (key, size, modified_ns, cause, reason, at)
+        SELECT key, size, modified_ns, cause, reason, at FROM beside.failures;
     UPDATE main.meta SET value = :generation WHERE key = 'generation';
 ";
 

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::error::StoreError;
+use crate::failure::Failure as Remembered;
 use crate::item::{Item, Metadata, metadata_json};
 
 use super::engine::Context;
@@ -69,6 +70,32 @@ pub(super) fn annotate(
         }
         Ok(count)
     })
+}
+
+/// Remembers failures and forgets others. Items stay, and with them the generation.
+pub(super) fn note_failures(
+    connection: &mut Connection,
+    failed: &[Remembered],
+    solved: &[&str],
+    cx: Context,
+) -> Result<(), StoreError> {
+    const INSERT: &str =
+        "INSERT OR REPLACE INTO failures (key, size, modified_ns, cause, reason, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let mut run = || {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for key in solved {
+            tx.prepare_cached("DELETE FROM failures WHERE key = ?1")?
+                .execute([key])?;
+        }
+        for one in failed.iter().filter(|one| one.is_storable()) {
+            let size = i64::try_from(one.size).unwrap_or(i64::MAX);
+            let (cause, reason) = (Remembered::short(&one.cause), Remembered::short(&one.reason));
+            tx.prepare_cached(INSERT)?
+                .execute((&one.key, size, one.modified_ns, cause, reason, one.at))?;
+        }
+        tx.commit()
+    };
+    run().map_err(|e| cx.engine("remembering failures", e))
 }
 
 /// Runs `change` with the number of the generation that it makes; when it changes nothing there is no new generation.

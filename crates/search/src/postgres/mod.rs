@@ -15,6 +15,7 @@ mod write;
 use postgres::Transaction;
 
 use crate::error::StoreError;
+use crate::failure::Failure as Remembered;
 use crate::item::{Entry, FileFacts, Item, Metadata};
 use crate::store::{Found, ListOptions, ModelId, SearchOptions, Stats, Store, unit};
 
@@ -193,6 +194,17 @@ impl Store for PgStore {
     fn files(&self) -> Result<Vec<FileFacts>, StoreError> {
         self.connections
             .read("listing items", |client| read::files(client, self.address()))
+    }
+
+    fn note_failures(&self, failed: &[Remembered], solved: &[&str]) -> Result<(), StoreError> {
+        self.connections.write("remembering failures", |tx| {
+            write::note_failures(tx, self.address(), failed, solved)
+        })
+    }
+
+    fn failures(&self) -> Result<Vec<Remembered>, StoreError> {
+        self.connections
+            .snapshot("listing failures", |tx| read::failures(tx, self.address()))
     }
 
     fn flush(&self) -> Result<(), StoreError> {

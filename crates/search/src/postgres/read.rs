@@ -7,6 +7,7 @@ use postgres::types::ToSql;
 use postgres::{GenericClient, Row, Transaction};
 
 use crate::error::StoreError;
+use crate::failure::Failure as Remembered;
 use crate::filter::Filter;
 use crate::item::{ContentHash, Entry, FileFacts, Item, Metadata};
 use crate::store::ListOptions;
@@ -75,6 +76,31 @@ pub(super) fn item(row: &Row, address: &Address) -> Result<Item, StoreError> {
         file,
         thumbnail: None,
     })
+}
+
+/// What could not be indexed, in the order of keys; nothing in a store of an older version.
+pub(super) fn failures(tx: &mut Transaction, address: &Address) -> Result<Vec<Remembered>, Failure> {
+    const SELECT: &str = "SELECT key, size, modified_ns, cause, reason, at FROM @failures ORDER BY key";
+    let known: bool = tx
+        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&address.sql("@failures")])?
+        .get(0);
+    if !known {
+        return Ok(Vec::new());
+    }
+    let one = |row: &Row| {
+        let key: String = value(row, 0, address)?;
+        let size: i64 = value(row, 1, address)?;
+        Ok(Remembered {
+            size: u64::try_from(size).map_err(|_| corrupt(address, format!("the size of {key} is negative")))?,
+            modified_ns: value(row, 2, address)?,
+            cause: value(row, 3, address)?,
+            reason: value(row, 4, address)?,
+            at: value(row, 5, address)?,
+            key,
+        })
+    };
+    let rows = tx.query(&address.sql(SELECT), &[])?;
+    Ok(rows.iter().map(one).collect::<Result<_, StoreError>>()?)
 }
 
 /// One item with everything.

@@ -12,7 +12,8 @@ use super::connection::Failure;
 ///
 /// `own` is the metadata once more, for filters; null where PostgreSQL's JSON cannot hold or find it (see `filter::own`).
 /// Sizes and times of SQLite's store are kept to the bit. Ids are given by the one writer, in the order of storing, and never twice.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE @state (
         one boolean PRIMARY KEY DEFAULT true CHECK (one),
         fingerprint text NOT NULL,
@@ -45,7 +46,18 @@ const MIGRATIONS: &[&str] = &["
     );
     -- JPEGs do not become smaller
     ALTER TABLE @thumbnails ALTER jpeg SET STORAGE EXTERNAL;
-"];
+",
+    "
+    CREATE TABLE @failures (
+        key text COLLATE \"C\" PRIMARY KEY,
+        size bigint NOT NULL CHECK (size >= 0),
+        modified_ns bigint NOT NULL,
+        cause text NOT NULL,
+        reason text NOT NULL,
+        at bigint NOT NULL
+    );
+",
+];
 /// The newest version that is known here.
 const FORMAT: i64 = MIGRATIONS.len() as i64;
 /// Widest vector of pgvector's `halfvec`.

@@ -7,6 +7,7 @@ use pgvector::HalfVector;
 use postgres::Transaction;
 
 use crate::error::StoreError;
+use crate::failure::Failure as Remembered;
 use crate::item::{Entry, Item, Metadata, metadata_json};
 use crate::store::from_bytes;
 
@@ -150,6 +151,38 @@ pub(super) fn annotate(
     tx.execute(&address.sql(UPDATE), &[&keys, &texts, &owns])?;
     remember(tx, address, &state)?;
     Ok(count)
+}
+
+/// Remembers failures and forgets others.
+pub(super) fn note_failures(
+    tx: &mut Transaction,
+    address: &Address,
+    failed: &[Remembered],
+    solved: &[&str],
+) -> Result<(), Failure> {
+    const INSERT: &str = "INSERT INTO @failures (key, size, modified_ns, cause, reason, at) \
+        SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])";
+    // Of a repeated key the last one counts.
+    let failed: HashMap<&str, &Remembered> = failed
+        .iter()
+        .filter(|one| one.is_storable())
+        .map(|one| (one.key.as_str(), one))
+        .collect();
+    let gone: Vec<&str> = solved.iter().copied().filter(|k| read::is_key(k)).collect();
+    let keys: Vec<&str> = failed.keys().copied().collect();
+    let all: Vec<&str> = gone.iter().chain(&keys).copied().collect();
+    tx.execute(&address.sql("DELETE FROM @failures WHERE key = ANY($1)"), &[&all])?;
+    let failed = || failed.values();
+    let sizes: Vec<i64> = failed().map(|f| i64::try_from(f.size).unwrap_or(i64::MAX)).collect();
+    let times: Vec<i64> = failed().map(|f| f.modified_ns).collect();
+    let causes: Vec<String> = failed().map(|f| Remembered::short(&f.cause)).collect();
+    let reasons: Vec<String> = failed().map(|f| Remembered::short(&f.reason)).collect();
+    let whens: Vec<i64> = failed().map(|f| f.at).collect();
+    tx.execute(
+        &address.sql(INSERT),
+        &[&keys, &sizes, &times, &causes, &reasons, &whens],
+    )?;
+    Ok(())
 }
 
 /// Removes items; how many they were, and how many vectors they had.

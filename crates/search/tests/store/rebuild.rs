@@ -106,6 +106,7 @@ fn a_store_of_the_first_format_is_read_and_brought_up_to_date() {
     let id = reader.model().clone();
     let entries = reader.entries(&ListOptions::default()).unwrap();
     assert_eq!((entries.len(), format()), (3, 1));
+    assert_eq!(reader.failures().unwrap(), []);
     let hits = reader.search(&entries[1].vectors[0], &limit(3)).unwrap().hits;
     assert!(hits.len() == 3 && hits[0].key == entries[1].item.file.key && hits[0].score > 0.999);
     let writer = LocalStore::open_writer(dir.path(), &id).unwrap();
@@ -114,7 +115,8 @@ fn a_store_of_the_first_format_is_read_and_brought_up_to_date() {
     two.vectors = vec![two.vectors[0].clone(); 2];
     writer.upsert(&[two]).unwrap();
     writer.verify().unwrap();
-    assert_eq!((reader.count().unwrap(), format()), (3, 2));
+    assert_eq!((reader.count().unwrap(), format()), (3, 3));
+    assert_eq!(writer.failures().unwrap(), []);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::path::Path;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bifocal_data::decode::{self, read_limited};
+use bifocal_data::decode;
+use bifocal_data::source::{Finder, shard_of};
 use bifocal_data::{DecodeError, Limits};
 use bifocal_search::{ContentHash, Entry, Metadata};
 use bytes::Bytes;
@@ -140,15 +141,17 @@ pub(crate) async fn picture(State(app): State<Shared>, query: Asked<KeyQuery>, h
     Ok(unchanged(&headers, &name).unwrap_or_else(|| file(bytes, kind, &name)))
 }
 
-/// The file of an item. Keys are paths without links, as indexing wrote them: a link in such a place was put there later.
+/// The picture of an item: a file, or a part of an archive or a table. Keys are paths without links, as indexing wrote them: a link in such
+/// a place was put there later.
 fn read(entry: &Entry, limits: &Limits) -> Answer<Bytes> {
     let path = Path::new(&entry.item.file.key);
     let gone = || ApiError::missing("the item's file is no longer there; index the folder again").at("key");
-    let meta = std::fs::symlink_metadata(path).map_err(|_| gone())?;
-    if !meta.is_file() {
+    let is_file = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file());
+    if !is_file(path) && !shard_of(path).is_some_and(is_file) {
         return Err(gone());
     }
-    let bytes = read_limited(path, limits).map_err(|error| match error {
+    let image = Finder::default().find(path).ok_or_else(gone)?;
+    let bytes = image.read(limits).map_err(|error| match error {
         DecodeError::Io { .. } => gone(),
         other => ApiError::picture(&other, "key"),
     })?;

@@ -153,6 +153,10 @@ impl Pictures {
 }
 
 impl Cell {
+    pub(in crate::source) fn file(&self) -> &std::path::Path {
+        self.pictures.source.path()
+    }
+
     pub(in crate::source) fn read(&self, limits: &Limits) -> std::result::Result<Vec<u8>, DecodeError> {
         let io = |reason: String| DecodeError::Io {
             path: self.pictures.source.path().to_owned(),
