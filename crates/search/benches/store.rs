@@ -60,10 +60,17 @@ fn main() {
         name: "bench".to_owned(),
     };
     let begin = Instant::now();
-    let store = with_graph(LocalStore::open_writer(dir.path(), &model).expect("a store"), asked.graph || asked.recall);
+    let store = with_graph(
+        LocalStore::open_writer(dir.path(), &model).expect("a store"),
+        asked.graph || asked.recall,
+    );
     let mut first = 0;
     for chunk in vectors.chunks(1024 * dim) {
-        let entries: Vec<Entry> = chunk.chunks_exact(dim).enumerate().map(|(i, v)| entry(first + i, v)).collect();
+        let entries: Vec<Entry> = chunk
+            .chunks_exact(dim)
+            .enumerate()
+            .map(|(i, v)| entry(first + i, v))
+            .collect();
         first += entries.len();
         store.upsert(&entries).expect("stored");
     }
@@ -126,9 +133,22 @@ fn npy(path: &Path) -> (Vec<f32>, usize) {
     let bytes = std::fs::read(path).expect("the data");
     let end = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let header = String::from_utf8_lossy(&bytes[10..end]);
-    assert!(header.contains("<f4") && header.contains("'fortran_order': False"), "{header}");
-    let shape = header.split_once('(').and_then(|(_, rest)| rest.split_once(')')).expect("a shape").0;
-    let dim = shape.split(',').nth(1).expect("two dimensions").trim().parse().expect("a width");
+    assert!(
+        header.contains("<f4") && header.contains("'fortran_order': False"),
+        "{header}"
+    );
+    let shape = header
+        .split_once('(')
+        .and_then(|(_, rest)| rest.split_once(')'))
+        .expect("a shape")
+        .0;
+    let dim = shape
+        .split(',')
+        .nth(1)
+        .expect("two dimensions")
+        .trim()
+        .parse()
+        .expect("a width");
     let values = bytes[end..].as_chunks::<4>().0;
     (values.iter().map(|&b| f32::from_le_bytes(b)).collect(), dim)
 }
@@ -162,7 +182,11 @@ fn filters(store: &LocalStore, queries: &[&[f32]]) {
         tell(&name, time, "ms");
     }
     let time = median(|| drop(store.search_many(queries, &SearchOptions::default()).expect("hits")));
-    tell(&format!("{} queries at once, each", queries.len()), time / queries.len() as f64, "ms");
+    tell(
+        &format!("{} queries at once, each", queries.len()),
+        time / queries.len() as f64,
+        "ms",
+    );
 }
 
 fn options(filter: Option<&str>) -> SearchOptions {
@@ -183,7 +207,10 @@ fn recall(store: &LocalStore, queries: &[&[f32]]) {
         ("0.1 %", Some("n < 1")),
     ] {
         let near = options(filter);
-        let exact = SearchOptions { exact: true, ..near.clone() };
+        let exact = SearchOptions {
+            exact: true,
+            ..near.clone()
+        };
         store.search(queries[0], &near).expect("hits");
         let (mut same, mut all, mut times) = (0, 0, [Vec::new(), Vec::new()]);
         for query in queries {
@@ -194,7 +221,10 @@ fn recall(store: &LocalStore, queries: &[&[f32]]) {
                 hits
             });
             assert_eq!(found.len(), truth.len(), "never shorter");
-            same += found.iter().filter(|hit| truth.iter().any(|other| other.key == hit.key)).count();
+            same += found
+                .iter()
+                .filter(|hit| truth.iter().any(|other| other.key == hit.key))
+                .count();
             all += truth.len();
         }
         times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
@@ -209,11 +239,17 @@ fn turns(store: &LocalStore, queries: &[&[f32]]) {
     for line in std::io::stdin().lock().lines() {
         let begin = Instant::now();
         let found = match &line.expect("a line")[..] {
-            "single" => queries.iter().map(|query| store.search(query, &options).expect("hits")).collect(),
+            "single" => queries
+                .iter()
+                .map(|query| store.search(query, &options).expect("hits"))
+                .collect(),
             _ => store.search_many(queries, &options).expect("hits"),
         };
         let time = 1e3 * begin.elapsed().as_secs_f64() / queries.len() as f64;
-        let rows: Vec<Vec<i64>> = found.iter().map(|f| f.hits.iter().map(|hit| hit.modified_ns).collect()).collect();
+        let rows: Vec<Vec<i64>> = found
+            .iter()
+            .map(|f| f.hits.iter().map(|hit| hit.modified_ns).collect())
+            .collect();
         println!("{}", serde_json::json!({ "ms": time, "rows": rows }));
     }
 }

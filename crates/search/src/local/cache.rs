@@ -23,8 +23,10 @@ use super::write::KEPT_GENERATIONS;
 
 /// From so many queries on, a product is faster than as many scans.
 pub(super) const TOGETHER_FROM: usize = 4;
-/// Queries whose scores are held at a time.
-const TOGETHER: usize = 32;
+/// Queries whose scores are held at a time: these many, more where rows are few, so that rows are widened less often.
+const TOGETHER: (usize, usize) = (32, 64);
+/// Scores that are held at a time, where that leaves enough queries: 64 MB.
+const SCORES: usize = 16 << 20;
 /// Rows that are widened to f32 at a time.
 const BLOCK: usize = 1024;
 /// A product rounds otherwise than a scan: as many more hits are scored again than are wanted.
@@ -127,12 +129,15 @@ impl Cache {
         match &rows {
             // Reading the rows is what takes the time: many queries share it, and are one product.
             None if queries.len() >= TOGETHER_FROM => queries
-                .chunks(TOGETHER)
-                .flat_map(|queries| queries.iter().zip(self.scores_of_many(dim, queries)))
-                .map(|(query, scores)| {
-                    let mut scanned = self.rank(&scores, None, wanted.k.saturating_add(SPARE), wanted.without);
-                    self.score_again(dim, query, wanted.k, &mut scanned.best);
-                    scanned
+                .chunks((SCORES / self.row_count().max(1)).clamp(TOGETHER.0, TOGETHER.1))
+                .flat_map(|queries| {
+                    let scores = self.scores_of_many(dim, queries);
+                    let one = |(query, scores): (&Vec<f32>, &Vec<f32>)| {
+                        let mut scanned = self.rank(scores, None, wanted.k.saturating_add(SPARE), wanted.without);
+                        self.score_again(dim, query, wanted.k, &mut scanned.best);
+                        scanned
+                    };
+                    queries.par_iter().zip(&scores).map(one).collect::<Vec<_>>()
                 })
                 .collect(),
             _ => queries
