@@ -29,6 +29,8 @@ pub use error::StoreError;
 pub use failure::{Failure, is_key};
 pub use filter::{Filter, FilterError};
 pub use item::{ContentHash, Entry, FileFacts, Item, Metadata};
+#[cfg(feature = "hnsw")]
+pub use local::GraphUse;
 pub use local::LocalStore;
 pub use open::{is_postgres, open_reader, open_writer, shown};
 pub use scores::ScoreStats;

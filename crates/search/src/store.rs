@@ -38,6 +38,8 @@ pub struct SearchOptions {
     pub filter: Option<Filter>,
     /// Keys of items that are left out: of "more like this", the item itself.
     pub without: Vec<String>,
+    /// Look at all items that satisfy the filter, also where an index would find nearly the same sooner.
+    pub exact: bool,
 }
 
 impl Default for SearchOptions {
@@ -47,6 +49,7 @@ impl Default for SearchOptions {
             min_score: None,
             filter: None,
             without: Vec::new(),
+            exact: false,
         }
     }
 }
@@ -79,7 +82,7 @@ pub struct Found {
     pub hits: Vec<Hit>,
     /// How many items there are that satisfy the filter, whatever their score.
     pub matched: u64,
-    /// The scores of all these items, if the store has looked at all of them: tells what is typical.
+    /// The scores of all these items, or of a sample of them (its `count` tells): what is typical. `None`: the store has not looked.
     pub scores: Option<ScoreStats>,
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn search(store: &dyn Store, query: &[f32], wanted: &Wanted) -> Answe
         min_score: wanted.min_score,
         filter: filter(wanted.filter.as_ref())?,
         without: wanted.without.iter().cloned().collect(),
+        ..SearchOptions::default()
     };
     Ok(store.search(query, &options)?)
 }

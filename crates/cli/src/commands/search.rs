@@ -53,6 +53,9 @@ pub struct Args {
     /// = != < <= > >=; in (a, b); like "%dog%"; ~ "2024/*" (** also goes into folders); exists label; and, or, not, parentheses.
     #[arg(long = "where", value_name = "EXPR")]
     filter: Option<String>,
+    /// Compare with all vectors, also where an index of a large store finds nearly the same sooner
+    #[arg(long)]
+    exact: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -87,6 +90,7 @@ pub fn run(args: Args) -> Result<()> {
         min_score: args.min_score,
         filter,
         without: question.like.clone(),
+        exact: args.exact,
     };
     let found = store.search(&question.vector(&*store, model.as_ref())?, &options)?;
     show(&args, &found, store.count()?);

@@ -1,5 +1,8 @@
 //! The vectors in memory, brought up to date by what changed since the last look, and how they are searched.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use bifocal_kernels::gemm::{Mat, Precision, gemm};
 use bifocal_kernels::scan::{scan_chosen, scan_scores};
 use half::f16;
@@ -12,16 +15,25 @@ use crate::scores::ScoreStats;
 use crate::store::from_bytes;
 
 use super::engine::Context;
+#[cfg(feature = "hnsw")]
+use super::graph::{self, GraphUse};
 use super::schema;
 use super::top::{Best, Top};
 use super::write::KEPT_GENERATIONS;
 
 /// From so many queries on, a product is faster than as many scans.
-const TOGETHER_FROM: usize = 4;
-/// Queries whose scores are held at a time.
-const TOGETHER: usize = 32;
+pub(super) const TOGETHER_FROM: usize = 4;
+/// Queries whose scores are held at a time: these many, more where rows are few, so that rows are widened less often.
+const TOGETHER: (usize, usize) = (32, 64);
+/// Scores that are held at a time, where that leaves enough queries: 64 MB.
+const SCORES: usize = 16 << 20;
 /// Rows that are widened to f32 at a time.
 const BLOCK: usize = 1024;
+/// A product rounds otherwise than a scan: as many more hits are scored again than are wanted.
+const SPARE: usize = 16;
+/// Items whose scores tell what is typical, where not all are looked at.
+#[cfg(feature = "hnsw")]
+const SAMPLE: usize = 2048;
 
 /// All vectors of one generation of the store, in the order of their items' ids.
 #[derive(Debug, Default)]
@@ -33,9 +45,23 @@ pub(super) struct Cache {
     /// Where the rows of each item end.
     ends: Vec<usize>,
     rows: Vec<f16>,
+    #[cfg(feature = "hnsw")]
+    pub(super) graph: graph::Place,
 }
 
-/// What a scan found.
+/// What to look for.
+pub(super) struct Wanted<'a> {
+    pub(super) k: usize,
+    /// Ids of the items that may be found, ascending; `None`: all.
+    pub(super) chosen: Option<&'a [i64]>,
+    /// Ids of items that may not.
+    pub(super) without: &'a [i64],
+    /// When the graph may be asked; `None`: never.
+    #[cfg(feature = "hnsw")]
+    pub(super) graph: Option<GraphUse>,
+}
+
+/// What a search found.
 pub(super) struct Scanned {
     /// Best first.
     pub(super) best: Vec<Best>,
@@ -49,54 +75,151 @@ impl Cache {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.rows[..]) + size_of_val(&self.ids[..]) + size_of_val(&self.ends[..])
+        let vectors = size_of_val(&self.rows[..]) + size_of_val(&self.ids[..]) + size_of_val(&self.ends[..]);
+        #[cfg(feature = "hnsw")]
+        let vectors = vectors + self.graph.get().map_or(0, graph::Graph::bytes);
+        vectors
     }
 
-    fn first_row(&self, item: usize) -> usize {
-        if item == 0 { 0 } else { self.ends[item - 1] }
+    /// The ids of all items, ascending.
+    #[cfg(feature = "hnsw")]
+    pub(super) fn ids(&self) -> &[i64] {
+        &self.ids
     }
 
-    /// For each query the best `k` of the items in `chosen` (ascending; `None`: of all) that are not in `without`.
+    /// Rows of all items.
+    pub(super) fn row_count(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// The rows of the item at a place.
+    pub(super) fn rows_of(&self, item: usize) -> Range<usize> {
+        let first = if item == 0 { 0 } else { self.ends[item - 1] };
+        first..self.ends[item]
+    }
+
+    /// Vectors, one after another.
+    #[cfg(feature = "hnsw")]
+    pub(super) fn halves(&self, rows: Range<usize>, dim: usize) -> &[f16] {
+        &self.rows[rows.start * dim..rows.end * dim]
+    }
+
+    /// What each query finds.
     ///
     /// # Shapes
     /// `queries`: each `[dim]`.
-    pub(super) fn search(
-        &self,
-        dim: usize,
-        queries: &[Vec<f32>],
-        k: usize,
-        chosen: Option<&[i64]>,
-        without: &[i64],
-    ) -> Vec<Scanned> {
-        let items = chosen.map(|chosen| self.places(chosen));
-        let rows: Option<Vec<usize>> = items
-            .as_ref()
-            .map(|items| items.iter().flat_map(|&i| self.first_row(i)..self.ends[i]).collect());
-        let rank = |scores: &[f32]| self.rank(scores, items.as_deref(), k, without);
+    pub(super) fn search(&self, dim: usize, queries: &[Vec<f32>], wanted: &Wanted) -> Vec<Scanned> {
+        let items = wanted.chosen.map(|chosen| self.places(chosen));
+        let items = items.as_deref();
+        #[cfg(feature = "hnsw")]
+        if let Some(scanned) = self.search_graph(dim, queries, wanted, items) {
+            return scanned;
+        }
+        self.scan(dim, queries, wanted, items)
+    }
+
+    /// The rows of items one after another.
+    fn rows_of_all(&self, items: &[usize]) -> Vec<usize> {
+        items.iter().flat_map(|&item| self.rows_of(item)).collect()
+    }
+
+    /// Looks at all `items` (places, ascending; `None`: all there are).
+    fn scan(&self, dim: usize, queries: &[Vec<f32>], wanted: &Wanted, items: Option<&[usize]>) -> Vec<Scanned> {
+        let rows = items.map(|items| self.rows_of_all(items));
         match &rows {
             // Reading the rows is what takes the time: many queries share it, and are one product.
             None if queries.len() >= TOGETHER_FROM => queries
-                .chunks(TOGETHER)
-                .flat_map(|queries| self.scores_of_many(dim, queries))
-                .map(|scores| rank(&scores))
+                .chunks((SCORES / self.row_count().max(1)).clamp(TOGETHER.0, TOGETHER.1))
+                .flat_map(|queries| {
+                    let scores = self.scores_of_many(dim, queries);
+                    let one = |(query, scores): (&Vec<f32>, &Vec<f32>)| {
+                        let mut scanned = self.rank(scores, None, wanted.k.saturating_add(SPARE), wanted.without);
+                        self.score_again(dim, query, wanted.k, &mut scanned.best);
+                        scanned
+                    };
+                    queries.par_iter().zip(&scores).map(one).collect::<Vec<_>>()
+                })
                 .collect(),
             _ => queries
                 .iter()
                 .map(|query| {
-                    let mut scores = vec![0.0; rows.as_ref().map_or(self.rows.len() / dim, Vec::len)];
+                    let mut scores = vec![0.0; rows.as_ref().map_or(self.row_count(), Vec::len)];
                     match &rows {
                         None => scan_scores(&self.rows, dim, query, &mut scores),
                         Some(rows) => scan_chosen(&self.rows, dim, query, rows, &mut scores),
                     }
-                    rank(&scores)
+                    self.rank(&scores, items, wanted.k, wanted.without)
                 })
                 .collect(),
         }
     }
 
+    /// Gives hits the scores that a scan gives, to the bit, and keeps the best `k`.
+    fn score_again(&self, dim: usize, query: &[f32], k: usize, best: &mut Vec<Best>) {
+        let ids: Vec<i64> = best.iter().map(|b| b.id).collect::<BTreeSet<_>>().into_iter().collect();
+        let items = self.places(&ids);
+        *best = self.rank(&self.scores(dim, query, &items), Some(&items), k, &[]).best;
+    }
+
+    /// The scores of the rows of items, one item after another.
+    fn scores(&self, dim: usize, query: &[f32], items: &[usize]) -> Vec<f32> {
+        let rows = self.rows_of_all(items);
+        let mut scores = vec![0.0; rows.len()];
+        scan_chosen(&self.rows, dim, query, &rows, &mut scores);
+        scores
+    }
+
+    /// By the graph, where that pays; whatever it leaves out, the result is never shorter than it could be.
+    #[cfg(feature = "hnsw")]
+    fn search_graph(
+        &self,
+        dim: usize,
+        queries: &[Vec<f32>],
+        wanted: &Wanted,
+        items: Option<&[usize]>,
+    ) -> Option<Vec<Scanned>> {
+        let (usage, graph) = (wanted.graph?, self.graph.get()?);
+        let all = self.ids.len();
+        if !graph::pays(usage, all, items.map_or(all, <[_]>::len), queries.len(), wanted.k) {
+            return None;
+        }
+        let mut left: Vec<usize> = items.map_or_else(|| (0..all).collect(), <[_]>::to_vec);
+        left.retain(|&place| !wanted.without.contains(&self.ids[place]));
+        let mask = (left.len() < all).then(|| {
+            let mut mask = vec![false; all];
+            left.iter().for_each(|&place| mask[place] = true);
+            mask
+        });
+        // Items that are not in the graph yet are always looked at, and some of all for what is typical.
+        let newer = &left[left.partition_point(|&place| place < graph.covered(self))..];
+        let sample: Vec<usize> = left
+            .iter()
+            .copied()
+            .step_by(left.len().div_ceil(SAMPLE).max(1))
+            .collect();
+        let by_graph = |query: &Vec<f32>| {
+            let mut places = graph.candidates(query, wanted.k, mask.as_deref())?;
+            places.extend(newer);
+            let best = self
+                .rank(&self.scores(dim, query, &places), Some(&places), wanted.k, &[])
+                .best;
+            let sampled = self.rank(&self.scores(dim, query, &sample), Some(&sample), 0, &[]);
+            (best.len() >= wanted.k.min(left.len())).then_some(Scanned {
+                best,
+                matched: left.len() as u64,
+                scores: sampled.scores,
+            })
+        };
+        let one = |query: &Vec<f32>| {
+            by_graph(query).or_else(|| self.scan(dim, std::slice::from_ref(query), wanted, items).pop())
+        };
+        // In the pool, since the library has room for as many searches at a time as that has threads.
+        rayon::scope(|_| queries.par_iter().map(one).collect())
+    }
+
     /// The scores of all rows, for each query.
     fn scores_of_many(&self, dim: usize, queries: &[Vec<f32>]) -> Vec<Vec<f32>> {
-        let count = self.rows.len() / dim;
+        let count = self.row_count();
         let flat = queries.concat();
         let mut scores = vec![vec![0.0; count]; queries.len()];
         let mut wide = vec![0.0f32; BLOCK.min(count) * dim];
@@ -131,7 +254,7 @@ impl Cache {
         let mut best_scores = Vec::with_capacity(items.map_or(self.ids.len(), <[usize]>::len));
         let mut from = 0;
         let mut consider = |item: usize| {
-            let count = self.ends[item] - self.first_row(item);
+            let count = self.rows_of(item).len();
             let (part, score) = best_part(&scores[from..from + count]);
             from += count;
             let id = self.ids[item];
@@ -189,6 +312,8 @@ impl Cache {
         self.generation = None;
         self.load_new(connection, dim, cx)?;
         self.generation = Some(generation);
+        #[cfg(feature = "hnsw")]
+        graph::follow(self);
         Ok(())
     }
 

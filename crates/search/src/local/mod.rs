@@ -3,10 +3,13 @@
 //! The folder holds `store.db` (with SQLite's `-wal` and `-shm` beside it while it is open) and `writer.lock`. Items, vectors
 //! and thumbnails of a call are written in one transaction. One process writes; any number read at the same time
 //! and see whole calls only. Search scans all vectors, exactly, from memory; what other processes wrote in between is
-//! noticed by the store's generation and read before each search.
+//! noticed by the store's generation and read before each search. With the feature `hnsw` a graph (`vectors.hnsw`) proposes what to score
+//! in large stores.
 
 mod cache;
 mod engine;
+#[cfg(feature = "hnsw")]
+mod graph;
 mod lock;
 mod masks;
 mod read;
@@ -26,8 +29,10 @@ use crate::filter::Filter;
 use crate::item::{Entry, FileFacts, Item, Metadata};
 use crate::store::{Found, ListOptions, ModelId, SearchOptions, Stats, Store, unit};
 
-use cache::{Cache, Scanned};
+use cache::{Cache, Scanned, Wanted};
 use engine::Context;
+#[cfg(feature = "hnsw")]
+pub use graph::GraphUse;
 use lock::WriterLock;
 use masks::Masks;
 
@@ -45,6 +50,11 @@ pub struct LocalStore {
     masks: Mutex<Masks>,
     /// `None`: opened for reading.
     lock: Option<WriterLock>,
+    #[cfg(feature = "hnsw")]
+    usage: GraphUse,
+    /// Queries so far.
+    #[cfg(feature = "hnsw")]
+    asked: std::sync::atomic::AtomicU32,
 }
 
 impl LocalStore {
@@ -112,6 +122,10 @@ impl LocalStore {
             cache: RwLock::default(),
             masks: Mutex::default(),
             lock,
+            #[cfg(feature = "hnsw")]
+            usage: GraphUse::default(),
+            #[cfg(feature = "hnsw")]
+            asked: 0.into(),
         })
     }
 
@@ -138,6 +152,65 @@ impl LocalStore {
         let model = source.model.clone();
         drop(source);
         swap::replace(&mut connection, &other.join("store.db"), &model, self.cx())
+    }
+
+    /// The same store, with another rule for when it is searched by its graph and not by a scan.
+    #[cfg(feature = "hnsw")]
+    #[must_use]
+    pub fn with_graph(mut self, usage: GraphUse) -> Self {
+        self.usage = usage;
+        self
+    }
+
+    /// Takes up the graph's file when it has appeared or changed, and enough was asked for that to pay.
+    #[cfg(feature = "hnsw")]
+    fn take_graph(&self, connection: &Connection, queries: usize) -> Result<(), StoreError> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let asked = self.asked.load(Relaxed);
+        self.asked.store(
+            asked.saturating_add(u32::try_from(queries).unwrap_or(u32::MAX)),
+            Relaxed,
+        );
+        if asked < self.usage.after {
+            return Ok(());
+        }
+        let stamp = graph::Stamp::of(&graph::path(&self.dir));
+        let is_needed = |cache: &Cache| cache.ids().len() as u64 >= self.usage.from && !cache.graph.has_seen(stamp);
+        if is_needed(&self.cache.read().unwrap_or_else(PoisonError::into_inner)) {
+            self.check_model(connection)?;
+            let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+            graph::load(&mut cache, &self.dir, &self.model, stamp);
+        }
+        Ok(())
+    }
+
+    /// Builds or extends the graph's file where too much was stored or removed since it was written, or it is damaged.
+    #[cfg(feature = "hnsw")]
+    fn write_graph(&self) -> Result<(), StoreError> {
+        let path = graph::path(&self.dir);
+        let is_current = self.snapshot(|connection| {
+            let items = read::count(connection, self.cx())?;
+            if items == 0 || items < self.usage.from {
+                return Ok(true);
+            }
+            self.refresh(connection)?;
+            let rows = self.cache.read().unwrap_or_else(PoisonError::into_inner).row_count();
+            let Some(facts) = graph::Facts::of(&path, &self.model, rows) else {
+                return Ok(false);
+            };
+            let known = read::count_until(connection, facts.last, self.cx())?;
+            Ok(graph::is_current(facts.items, known, items - known))
+        })?;
+        if is_current {
+            return Ok(());
+        }
+        // Searches go on meanwhile; only the writer, who is waiting for this, changes anything.
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        graph::renew(&cache, &path, &self.model).map_err(|source| StoreError::Io {
+            path,
+            action: "cannot be written (the store itself is complete and is searched without it)",
+            source,
+        })
     }
 
     fn cx(&self) -> Context<'_> {
@@ -212,8 +285,14 @@ impl LocalStore {
         if cache.generation() != Some(prepared.generation) {
             return None;
         }
-        let chosen = prepared.chosen.as_deref();
-        let mut scanned = cache.search(self.model.dim, queries, options.k, chosen, &prepared.without);
+        let wanted = Wanted {
+            k: options.k,
+            chosen: prepared.chosen.as_deref(),
+            without: &prepared.without,
+            #[cfg(feature = "hnsw")]
+            graph: (!options.exact).then_some(self.usage),
+        };
+        let mut scanned = cache.search(self.model.dim, queries, &wanted);
         if let Some(least) = options.min_score {
             scanned
                 .iter_mut()
@@ -317,6 +396,8 @@ impl Store for LocalStore {
         let dim = self.model.dim;
         let queries = queries.iter().map(|query| unit(query, dim, || "the query".to_owned()));
         let queries: Vec<Vec<f32>> = queries.collect::<Result<_, _>>()?;
+        #[cfg(feature = "hnsw")]
+        self.snapshot(|connection| self.take_graph(connection, queries.len()))?;
         // The connection is free while the vectors are scanned, so that searches run side by side.
         for _ in 0..FREE_ATTEMPTS {
             let prepared = self.snapshot(|connection| self.prepare(connection, options))?;
@@ -374,6 +455,11 @@ impl Store for LocalStore {
             let mut rows = statement.query([]).map_err(fail)?;
             while rows.next().map_err(fail)?.is_some() {}
         }
+        #[cfg(feature = "hnsw")]
+        {
+            drop(connection);
+            self.write_graph()?;
+        }
         Ok(())
     }
 
@@ -384,7 +470,7 @@ impl Store for LocalStore {
             Ok(Stats {
                 items: read::count(connection, self.cx())?,
                 model: self.model.clone(),
-                disk_bytes: size("store.db") + size("store.db-wal"),
+                disk_bytes: size("store.db") + size("store.db-wal") + size("vectors.hnsw"),
                 memory_bytes,
                 generation: u64::try_from(cache::current(connection, self.cx())?).unwrap_or(0),
             })

@@ -185,6 +185,15 @@ pub(super) fn count(connection: &Connection, cx: Context) -> Result<u64, StoreEr
         .map_err(|e| cx.engine("counting items", e))
 }
 
+/// How many items there are whose ids are not above `last`.
+#[cfg(feature = "hnsw")]
+pub(super) fn count_until(connection: &Connection, last: i64, cx: Context) -> Result<u64, StoreError> {
+    connection
+        .prepare_cached("SELECT count(*) FROM items WHERE id <= ?1")
+        .and_then(|mut s| s.query_row([last], |row| unsigned(row, 0)))
+        .map_err(|e| cx.engine("counting items", e))
+}
+
 /// The hit for an item, or `None` when it is no longer there.
 pub(super) fn hit(connection: &Connection, best: &Best, cx: Context) -> Result<Option<Hit>, StoreError> {
     let found: Option<(String, u64, i64, String)> = connection

@@ -55,7 +55,7 @@ pub(super) fn search(
     // The k-th best of fewer than that is all of them.
     let k = options.k.min(usize::try_from(scope.matched).unwrap_or(usize::MAX));
     let few = address.exact_until.max((k as u64).saturating_mul(SHARE));
-    let uses_index = scope.may_use_index && scope.matched > few && schema::is_indexed(tx, address)?;
+    let uses_index = !options.exact && scope.may_use_index && scope.matched > few && schema::is_indexed(tx, address)?;
     let mut found = Vec::with_capacity(queries.len());
     for query in queries {
         let mut best = Vec::new();

@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::made::{Random, entry, limit, model};
 use bifocal_search::{Entry, LocalStore, SearchOptions, Store, StoreError};
 
-const TEST: &str = "crash::acknowledged_calls_survive_a_killed_writer";
 /// In the child's environment: the store's folder.
 const FOLDER: &str = "BIFOCAL_CRASH_FOLDER";
 /// In the child's environment: number of the first call.
@@ -45,9 +44,12 @@ fn apply(state: &mut BTreeMap<String, Entry>, number: u64) {
     deletes.iter().for_each(|k| drop(state.remove(k)));
 }
 
+/// How a test opens its store, and how many calls lie between two merges.
+type Opened = fn(LocalStore) -> LocalStore;
+
 /// Writes until it is killed, and says after each call that it was acknowledged.
-fn write(folder: &Path, first: u64) -> Result<(), StoreError> {
-    let store = LocalStore::open_writer(folder, &model())?;
+fn write(folder: &Path, first: u64, opened: Opened, merge: u64) -> Result<(), StoreError> {
+    let store = opened(LocalStore::open_writer(folder, &model())?);
     println!("\nopen");
     for number in first.. {
         let (upserts, deletes) = call(number);
@@ -57,7 +59,7 @@ fn write(folder: &Path, first: u64) -> Result<(), StoreError> {
             store.delete(&deletes.iter().map(String::as_str).collect::<Vec<_>>())?;
         }
         println!("\ndone {number}");
-        if number % 50 == 49 {
+        if number % merge == merge - 1 {
             store.flush()?;
         }
     }
@@ -66,9 +68,9 @@ fn write(folder: &Path, first: u64) -> Result<(), StoreError> {
 
 /// Runs a writer from call `first` on and kills it, `after` it has acknowledged so many calls; returns the number of the first call that was
 /// not acknowledged.
-fn run_and_kill(folder: &Path, first: u64, calls: u64, after: Duration) -> u64 {
+fn run_and_kill(test: &str, folder: &Path, first: u64, calls: u64, after: Duration) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", TEST, "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env(FOLDER, folder)
         .env(FIRST, first.to_string())
         .stdout(Stdio::piped())
@@ -115,9 +117,24 @@ fn holds(store: &LocalStore, state: &BTreeMap<String, Entry>) -> bool {
 
 #[test]
 fn acknowledged_calls_survive_a_killed_writer() {
+    survives("crash::acknowledged_calls_survive_a_killed_writer", |store| store, 50);
+}
+
+#[cfg(feature = "hnsw")]
+#[test]
+fn acknowledged_calls_survive_a_writer_killed_with_its_graph() {
+    let opened = |store: LocalStore| store.with_graph(crate::graph::ALWAYS);
+    survives(
+        "crash::acknowledged_calls_survive_a_writer_killed_with_its_graph",
+        opened,
+        3,
+    );
+}
+
+fn survives(test: &str, opened: Opened, merge: u64) {
     if let Some(folder) = std::env::var_os(FOLDER) {
         let first = std::env::var(FIRST).unwrap().parse().unwrap();
-        panic!("{}", write(Path::new(&folder), first).unwrap_err());
+        panic!("{}", write(Path::new(&folder), first, opened, merge).unwrap_err());
     }
     let dir = tempfile::tempdir().unwrap();
     let mut state = BTreeMap::new();
@@ -131,11 +148,11 @@ fn acknowledged_calls_survive_a_killed_writer() {
         } else {
             (random.below(60), random.below(20))
         };
-        let first_open = run_and_kill(dir.path(), next, calls, Duration::from_millis(after));
+        let first_open = run_and_kill(test, dir.path(), next, calls, Duration::from_millis(after));
         (next..first_open).for_each(|number| apply(&mut state, number));
         next = first_open;
         let store = match LocalStore::open_reader(dir.path(), Some(&model())) {
-            Ok(store) => store,
+            Ok(store) => opened(store),
             // Killed before the store existed: then nothing was acknowledged either.
             Err(StoreError::Missing { .. }) if next == 0 => continue,
             Err(e) => panic!("after kill {kill}: {e}"),

@@ -1,7 +1,9 @@
-//! Stores from the outside: the contract, random calls, the local store, the one in PostgreSQL, killed writers, swapped stores, indexing a folder again.
+//! Stores from the outside: the contract, random calls, the local store, its graph, the one in PostgreSQL, killed writers, swapped stores, indexing a folder again.
 
 mod contract;
 mod crash;
+#[cfg(feature = "hnsw")]
+mod graph;
 mod incremental;
 mod local;
 mod made;
