@@ -5,6 +5,7 @@
 
 pub mod atomic;
 pub mod batches;
+pub mod benchmark;
 pub mod cache;
 pub mod decode;
 pub mod image;
