@@ -199,9 +199,18 @@ mod tests {
     fn captions_of_one_picture_move_together() {
         // five equal captions a picture: the interval is that of the pictures, not of five times as many
         let pictures = coin(400, 2);
-        let captions: Vec<Unit> = pictures.iter().map(|u| Unit { sum: 5.0 * u.sum, count: 5.0 }).collect();
+        let captions: Vec<Unit> = pictures
+            .iter()
+            .map(|u| Unit {
+                sum: 5.0 * u.sum,
+                count: 5.0,
+            })
+            .collect();
         let (a, b) = (interval(&pictures, 3).unwrap(), interval(&captions, 3).unwrap());
-        assert!((a.low - b.low).abs() < 1e-12 && (a.high - b.high).abs() < 1e-12, "{a:?} {b:?}");
+        assert!(
+            (a.low - b.low).abs() < 1e-12 && (a.high - b.high).abs() < 1e-12,
+            "{a:?} {b:?}"
+        );
     }
 
     #[test]
@@ -233,6 +242,9 @@ mod tests {
     #[test]
     fn what_does_not_pair_is_refused() {
         assert!(interval(&[], 0).is_err());
-        assert!(matches!(paired(&coin(3, 1), &coin(4, 1), 0), Err(EvalError::Shape { .. })));
+        assert!(matches!(
+            paired(&coin(3, 1), &coin(4, 1), 0),
+            Err(EvalError::Shape { .. })
+        ));
     }
 }

@@ -101,7 +101,10 @@ pub fn calibration(decisions: &[Decision], labels: &[usize]) -> Result<Calibrati
     }
     let n = decisions.len() as f64;
     Ok(Calibration {
-        ece: bins.iter().map(|(_, confidence, right)| (confidence - right).abs() / n).sum(),
+        ece: bins
+            .iter()
+            .map(|(_, confidence, right)| (confidence - right).abs() / n)
+            .sum(),
         confidence: bins.iter().map(|bin| bin.1).sum::<f64>() / n,
         bins: bins
             .iter()
@@ -132,7 +135,11 @@ fn same_length(decisions: &[Decision], labels: &[usize]) -> Result<(), EvalError
 ///
 /// # Errors
 /// As [`calibration`].
-pub fn confused(decisions: &[Decision], labels: &[usize], most: usize) -> Result<Vec<(usize, usize, usize)>, EvalError> {
+pub fn confused(
+    decisions: &[Decision],
+    labels: &[usize],
+    most: usize,
+) -> Result<Vec<(usize, usize, usize)>, EvalError> {
     same_length(decisions, labels)?;
     let mut wrong: Vec<(usize, usize)> = labels
         .iter()
@@ -141,7 +148,10 @@ pub fn confused(decisions: &[Decision], labels: &[usize], most: usize) -> Result
         .filter(|(label, class)| label != class)
         .collect();
     wrong.sort_unstable();
-    let mut counted: Vec<_> = wrong.chunk_by(|a, b| a == b).map(|same| (same[0].0, same[0].1, same.len())).collect();
+    let mut counted: Vec<_> = wrong
+        .chunk_by(|a, b| a == b)
+        .map(|same| (same[0].0, same[0].1, same.len()))
+        .collect();
     counted.sort_by_key(|&(label, class, count)| (std::cmp::Reverse(count), label, class));
     counted.truncate(most);
     Ok(counted)
@@ -152,7 +162,11 @@ mod tests {
     use super::*;
 
     fn decisions(of: &[(usize, f32)]) -> Vec<Decision> {
-        let one = |&(class, confidence)| Decision { class, confidence, before: 0 };
+        let one = |&(class, confidence)| Decision {
+            class,
+            confidence,
+            before: 0,
+        };
         of.iter().map(one).collect()
     }
 
@@ -160,7 +174,10 @@ mod tests {
     fn the_error_is_the_gap_of_each_bin() {
         // two bins: 0.9 with one of two right, 0.3 with one of one right
         let found = calibration(&decisions(&[(0, 0.9), (1, 0.9), (2, 0.3)]), &[0, 0, 2]).unwrap();
-        assert!((found.ece - (2.0 / 3.0 * 0.4 + 1.0 / 3.0 * 0.7)).abs() < 1e-6, "{found:?}");
+        assert!(
+            (found.ece - (2.0 / 3.0 * 0.4 + 1.0 / 3.0 * 0.7)).abs() < 1e-6,
+            "{found:?}"
+        );
         assert_eq!(found.bins.len(), 2);
         assert!((found.confidence - 0.7).abs() < 1e-6);
     }
@@ -172,7 +189,10 @@ mod tests {
         assert_eq!((found[0].class, found[0].before), (0, 2));
         let expected = 1.0 / (2.0 + (-10.0f32).exp());
         assert!((found[0].confidence - expected).abs() < 1e-6);
-        assert!(matches!(decide(&[1.0, 0.0], &weights, 2, &[3], 1.0), Err(EvalError::Index { .. })));
+        assert!(matches!(
+            decide(&[1.0, 0.0], &weights, 2, &[3], 1.0),
+            Err(EvalError::Index { .. })
+        ));
         assert!(calibration(&[], &[]).is_err());
     }
 

@@ -51,7 +51,11 @@ pub fn nearest(
     let mut scores = Vec::new();
     for rows in images.chunks(BLOCK * dim) {
         block(rows, &train, dim, &mut scores);
-        found.par_extend(scores.par_chunks_exact(labels.len()).map(|row| vote(row, labels, classes, k)));
+        found.par_extend(
+            scores
+                .par_chunks_exact(labels.len())
+                .map(|row| vote(row, labels, classes, k)),
+        );
     }
     Ok(found)
 }
@@ -82,7 +86,10 @@ mod tests {
         let train = [0.0, 1.0, 0.0, 2.0, 3.0, 0.0];
         let labels = [0, 0, 1];
         assert_eq!(nearest(&train, &labels, &[1.0, 0.0], 2, 2, 3).unwrap(), [1]);
-        assert_eq!(nearest(&train, &labels, &[0.0, 5.0, 5.0, 0.1], 2, 2, 1).unwrap(), [0, 1]);
+        assert_eq!(
+            nearest(&train, &labels, &[0.0, 5.0, 5.0, 0.1], 2, 2, 1).unwrap(),
+            [0, 1]
+        );
         // more neighbours than there are
         assert_eq!(nearest(&train, &labels, &[0.0, 5.0], 2, 2, 50).unwrap(), [0]);
     }
@@ -90,9 +97,21 @@ mod tests {
     #[test]
     fn doubtful_input_is_refused() {
         let one = [1.0, 0.0];
-        assert!(matches!(nearest(&one, &[0], &one, 2, 1, 0), Err(EvalError::Parameter { .. })));
-        assert!(matches!(nearest(&one, &[1], &one, 2, 1, 1), Err(EvalError::Index { .. })));
-        assert!(matches!(nearest(&[0.0, 0.0], &[0], &one, 2, 1, 1), Err(EvalError::ZeroVector { .. })));
-        assert!(matches!(nearest(&one, &[], &one, 2, 1, 1), Err(EvalError::Empty { .. })));
+        assert!(matches!(
+            nearest(&one, &[0], &one, 2, 1, 0),
+            Err(EvalError::Parameter { .. })
+        ));
+        assert!(matches!(
+            nearest(&one, &[1], &one, 2, 1, 1),
+            Err(EvalError::Index { .. })
+        ));
+        assert!(matches!(
+            nearest(&[0.0, 0.0], &[0], &one, 2, 1, 1),
+            Err(EvalError::ZeroVector { .. })
+        ));
+        assert!(matches!(
+            nearest(&one, &[], &one, 2, 1, 1),
+            Err(EvalError::Empty { .. })
+        ));
     }
 }

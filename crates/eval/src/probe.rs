@@ -60,7 +60,13 @@ impl Probe {
     ///
     /// # Errors
     /// Empty input, lengths that do not fit, values that are not finite, labels that are no class, a `c` that is not positive.
-    pub fn fit(x: &[f32], labels: &[usize], dim: usize, classes: usize, options: &ProbeOptions) -> Result<Self, EvalError> {
+    pub fn fit(
+        x: &[f32],
+        labels: &[usize],
+        dim: usize,
+        classes: usize,
+        options: &ProbeOptions,
+    ) -> Result<Self, EvalError> {
         check_labels(labels, classes)?;
         check_matrix("the training matrix", x, labels.len(), dim)?;
         if !(options.c > 0.0 && options.c.is_finite()) {
@@ -70,10 +76,22 @@ impl Probe {
                 expected: "give a positive number; it is the inverse of the penalty",
             });
         }
-        let problem = Problem { x, labels, dim, classes, c: options.c };
+        let problem = Problem {
+            x,
+            labels,
+            dim,
+            classes,
+            c: options.c,
+        };
         let enough = options.tolerance * options.c * labels.len() as f64;
         let (weights, iterations, converged) = minimise(&problem, enough, options.iterations);
-        Ok(Self { dim, classes, weights, iterations, converged })
+        Ok(Self {
+            dim,
+            classes,
+            weights,
+            iterations,
+            converged,
+        })
     }
 
     /// Log-odds of every class.
@@ -100,7 +118,7 @@ impl Probe {
 }
 
 fn logits<'a>(weights: &'a [f64], row: &'a [f32]) -> impl Iterator<Item = f64> + 'a {
-    weights.chunks_exact(row.len() + 1).map(|w| {
+    weights.chunks_exact(row.len() + 1).map(move |w| {
         let (bias, w) = w.split_last().unwrap_or((&0.0, &[]));
         w.iter().zip(row).map(|(w, &v)| w * f64::from(v)).sum::<f64>() + bias
     })
@@ -129,7 +147,10 @@ impl Problem<'_> {
                 loss += sum.ln() + top - own;
                 for (class, (share, gradient)) in share.iter().zip(gradient.chunks_exact_mut(line)).enumerate() {
                     let error = share / sum - f64::from(u8::from(class == label));
-                    gradient.iter_mut().zip(row).for_each(|(g, &v)| *g += error * f64::from(v));
+                    gradient
+                        .iter_mut()
+                        .zip(row)
+                        .for_each(|(g, &v)| *g += error * f64::from(v));
                     gradient[self.dim] += error;
                 }
             }
@@ -138,9 +159,16 @@ impl Problem<'_> {
         let (mut loss, mut gradient) = (0.0, vec![0.0; weights.len()]);
         // so many chunks at a time that their gradients stay small
         let wave = 4 * rayon::current_num_threads();
-        for (rows, labels) in self.x.chunks(wave * CHUNK * self.dim).zip(self.labels.chunks(wave * CHUNK)) {
-            let parts: Vec<(f64, Vec<f64>)> =
-                rows.par_chunks(CHUNK * self.dim).zip(labels.par_chunks(CHUNK)).map(part).collect();
+        for (rows, labels) in self
+            .x
+            .chunks(wave * CHUNK * self.dim)
+            .zip(self.labels.chunks(wave * CHUNK))
+        {
+            let parts: Vec<(f64, Vec<f64>)> = rows
+                .par_chunks(CHUNK * self.dim)
+                .zip(labels.par_chunks(CHUNK))
+                .map(part)
+                .collect();
             for (l, g) in parts {
                 loss += l;
                 gradient.iter_mut().zip(&g).for_each(|(sum, g)| *sum += g);
@@ -180,7 +208,11 @@ fn minimise(problem: &Problem, enough: f64, most: usize) -> (Vec<f64>, usize, bo
             direction = gradient.iter().map(|g| -g).collect();
             slope = -dot(&gradient, &gradient);
         }
-        let mut step = if memory.is_empty() { 1.0 / dot(&gradient, &gradient).sqrt().max(1.0) } else { 1.0 };
+        let mut step = if memory.is_empty() {
+            1.0 / dot(&gradient, &gradient).sqrt().max(1.0)
+        } else {
+            1.0
+        };
         let next = loop {
             let there: Vec<f64> = at.iter().zip(&direction).map(|(a, d)| a + step * d).collect();
             let (value_there, gradient_there) = problem.at(&there);
@@ -242,7 +274,10 @@ mod tests {
         };
         let labels: Vec<usize> = (0..n).map(|i| i % 3).collect();
         let centre = [[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]];
-        let x = labels.iter().flat_map(|&l| [centre[l][0] + next(), centre[l][1] + next()]).collect();
+        let x = labels
+            .iter()
+            .flat_map(|&l| [centre[l][0] + next(), centre[l][1] + next()])
+            .collect();
         (x, labels)
     }
 
@@ -251,14 +286,26 @@ mod tests {
         let (x, labels) = blobs(600);
         let probe = Probe::fit(&x, &labels, 2, 3, &ProbeOptions::default()).unwrap();
         assert!(probe.converged, "{} steps", probe.iterations);
-        let right = probe.predict(&x).unwrap().iter().zip(&labels).filter(|(a, b)| a == b).count();
+        let right = probe
+            .predict(&x)
+            .unwrap()
+            .iter()
+            .zip(&labels)
+            .filter(|(a, b)| a == b)
+            .count();
         assert!(right > 595, "{right}");
     }
 
     #[test]
     fn the_gradient_is_that_of_the_objective() {
         let (x, labels) = blobs(40);
-        let problem = Problem { x: &x, labels: &labels, dim: 2, classes: 3, c: 0.7 };
+        let problem = Problem {
+            x: &x,
+            labels: &labels,
+            dim: 2,
+            classes: 3,
+            c: 0.7,
+        };
         let at: Vec<f64> = (0..9).map(|i| (f64::from(i) * 0.7).sin()).collect();
         let (_, gradient) = problem.at(&at);
         for i in 0..9 {
@@ -268,7 +315,11 @@ mod tests {
                 problem.at(&there).0
             };
             let expected = (value(1e-5) - value(-1e-5)) / 2e-5;
-            assert!((gradient[i] - expected).abs() < 1e-6 * expected.abs().max(1.0), "{i}: {} {expected}", gradient[i]);
+            assert!(
+                (gradient[i] - expected).abs() < 1e-6 * expected.abs().max(1.0),
+                "{i}: {} {expected}",
+                gradient[i]
+            );
         }
     }
 
@@ -284,9 +335,21 @@ mod tests {
 
     #[test]
     fn doubtful_input_is_refused() {
-        let with = |c| ProbeOptions { c, ..ProbeOptions::default() };
-        assert!(matches!(Probe::fit(&[1.0], &[0], 1, 1, &with(0.0)), Err(EvalError::Parameter { .. })));
-        assert!(matches!(Probe::fit(&[1.0], &[1], 1, 1, &with(1.0)), Err(EvalError::Index { .. })));
-        assert!(matches!(Probe::fit(&[f32::NAN], &[0], 1, 1, &with(1.0)), Err(EvalError::NotFinite { .. })));
+        let with = |c| ProbeOptions {
+            c,
+            ..ProbeOptions::default()
+        };
+        assert!(matches!(
+            Probe::fit(&[1.0], &[0], 1, 1, &with(0.0)),
+            Err(EvalError::Parameter { .. })
+        ));
+        assert!(matches!(
+            Probe::fit(&[1.0], &[1], 1, 1, &with(1.0)),
+            Err(EvalError::Index { .. })
+        ));
+        assert!(matches!(
+            Probe::fit(&[f32::NAN], &[0], 1, 1, &with(1.0)),
+            Err(EvalError::NotFinite { .. })
+        ));
     }
 }

@@ -170,7 +170,10 @@ impl Ranks {
         let mut order: Vec<usize> = (0..self.text_image.len()).collect();
         order.sort_by_key(|&text| self.text_image[text]);
         let same = |&a: &usize, &b: &usize| self.text_image[a] == self.text_image[b];
-        order.chunk_by(same).map(|texts| (self.text_image[texts[0]], texts.to_vec())).collect()
+        order
+            .chunk_by(same)
+            .map(|texts| (self.text_image[texts[0]], texts.to_vec()))
+            .collect()
     }
 
     /// The rank of each caption's picture, from 1.
@@ -181,7 +184,10 @@ impl Ranks {
     /// Each picture that has captions, and the rank of the best of them, from 1.
     pub fn of_images(&self) -> Vec<(usize, usize)> {
         let best = |texts: &[usize]| texts.iter().map(|&t| self.captions[t].before as usize + 1).min();
-        self.groups().iter().filter_map(|(image, texts)| Some((*image, best(texts)?))).collect()
+        self.groups()
+            .iter()
+            .filter_map(|(image, texts)| Some((*image, best(texts)?)))
+            .collect()
     }
 
     /// Hits within the first `k`, a unit for each picture that has captions: what is resampled together, since captions of one picture are
@@ -205,12 +211,24 @@ impl Ranks {
         let best = |texts: &Vec<usize>| texts.iter().map(|&t| self.captions[t]).min_by_key(|place| place.before);
         let images = groups.iter().filter_map(|(_, texts)| best(texts)).collect();
         let precision = |texts: &Vec<usize>| {
-            let mut ranks: Vec<f64> = texts.iter().map(|&t| f64::from(self.captions[t].before) + 1.0).collect();
+            let mut ranks: Vec<f64> = texts
+                .iter()
+                .map(|&t| f64::from(self.captions[t].before) + 1.0)
+                .collect();
             ranks.sort_by(f64::total_cmp);
-            (1..).zip(&ranks).map(|(found, rank)| f64::from(found) / rank).sum::<f64>() / ranks.len() as f64
+            (1..)
+                .zip(&ranks)
+                .map(|(found, rank)| f64::from(found) / rank)
+                .sum::<f64>()
+                / ranks.len() as f64
         };
         let image_map = groups.iter().map(|(_, texts)| precision(texts)).sum::<f64>() / groups.len() as f64;
-        let text_map = self.texts.iter().map(|p| 1.0 / (f64::from(p.before) + 1.0)).sum::<f64>() / m as f64;
+        let text_map = self
+            .texts
+            .iter()
+            .map(|p| 1.0 / (f64::from(p.before) + 1.0))
+            .sum::<f64>()
+            / m as f64;
         let mut captions: Vec<usize> = groups.iter().map(|(_, texts)| texts.len()).collect();
         captions.sort_unstable();
         let same: Vec<(usize, usize)> = captions.chunk_by(|a, b| a == b).map(|g| (g[0], g.len())).collect();
@@ -246,7 +264,18 @@ fn count(images: &[f32], texts: &[f32], dim: usize, text_image: &[usize], n: usi
         let first = part * BLOCK;
         let mut stripes: Vec<(usize, Slots)> = (0..rows.len() / dim)
             .step_by(STRIPE)
-            .map(|at| (at, slots(first + at, STRIPE.min(rows.len() / dim - at), &by_image, text_image, &own)))
+            .map(|at| {
+                (
+                    at,
+                    slots(
+                        first + at,
+                        STRIPE.min(rows.len() / dim - at),
+                        &by_image,
+                        text_image,
+                        &own,
+                    ),
+                )
+            })
             .collect();
         for (block_of, texts) in texts.chunks(BLOCK * dim).enumerate() {
             let from = block_of * BLOCK;
@@ -261,7 +290,11 @@ fn count(images: &[f32], texts: &[f32], dim: usize, text_image: &[usize], n: usi
                 let width_here = STRIPE.min(width - *at);
                 for (i, row) in scores.chunks_exact(width).enumerate() {
                     let text = from + i;
-                    slots.count(&row[*at..*at + width_here], text as u32, text_image[text].wrapping_sub(first + *at));
+                    slots.count(
+                        &row[*at..*at + width_here],
+                        text as u32,
+                        text_image[text].wrapping_sub(first + *at),
+                    );
                 }
             });
         }

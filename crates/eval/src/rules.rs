@@ -42,7 +42,17 @@ pub fn mmvp(s: [[f32; 2]; 2]) -> bool {
 /// vector gets nothing.
 #[must_use]
 pub fn first_of(scores: &[f32]) -> bool {
-    scores.split_first().is_some_and(|(own, others)| others.iter().all(|other| own > other))
+    scores
+        .split_first()
+        .is_some_and(|(own, others)| others.iter().all(|other| own > other))
+}
+
+/// As [`first_of`], but the first of equals wins, as with `argmax`: ARO's orders.
+#[must_use]
+pub fn first_of_equals(scores: &[f32]) -> bool {
+    scores
+        .split_first()
+        .is_some_and(|(own, others)| others.iter().all(|other| own >= other))
 }
 
 /// Spearman's rank correlation: Pearson's correlation of the ranks, where equal values share the mean of their ranks. STS benchmarks report it
@@ -107,12 +117,33 @@ mod tests {
     #[test]
     fn winoground_counts_strictly() {
         let all = winoground([[0.9, 0.1], [0.2, 0.8]]);
-        assert_eq!(all, Winoground { text: true, image: true, group: true });
+        assert_eq!(
+            all,
+            Winoground {
+                text: true,
+                image: true,
+                group: true
+            }
+        );
         // the first picture likes everything: captions are told apart, pictures are not
         let text = winoground([[0.9, 0.8], [0.1, 0.2]]);
-        assert_eq!(text, Winoground { text: true, image: false, group: false });
+        assert_eq!(
+            text,
+            Winoground {
+                text: true,
+                image: false,
+                group: false
+            }
+        );
         let image = winoground([[0.9, 0.95], [0.1, 0.96]]);
-        assert_eq!(image, Winoground { text: false, image: true, group: false });
+        assert_eq!(
+            image,
+            Winoground {
+                text: false,
+                image: true,
+                group: false
+            }
+        );
         assert!(!winoground([[0.5; 2]; 2]).text && !winoground([[0.5; 2]; 2]).image);
     }
 
@@ -132,6 +163,7 @@ mod tests {
         assert!(first_of(&[0.5, 0.4, 0.3]));
         assert!(!first_of(&[0.5, 0.5]));
         assert!(!first_of(&[]));
+        assert!(first_of_equals(&[0.5, 0.5]) && !first_of_equals(&[0.4, 0.5]));
     }
 
     #[test]

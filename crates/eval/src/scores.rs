@@ -87,13 +87,28 @@ mod tests {
             let mut whole = Vec::new();
             block(&rows, &others, dim, &mut whole);
             let mut part = Vec::new();
-            for (height, width, r, o) in [(1, 1, 7, 3), (3, 5, 40, 9), (64, 64, 100, 100), (9, 200, 5, 0), (200, 1, 0, 77)] {
-                block(&rows[r * dim..][..height * dim], &others[o * dim..][..width * dim], dim, &mut part);
+            for (height, width, r, o) in [
+                (1, 1, 7, 3),
+                (3, 5, 40, 9),
+                (64, 64, 100, 100),
+                (9, 200, 5, 0),
+                (200, 1, 0, 77),
+            ] {
+                block(
+                    &rows[r * dim..][..height * dim],
+                    &others[o * dim..][..width * dim],
+                    dim,
+                    &mut part,
+                );
                 assert_eq!(part.len(), height * width);
                 for i in 0..height {
                     for j in 0..width {
                         let expected = whole[(r + i) * 200 + o + j];
-                        assert_eq!(part[i * width + j].to_bits(), expected.to_bits(), "{dim}: {height}×{width} {i} {j}");
+                        assert_eq!(
+                            part[i * width + j].to_bits(),
+                            expected.to_bits(),
+                            "{dim}: {height}×{width} {i} {j}"
+                        );
                     }
                 }
             }

@@ -164,11 +164,20 @@ fn rank(images: &[f32], labels: &[usize], weights: &[f32], dim: usize) -> Vec<(u
     for (rows, labels) in images.chunks(IMAGES * dim).zip(labels.chunks(IMAGES)) {
         let own = pairs(rows, weights, dim, labels);
         block(rows, weights, dim, &mut scores);
-        let ranked = scores.par_chunks_exact(classes).zip(&own).zip(labels).map(|((row, &own), &label)| {
-            let before = |(class, &score): (usize, &f32)| score > own || (score == own && class < label);
-            let ahead = row.iter().enumerate().filter(|&one| before(one)).count();
-            (ahead, row.iter().enumerate().any(|(class, &score)| score == own && class != label))
-        });
+        let ranked = scores
+            .par_chunks_exact(classes)
+            .zip(&own)
+            .zip(labels)
+            .map(|((row, &own), &label)| {
+                let before = |(class, &score): (usize, &f32)| score > own || (score == own && class < label);
+                let ahead = row.iter().enumerate().filter(|&one| before(one)).count();
+                (
+                    ahead,
+                    row.iter()
+                        .enumerate()
+                        .any(|(class, &score)| score == own && class != label),
+                )
+            });
         ranks.par_extend(ranked);
     }
     ranks
