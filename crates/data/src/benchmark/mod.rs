@@ -4,8 +4,23 @@
 //! which prompts were used, so each benchmark carries a sentence that says so ([`Benchmark::protocol`]) and that goes beside its numbers.
 //! A data set that is incomplete is an error that says what is missing, unless [`Options::partial`] asks for what is there.
 
+mod aro;
+mod cifar;
+mod context;
 mod error;
+mod imagenet;
+mod karpathy;
+mod languages;
+mod lists;
+mod long;
+mod mat;
+mod matlab;
+mod names;
+mod objectnet;
+mod own;
+mod pairs;
 mod suites;
+mod texts;
 
 use std::path::{Path, PathBuf};
 
@@ -53,7 +68,7 @@ pub struct Classification {
     pub prompts: Vec<Prompts>,
     /// Which of the accuracies the literature gives for this set.
     pub headline: Accuracy,
-    /// The training pictures and their classes, for a linear probe and nearest neighbours, where the set has them.
+    /// The training pictures and their classes, for a linear probe and nearest neighbours, where the set has them and [`Options::train`] asks for them.
     pub train: Option<(Vec<ImageSource>, Vec<usize>)>,
 }
 
@@ -187,6 +202,8 @@ pub struct Options {
     pub languages: Vec<String>,
     /// At most so many captions for each picture, the first ones. None: as the suite's protocol says.
     pub captions: Option<usize>,
+    /// Whether the training pictures are wanted too, for a linear probe and nearest neighbours.
+    pub train: bool,
     /// Whether a set may be incomplete. The protocol then says how much of it there is.
     pub partial: bool,
     /// Folder with class names and templates of CLIP_benchmark (`<lang>_classnames.json`, `babel_imagenet.json`,

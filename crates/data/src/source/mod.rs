@@ -7,6 +7,7 @@ mod csv;
 mod error;
 mod folder;
 mod jsonl;
+mod made;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod picture;
@@ -17,13 +18,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use archive::Archive;
+pub(crate) use csv::{Record, Records};
 pub use error::SourceError;
+pub(crate) use folder::has_image_ending;
 use jsonl::Table;
+pub use made::{Planes, Region};
 #[cfg(feature = "parquet")]
 pub use parquet::Cell;
 pub use picture::{ImageSource, Member};
 use rayon::prelude::*;
 use rows::Rows;
+pub(crate) use rows::inside;
 
 /// One picture and what is known about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
