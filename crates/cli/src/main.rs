@@ -1,6 +1,7 @@
 //! The binary `bifocal`: one file per command in `commands/`, what is printed in `output/`.
 
 mod commands;
+mod evaluating;
 mod failure;
 mod finder;
 mod holdout;

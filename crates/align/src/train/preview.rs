@@ -36,7 +36,9 @@ pub fn bundle_of_newest(run: &Path, bundle: &Path) -> Result<Option<u64>, TrainE
     let mut setup = Setup::open(&recipe)?;
     let (step, stage) = (snapshot.state.step, snapshot.state.stage);
     if snapshot.state.fingerprint != setup.fingerprint() || stage >= setup.stages.len() {
-        return Err(other("the data or a pretrained tower is not what it was when the run began; put it back".to_owned()));
+        return Err(other(
+            "the data or a pretrained tower is not what it was when the run began; put it back".to_owned(),
+        ));
     }
     let mut trainer = setup.trainer(stage);
     trainer.restore(snapshot).map_err(other)?;

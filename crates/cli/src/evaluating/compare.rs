@@ -36,9 +36,14 @@ pub fn compare(a: &Path, b: &Path) -> Result<Vec<Line>> {
     let (first, second) = (read(a)?, read(b)?);
     let mut lines = Vec::new();
     for one in &first {
-        let Some(other) = second.iter().find(|o| o.column() == one.column()) else { continue };
+        let Some(other) = second.iter().find(|o| o.column() == one.column()) else {
+            continue;
+        };
         if one.what.data != other.what.data || one.what.protocol != other.what.protocol {
-            eprintln!("left out {}: it was measured on other data or by another protocol", one.column());
+            eprintln!(
+                "left out {}: it was measured on other data or by another protocol",
+                one.column()
+            );
             continue;
         }
         let mut names: Vec<&str> = vec![&one.headline];
@@ -48,7 +53,11 @@ pub fn compare(a: &Path, b: &Path) -> Result<Vec<Line>> {
             let key = match one.units.contains_key(name) {
                 true => Some(name.to_owned()),
                 // a single group is the whole benchmark
-                false => one.units.keys().find(|key| key.split('/').next() == Some(name)).cloned(),
+                false => one
+                    .units
+                    .keys()
+                    .find(|key| key.split('/').next() == Some(name))
+                    .cloned(),
             };
             let both = key.and_then(|key| Some((one.units.get(&key)?, other.units.get(&key)?)));
             let Some((u, v)) = both else { continue };
@@ -75,7 +84,11 @@ pub fn compare(a: &Path, b: &Path) -> Result<Vec<Line>> {
         }
     }
     if lines.is_empty() {
-        anyhow::bail!("{} and {} have no benchmark in common that can be compared", a.display(), b.display());
+        anyhow::bail!(
+            "{} and {} have no benchmark in common that can be compared",
+            a.display(),
+            b.display()
+        );
     }
     correct(&mut lines);
     Ok(lines)
@@ -96,9 +109,16 @@ fn read(path: &Path) -> Result<Vec<Outcome>> {
     if path.is_file() {
         return Ok(vec![Outcome::read(path)?]);
     }
-    let list = || std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let list = || {
+        std::fs::read_dir(path)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<Vec<_>>>()
+    };
     let mut files = list().with_context(|| {
-        format!("{}: give two folders below OUT/results, or two files in them, as `bifocal eval … --out OUT` writes them", path.display())
+        format!(
+            "{}: give two folders below OUT/results, or two files in them, as `bifocal eval … --out OUT` writes them",
+            path.display()
+        )
     })?;
     files.retain(|file| file.extension().is_some_and(|e| e == "json"));
     files.sort();
@@ -138,7 +158,11 @@ pub fn table(lines: &[Line]) -> String {
     for row in &cells {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let space = " ".repeat(width - cell.chars().count());
-            out.push_str(&if column < 2 { format!("{cell}{space}  ") } else { format!("{space}{cell}  ") });
+            out.push_str(&if column < 2 {
+                format!("{cell}{space}  ")
+            } else {
+                format!("{space}{cell}  ")
+            });
         }
         out.truncate(out.trim_end().len());
         out.push('\n');
@@ -189,7 +213,10 @@ mod tests {
         let text = table(&lines);
         assert_eq!(lines.len(), 2, "{text}");
         let line = |suite: &str| text.lines().find(|l| l.starts_with(suite)).unwrap().to_owned();
-        assert!(line("clear").ends_with('*') && line("clear").contains("+50.0"), "{text}");
+        assert!(
+            line("clear").ends_with('*') && line("clear").contains("+50.0"),
+            "{text}"
+        );
         assert!(!line("same").ends_with('*') && line("same").contains("1.000"), "{text}");
         assert!(compare(&folder("a"), dir.path()).is_err());
     }
@@ -198,13 +225,21 @@ mod tests {
     fn many_lines_ask_for_more() {
         let mut lines: Vec<Line> = [0.01, 0.04, 0.03]
             .map(|p| {
-                let difference = bifocal_eval::Interval { mean: 0.0, low: 0.0, high: 0.0 };
+                let difference = bifocal_eval::Interval {
+                    mean: 0.0,
+                    low: 0.0,
+                    high: 0.0,
+                };
                 Line {
                     benchmark: String::new(),
                     metric: String::new(),
                     a: 0.0,
                     b: 0.0,
-                    paired: Paired { difference, p, units: 1 },
+                    paired: Paired {
+                        difference,
+                        p,
+                        units: 1,
+                    },
                     corrected: 0.0,
                     protocol: String::new(),
                     unit: None,

@@ -16,7 +16,9 @@ pub fn typical(right: &[bool]) -> Vec<usize> {
     let of = |wanted: bool| {
         let places: Vec<usize> = (0..right.len()).filter(|&i| right[i] == wanted).collect();
         let count = SHOWN.min(places.len());
-        (0..count).map(move |k| places[(2 * k + 1) * places.len() / (2 * count)]).collect::<Vec<_>>()
+        (0..count)
+            .map(move |k| places[(2 * k + 1) * places.len() / (2 * count)])
+            .collect::<Vec<_>>()
     };
     [of(true), of(false)].concat()
 }

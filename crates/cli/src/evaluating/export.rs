@@ -23,7 +23,13 @@ pub fn write(out: &Path, outcomes: &[Outcome]) -> Result<()> {
     for outcome in outcomes {
         for value in clip_benchmark(outcome) {
             let part = |name: &str| file_name(value[name].as_str().unwrap_or_default());
-            let name = format!("{}_{}_{}_{}.json", part("dataset"), part("model"), part("language"), part("task"));
+            let name = format!(
+                "{}_{}_{}_{}.json",
+                part("dataset"),
+                part("model"),
+                part("language"),
+                part("task")
+            );
             put(&folder.join(name), &serde_json::to_string(&value)?)?;
         }
     }
@@ -36,11 +42,16 @@ pub(super) fn put(path: &Path, text: &str) -> Result<()> {
 
 /// One line for each number.
 fn csv(outcomes: &[Outcome]) -> String {
-    let mut out = String::from("model,fingerprint,benchmark,corruption,metric,group,value,low,high,chance,unit,pictures,texts,left_out,seed,bifocal,protocol\n");
+    let mut out = String::from(
+        "model,fingerprint,benchmark,corruption,metric,group,value,low,high,chance,unit,pictures,texts,left_out,seed,bifocal,protocol\n",
+    );
     for o in outcomes {
         for m in &o.metrics {
             let number = |v: Option<f64>| v.map_or_else(String::new, |v| v.to_string());
-            let unit = serde_json::to_value(m.unit).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+            let unit = serde_json::to_value(m.unit)
+                .ok()
+                .and_then(|v| v.as_str().map(str::to_owned))
+                .unwrap_or_default();
             let cells = [
                 o.what.model.clone(),
                 o.what.fingerprint.clone(),
@@ -105,15 +116,18 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
     for model in &models {
         let _ = write!(out, "| {} |", cell(model));
         for column in &columns {
-            let text = by.get(&(model.as_str(), column.clone())).and_then(|o| o.main()).map_or_else(
-                || "–".to_owned(),
-                |m| match (m.low, m.high) {
-                    (Some(low), Some(high)) => {
-                        format!("{} ({}–{})", m.unit.show(m.value), m.unit.show(low), m.unit.show(high))
-                    }
-                    _ => m.unit.show(m.value),
-                },
-            );
+            let text = by
+                .get(&(model.as_str(), column.clone()))
+                .and_then(|o| o.main())
+                .map_or_else(
+                    || "–".to_owned(),
+                    |m| match (m.low, m.high) {
+                        (Some(low), Some(high)) => {
+                            format!("{} ({}–{})", m.unit.show(m.value), m.unit.show(low), m.unit.show(high))
+                        }
+                        _ => m.unit.show(m.value),
+                    },
+                );
             let _ = write!(out, " {text} |");
         }
         out.push('\n');
@@ -121,13 +135,23 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
     let _ = write!(out, "| *chance* |");
     for column in &columns {
         let main = outcomes.iter().find(|o| o.column() == *column).and_then(Outcome::main);
-        let text = main.and_then(|m| Some(m.unit.show(m.chance?))).unwrap_or_else(|| "–".to_owned());
+        let text = main
+            .and_then(|m| Some(m.unit.show(m.chance?)))
+            .unwrap_or_else(|| "–".to_owned());
         let _ = write!(out, " {text} |");
     }
     out.push_str("\n\nIn brackets: 95 % of 1000 bootstrap resamples of pictures or items.\n\n");
     for column in &columns {
-        let mut protocols = in_order(outcomes.iter().filter(|o| o.column() == *column).map(|o| o.what.protocol.clone()));
-        let headline = outcomes.iter().find(|o| o.column() == *column).map_or("", |o| &o.headline);
+        let mut protocols = in_order(
+            outcomes
+                .iter()
+                .filter(|o| o.column() == *column)
+                .map(|o| o.what.protocol.clone()),
+        );
+        let headline = outcomes
+            .iter()
+            .find(|o| o.column() == *column)
+            .map_or("", |o| &o.headline);
         let first = protocols.first().cloned().unwrap_or_default();
         let _ = writeln!(out, "- **{}** ({headline}): {}", cell(column), cell(&first));
         for other in protocols.drain(1..) {
@@ -142,7 +166,11 @@ fn clip_benchmark(outcome: &Outcome) -> Vec<Value> {
     let (task, names): (_, &[(&str, &str)]) = match outcome.what.task.as_str() {
         "classification" => (
             "zeroshot_classification",
-            &[("top1", "acc1"), ("top5", "acc5"), ("mean_per_class", "mean_per_class_recall")],
+            &[
+                ("top1", "acc1"),
+                ("top5", "acc5"),
+                ("mean_per_class", "mean_per_class_recall"),
+            ],
         ),
         "retrieval" => (
             "zeroshot_retrieval",
@@ -158,7 +186,13 @@ fn clip_benchmark(outcome: &Outcome) -> Vec<Value> {
         "composition" => ("image_caption_selection", &[("accuracy", "acc")]),
         _ => return Vec::new(),
     };
-    let groups = in_order(outcome.metrics.iter().filter(|m| m.name == names[0].0).map(|m| m.group.clone()));
+    let groups = in_order(
+        outcome
+            .metrics
+            .iter()
+            .filter(|m| m.name == names[0].0)
+            .map(|m| m.group.clone()),
+    );
     let only = groups.len() == 1;
     let of = |group: &String| {
         let metrics: serde_json::Map<String, Value> = names
@@ -181,7 +215,11 @@ fn clip_benchmark(outcome: &Outcome) -> Vec<Value> {
         })
     };
     // the mean over languages has no place there
-    groups.iter().filter(|group| only || !group.is_empty()).map(of).collect()
+    groups
+        .iter()
+        .filter(|group| only || !group.is_empty())
+        .map(of)
+        .collect()
 }
 
 #[cfg(test)]
@@ -228,13 +266,28 @@ pub(super) mod tests {
 
     #[test]
     fn users_of_clip_benchmark_find_their_names() {
-        let retrieval = outcome("m", "flickr30k", "retrieval", &[("t2i_r1", "", 0.2), ("t2i_r1", "en", 0.3), ("t2i_r5", "en", 0.5), ("t2i_r1", "de", 0.1)]);
+        let retrieval = outcome(
+            "m",
+            "flickr30k",
+            "retrieval",
+            &[
+                ("t2i_r1", "", 0.2),
+                ("t2i_r1", "en", 0.3),
+                ("t2i_r5", "en", 0.5),
+                ("t2i_r1", "de", 0.1),
+            ],
+        );
         let found = clip_benchmark(&retrieval);
         assert_eq!(found.len(), 2);
         assert_eq!(found[0]["language"], "en");
         assert_eq!(found[0]["task"], "zeroshot_retrieval");
         assert_eq!(found[0]["metrics"]["image_retrieval_recall@5"], 0.5);
-        let named = outcome("m", "cifar10", "classification", &[("top1", "en", 0.9), ("top5", "en", 1.0)]);
+        let named = outcome(
+            "m",
+            "cifar10",
+            "classification",
+            &[("top1", "en", 0.9), ("top5", "en", 1.0)],
+        );
         assert_eq!(clip_benchmark(&named)[0]["metrics"], json!({"acc1": 0.9, "acc5": 1.0}));
     }
 
@@ -245,8 +298,14 @@ pub(super) mod tests {
             outcome("b", "c", "classification", &[("top1", "en", 0.25)]),
         ];
         let csv = csv(&all);
-        assert!(csv.lines().nth(1).unwrap().starts_with("'=cmd|x,f00d,a,,top1,en,0.5,"), "{csv}");
-        assert!(csv.contains("\"the protocol of a, with \"\"quotes\"\" & <signs>\""), "{csv}");
+        assert!(
+            csv.lines().nth(1).unwrap().starts_with("'=cmd|x,f00d,a,,top1,en,0.5,"),
+            "{csv}"
+        );
+        assert!(
+            csv.contains("\"the protocol of a, with \"\"quotes\"\" & <signs>\""),
+            "{csv}"
+        );
         let table = markdown(&all);
         assert!(table.contains("| =cmd\\|x | 50.0 (49.0–51.0) | – |"), "{table}");
         assert!(table.contains("| *chance* | 0.10 | 0.10 |"), "{table}");

@@ -90,10 +90,16 @@ impl Features<'_> {
         let tell = |done, total| progress.features("pictures", done, total);
         fill(&mut store, &own_keys, &FillOptions::batch(BATCH), compute, tell).map_err(stopped)?;
         progress.finish();
-        bad.extend(self.ranks.tell("pictures that cannot be read", &damaged, Wait::Work)?.concat());
+        bad.extend(
+            self.ranks
+                .tell("pictures that cannot be read", &damaged, Wait::Work)?
+                .concat(),
+        );
         bad.sort();
         bad.dedup();
-        let mut missing = train::seen_by_all(&mut store, &keys, self.ranks)?.into_iter().peekable();
+        let mut missing = train::seen_by_all(&mut store, &keys, self.ranks)?
+            .into_iter()
+            .peekable();
         let mut row_of = vec![None; images.len()];
         let mut there = Vec::new();
         for (k, &i) in places.iter().enumerate() {
@@ -103,7 +109,9 @@ impl Features<'_> {
             }
         }
         if there.is_empty() {
-            let first = bad.first().map_or(String::new(), |(_, why)| format!("; the first: {why}"));
+            let first = bad
+                .first()
+                .map_or(String::new(), |(_, why)| format!("; the first: {why}"));
             anyhow::bail!("none of the {} pictures could be read{first}", images.len());
         }
         let mut rows = Vec::with_capacity(there.len() * model.dim());
@@ -132,8 +140,15 @@ impl Features<'_> {
         };
         let prompt = model.manifest().and_then(|manifest| manifest.text.prompt.as_deref());
         let mut progress = console(self.ranks)?;
-        let features =
-            train::text_features(&self.cache, encoder, prompt, Precision::F32, texts, &mut progress, self.ranks)?;
+        let features = train::text_features(
+            &self.cache,
+            encoder,
+            prompt,
+            Precision::F32,
+            texts,
+            &mut progress,
+            self.ranks,
+        )?;
         progress.finish();
         let mut rows = Vec::with_capacity(texts.len() * model.dim());
         for some in features.chunks(ROWS * encoder.tower.dim().max(1)) {

@@ -13,7 +13,12 @@ use super::plan::{GROUPS, targets};
 /// None of its own: what cannot be opened is part of the text.
 pub fn list(data: Option<&Path>, options: &Options) -> Result<String> {
     let mut out = String::new();
-    let width = benchmark::list().iter().map(|suite| suite.name.len()).max().unwrap_or(0).max(15);
+    let width = benchmark::list()
+        .iter()
+        .map(|suite| suite.name.len())
+        .max()
+        .unwrap_or(0)
+        .max(15);
     for suite in benchmark::list() {
         let found = match data {
             None => String::new(),
@@ -42,14 +47,20 @@ fn size(benchmark: &Benchmark) -> String {
             let captions: usize = task.languages.iter().map(|language| language.captions.len()).sum();
             let languages = task.languages.len();
             let s = if languages == 1 { "" } else { "s" };
-            format!("{} pictures, {captions} captions, {languages} language{s}", task.images.len())
+            format!(
+                "{} pictures, {captions} captions, {languages} language{s}",
+                task.images.len()
+            )
         }
         Task::Composition(task) => {
             let items: usize = task.groups.iter().map(|group| group.items.len()).sum();
             format!("{items} items about {} pictures", task.images.len())
         }
         Task::Texts(TextTask::CaptionPairs(pairs)) => {
-            format!("{} pairs of texts", pairs.iter().map(|pairs| pairs.queries.len()).sum::<usize>())
+            format!(
+                "{} pairs of texts",
+                pairs.iter().map(|pairs| pairs.queries.len()).sum::<usize>()
+            )
         }
         Task::Texts(TextTask::Similarity(pairs)) => format!("{} pairs of texts", pairs.len()),
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use bifocal_data::ImageSource;
-use bifocal_data::benchmark::{Accuracy, Benchmark, CaptionPairs, Classification, Composition, Group, Retrieval, Rule, Task, Templates, TextTask};
+use bifocal_data::benchmark::{
+    Accuracy, Benchmark, CaptionPairs, Classification, Composition, Group, Retrieval, Rule, Task, Templates, TextTask,
+};
 use bifocal_data::corrupt::Corruption;
 use bifocal_eval::calibration::{calibration, confused, decide};
 use bifocal_eval::neighbours::nearest;
@@ -67,7 +69,12 @@ pub fn measure(
         tally: Tally::new(seed),
         counts: Counts {
             left_out: benchmark.skipped.len(),
-            reasons: benchmark.skipped.iter().take(REASONS).map(ToString::to_string).collect(),
+            reasons: benchmark
+                .skipped
+                .iter()
+                .take(REASONS)
+                .map(ToString::to_string)
+                .collect(),
             ..Counts::default()
         },
         confused: Vec::new(),
@@ -133,7 +140,12 @@ impl Measure<'_> {
             let report = zero_shot(&rows, &weights, self.dim(), &labels)?;
             let decisions = decide(&rows, &weights, self.dim(), &labels, self.model.logit_scale())?;
             let group = &prompts.language;
-            let within = |k: usize| decisions.iter().map(|d| Unit::one(f64::from(u8::from(d.before < k)))).collect::<Vec<_>>();
+            let within = |k: usize| {
+                decisions
+                    .iter()
+                    .map(|d| Unit::one(f64::from(u8::from(d.before < k))))
+                    .collect::<Vec<_>>()
+            };
             let each = |label: &usize| 1.0 / report.per_class[*label].images as f64;
             let by_class = decisions.iter().zip(&labels).map(|(d, label)| Unit {
                 sum: f64::from(u8::from(d.before < 1)) * each(label),
@@ -141,7 +153,8 @@ impl Measure<'_> {
             });
             self.tally.share("top1", group, within(1), Some(report.chance_top1))?;
             self.tally.share("top5", group, within(5), Some(report.chance_top5))?;
-            self.tally.share("mean_per_class", group, by_class.collect(), Some(report.chance_top1))?;
+            self.tally
+                .share("mean_per_class", group, by_class.collect(), Some(report.chance_top1))?;
             let calibrated = calibration(&decisions, &labels)?;
             self.tally.plain("ece", group, calibrated.ece, Kind::Error, None);
             if self.examples.is_empty() {
@@ -188,17 +201,31 @@ impl Measure<'_> {
     }
 
     /// What features of pictures are good for without text.
-    fn probes(&mut self, task: &Classification, test: &Pictures, images: &[ImageSource], labels: &[usize]) -> Result<()> {
+    fn probes(
+        &mut self,
+        task: &Classification,
+        test: &Pictures,
+        images: &[ImageSource],
+        labels: &[usize],
+    ) -> Result<()> {
         let train = self.see(images, None)?;
         let with_row = |pictures: &Pictures, labels: &[usize]| -> Vec<usize> {
-            labels.iter().zip(&pictures.row_of).filter(|(_, row)| row.is_some()).map(|(&label, _)| label).collect()
+            labels
+                .iter()
+                .zip(&pictures.row_of)
+                .filter(|(_, row)| row.is_some())
+                .map(|(&label, _)| label)
+                .collect()
         };
         let (known, wanted) = (with_row(&train, labels), with_row(test, &task.labels));
         let voted = nearest(&train.rows, &known, &test.rows, self.dim(), task.classes, NEIGHBOURS)?;
         let probe = Probe::fit(&train.rows, &known, self.dim(), task.classes, &ProbeOptions::default())?;
         let chance = Some(1.0 / task.classes.max(1) as f64);
         for (name, answers) in [("knn", voted), ("linear_probe", probe.predict(&test.rows)?)] {
-            let right = answers.iter().zip(&wanted).map(|(a, b)| Unit::one(f64::from(u8::from(a == b))));
+            let right = answers
+                .iter()
+                .zip(&wanted)
+                .map(|(a, b)| Unit::one(f64::from(u8::from(a == b))));
             self.tally.share(name, "", right.collect(), chance)?;
         }
         Ok(())
@@ -222,14 +249,27 @@ impl Measure<'_> {
             let found = ranks(&pictures.rows, &rows, self.dim(), &owners)?;
             let report = found.report();
             let group = &language.language;
-            for (way, asks, direction) in
-                [("t2i", Asks::Text, &report.text_to_image), ("i2t", Asks::Image, &report.image_to_text)]
-            {
-                let Direction { chance, median_rank, map, .. } = *direction;
+            for (way, asks, direction) in [
+                ("t2i", Asks::Text, &report.text_to_image),
+                ("i2t", Asks::Image, &report.image_to_text),
+            ] {
+                let Direction {
+                    chance,
+                    median_rank,
+                    map,
+                    ..
+                } = *direction;
                 for (k, chance) in [(1, chance.r1), (5, chance.r5), (10, chance.r10)] {
-                    self.tally.share(&format!("{way}_r{k}"), group, found.units(asks, k), Some(chance))?;
+                    self.tally
+                        .share(&format!("{way}_r{k}"), group, found.units(asks, k), Some(chance))?;
                 }
-                self.tally.plain(&format!("{way}_median"), group, median_rank, Kind::Rank, Some(chance.median_rank));
+                self.tally.plain(
+                    &format!("{way}_median"),
+                    group,
+                    median_rank,
+                    Kind::Rank,
+                    Some(chance.median_rank),
+                );
                 self.tally.plain(&format!("{way}_map"), group, map, Kind::Share, None);
             }
             if self.examples.is_empty() {
@@ -318,21 +358,40 @@ impl Measure<'_> {
             return Ok(());
         }
         let share = |right: &dyn Fn(&Vec<Vec<f32>>) -> bool| -> Vec<Unit> {
-            there.iter().map(|table| Unit::one(f64::from(u8::from(right(table))))).collect()
+            there
+                .iter()
+                .map(|table| Unit::one(f64::from(u8::from(right(table)))))
+                .collect()
         };
-        let square = |t: &Vec<Vec<f32>>| [0, 1].map(|i| [0, 1].map(|k| t.get(i).and_then(|row| row.get(k)).copied().unwrap_or(f32::NAN)));
+        let square = |t: &Vec<Vec<f32>>| {
+            [0, 1].map(|i| [0, 1].map(|k| t.get(i).and_then(|row| row.get(k)).copied().unwrap_or(f32::NAN)))
+        };
         let name = &group.name;
         match group.rule {
             Rule::Strict | Rule::FirstOfEqual => {
-                let rule = if group.rule == Rule::Strict { first_of } else { first_of_equals };
+                let rule = if group.rule == Rule::Strict {
+                    first_of
+                } else {
+                    first_of_equals
+                };
                 let chance = there.iter().map(|t| 1.0 / t[0].len().max(1) as f64).sum::<f64>() / there.len() as f64;
-                self.tally.share("accuracy", name, share(&|t| rule(&t[0])), Some(chance))
+                self.tally
+                    .share("accuracy", name, share(&|t| rule(&t[0])), Some(chance))
             }
-            Rule::Mmvp => self.tally.share("accuracy", name, share(&|t| mmvp(square(t))), Some(0.25)),
+            Rule::Mmvp => self
+                .tally
+                .share("accuracy", name, share(&|t| mmvp(square(t))), Some(0.25)),
             Rule::Winoground => {
-                self.tally.share("text_score", name, share(&|t| winoground(square(t)).text), Some(0.25))?;
-                self.tally.share("image_score", name, share(&|t| winoground(square(t)).image), Some(0.25))?;
-                self.tally.share("group_score", name, share(&|t| winoground(square(t)).group), Some(1.0 / 6.0))
+                self.tally
+                    .share("text_score", name, share(&|t| winoground(square(t)).text), Some(0.25))?;
+                self.tally
+                    .share("image_score", name, share(&|t| winoground(square(t)).image), Some(0.25))?;
+                self.tally.share(
+                    "group_score",
+                    name,
+                    share(&|t| winoground(square(t)).group),
+                    Some(1.0 / 6.0),
+                )
             }
         }
     }
@@ -367,8 +426,13 @@ impl Measure<'_> {
             let owners: Vec<usize> = (0..pairs.queries.len()).collect();
             let found = ranks(&candidates, &queries, self.dim(), &owners)?;
             let direction = found.report().text_to_image;
-            for (k, chance) in [(1, direction.chance.r1), (5, direction.chance.r5), (10, direction.chance.r10)] {
-                self.tally.share(&format!("r{k}"), &pairs.name, found.units(Asks::Text, k), Some(chance))?;
+            for (k, chance) in [
+                (1, direction.chance.r1),
+                (5, direction.chance.r5),
+                (10, direction.chance.r10),
+            ] {
+                self.tally
+                    .share(&format!("r{k}"), &pairs.name, found.units(Asks::Text, k), Some(chance))?;
             }
             self.tally.plain("map", &pairs.name, direction.map, Kind::Share, None);
         }
@@ -383,9 +447,17 @@ impl Measure<'_> {
         let second: Vec<String> = pairs.iter().map(|pair| pair.1.clone()).collect();
         let (a, b) = (self.read(&first)?, self.read(&second)?);
         let rows = a.chunks_exact(self.dim().max(1)).zip(b.chunks_exact(self.dim().max(1)));
-        let cosines: Vec<f64> = rows.map(|(a, b)| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum()).collect();
+        let cosines: Vec<f64> = rows
+            .map(|(a, b)| a.iter().zip(b).map(|(x, y)| f64::from(x * y)).sum())
+            .collect();
         let wanted: Vec<f64> = pairs.iter().map(|pair| pair.2).collect();
-        self.tally.plain("spearman", "", spearman(&cosines, &wanted)?, Kind::Correlation, Some(0.0));
+        self.tally.plain(
+            "spearman",
+            "",
+            spearman(&cosines, &wanted)?,
+            Kind::Correlation,
+            Some(0.0),
+        );
         Ok("spearman")
     }
 }

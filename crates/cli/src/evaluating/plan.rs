@@ -109,9 +109,4 @@ impl Target {
     pub fn open(&self, options: &Options) -> Result<Benchmark> {
         Ok(benchmark::open(self.suite.name, &self.root, options)?)
     }
-
-    /// The suite that reads it.
-    pub fn suite(&self) -> &'static Suite {
-        self.suite
-    }
 }

@@ -222,13 +222,19 @@ impl Outcome {
 
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let length = path.metadata().with_context(|| format!("reading {}", path.display()))?.len();
+        let length = path
+            .metadata()
+            .with_context(|| format!("reading {}", path.display()))?
+            .len();
         if length > MAX_FILE {
             anyhow::bail!("{} holds {length} bytes, more than a result has", path.display());
         }
         let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| {
-            format!("{} is no result of this version of `bifocal eval`; remove it and measure again", path.display())
+            format!(
+                "{} is no result of this version of `bifocal eval`; remove it and measure again",
+                path.display()
+            )
         })
     }
 
@@ -265,7 +271,9 @@ impl Identity {
 
     /// Where its result is.
     pub fn path(&self, out: &Path) -> PathBuf {
-        out.join(RESULTS).join(file_name(&self.model)).join(format!("{}.json", file_name(&self.column())))
+        out.join(RESULTS)
+            .join(file_name(&self.model))
+            .join(format!("{}.json", file_name(&self.column())))
     }
 }
 
@@ -274,7 +282,11 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
-    let read = || std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+    let read = || {
+        std::fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<std::io::Result<Vec<_>>>()
+    };
     let mut found = read().with_context(|| format!("listing {}", folder.display()))?;
     found.sort();
     Ok(found)
@@ -318,7 +330,10 @@ mod tests {
     fn numbers_are_shown_as_their_kind() {
         assert_eq!(Kind::Share.show(0.1234), "12.3");
         assert_eq!(Kind::Share.show(0.002), "0.20");
-        assert_eq!((Kind::Rank.show(3.0), Kind::Rank.show(3.5)), ("3".to_owned(), "3.5".to_owned()));
+        assert_eq!(
+            (Kind::Rank.show(3.0), Kind::Rank.show(3.5)),
+            ("3".to_owned(), "3.5".to_owned())
+        );
         assert_eq!(Kind::Correlation.show(-0.5), "-50.0");
     }
 }

@@ -54,7 +54,10 @@ pub struct Named {
 impl Named {
     /// `NAME=M`, or `M` alone: the folder's name, or that of the run when the folder is called `model`.
     pub fn parse(text: &str) -> Self {
-        if let Some((name, path)) = text.split_once('=').filter(|(name, _)| !name.contains('/') && !name.is_empty()) {
+        if let Some((name, path)) = text
+            .split_once('=')
+            .filter(|(name, _)| !name.contains('/') && !name.is_empty())
+        {
             return Self {
                 name: name.to_owned(),
                 path: PathBuf::from(path),
@@ -125,7 +128,8 @@ impl Plan {
                 }
                 let what = self.identity(named, &model, one, corruption);
                 // rank 0 decides for all
-                let done = ranks.first() && Outcome::read(&what.path(&self.out)).is_ok_and(|o| o.what == what && o.format == FORMAT);
+                let done = ranks.first()
+                    && Outcome::read(&what.path(&self.out)).is_ok_and(|o| o.what == what && o.format == FORMAT);
                 if ranks.any(done)? {
                     continue;
                 }
@@ -227,9 +231,12 @@ fn task(task: &Task) -> &'static str {
 fn digest(benchmark: &Benchmark) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut put = |text: &str| {
-        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        hasher
+            .update(&(text.len() as u64).to_le_bytes())
+            .update(text.as_bytes());
     };
-    let images = |images: &[ImageSource], put: &mut dyn FnMut(&str)| images.iter().for_each(|image| put(&image.to_string()));
+    let images =
+        |images: &[ImageSource], put: &mut dyn FnMut(&str)| images.iter().for_each(|image| put(&image.to_string()));
     let numbers = |numbers: &[usize], put: &mut dyn FnMut(&str)| numbers.iter().for_each(|n| put(&n.to_string()));
     match &benchmark.task {
         Task::Classification(task) => {

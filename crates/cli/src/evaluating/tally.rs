@@ -40,7 +40,10 @@ impl Tally {
             chance,
             unit: Kind::Share,
         });
-        self.units.entry(name.to_owned()).or_default().push((group.to_owned(), units));
+        self.units
+            .entry(name.to_owned())
+            .or_default()
+            .push((group.to_owned(), units));
         Ok(())
     }
 
@@ -60,8 +63,14 @@ impl Tally {
     /// Adds, for a share that was measured in groups, the mean over some of them: each group counts the same, however large it is. `into` is
     /// what the mean is called.
     pub fn mean(&mut self, name: &str, into: &str, of: impl Fn(&str) -> bool) -> Result<()> {
-        let Some(groups) = self.units.get(name) else { return Ok(()) };
-        let groups: Vec<&Vec<Unit>> = groups.iter().filter(|(group, _)| of(group)).map(|(_, units)| units).collect();
+        let Some(groups) = self.units.get(name) else {
+            return Ok(());
+        };
+        let groups: Vec<&Vec<Unit>> = groups
+            .iter()
+            .filter(|(group, _)| of(group))
+            .map(|(_, units)| units)
+            .collect();
         if groups.is_empty() {
             return Ok(());
         }
@@ -130,13 +139,18 @@ mod tests {
     #[test]
     fn groups_count_the_same_however_large() {
         let mut tally = Tally::new(1);
-        tally.share("accuracy", "a", units(&[1.0, 1.0, 1.0, 0.0]), Some(0.5)).unwrap();
+        tally
+            .share("accuracy", "a", units(&[1.0, 1.0, 1.0, 0.0]), Some(0.5))
+            .unwrap();
         tally.share("accuracy", "b", units(&[0.0, 1.0]), Some(0.25)).unwrap();
         tally.mean("accuracy", "", |_| true).unwrap();
         let (metrics, kept) = tally.finish();
         assert_eq!((metrics[0].group.as_str(), metrics[0].chance), ("", Some(0.375)));
         assert!((metrics[0].value - 0.625).abs() < 1e-12);
-        assert_eq!(kept.keys().collect::<Vec<_>>(), ["accuracy", "accuracy/a", "accuracy/b"]);
+        assert_eq!(
+            kept.keys().collect::<Vec<_>>(),
+            ["accuracy", "accuracy/a", "accuracy/b"]
+        );
     }
 
     #[test]

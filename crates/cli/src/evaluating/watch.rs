@@ -19,7 +19,9 @@ const EVERY: Duration = Duration::from_secs(2);
 /// A folder that is no run, a benchmark that cannot be measured.
 pub fn watch(plan: &Plan, run: &Path, opened: &[Opened], ranks: &dyn Ranks) -> Result<()> {
     let stop = Stop::listen()?;
-    let name = run.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
+    let name = run
+        .file_name()
+        .map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
     let scratch = plan.out.join("watch").join("model");
     let mut seen = None;
     loop {

@@ -54,7 +54,9 @@ impl<'a> All<'a> {
 
     /// One result.
     pub fn get(&self, model: &str, column: &str) -> Option<&'a Outcome> {
-        self.outcomes.iter().find(|o| o.what.model == model && o.column() == column)
+        self.outcomes
+            .iter()
+            .find(|o| o.what.model == model && o.column() == column)
     }
 
     /// The results of a benchmark, in the models' order.
@@ -67,14 +69,21 @@ impl<'a> All<'a> {
         let suites = in_order(self.outcomes.iter().map(|o| o.what.suite.clone()));
         let column = |suite: &String| match self.columns.contains(suite) {
             true => Some(suite.clone()),
-            false => self.columns.iter().find(|c| c.starts_with(&format!("{suite}+"))).cloned(),
+            false => self
+                .columns
+                .iter()
+                .find(|c| c.starts_with(&format!("{suite}+")))
+                .cloned(),
         };
         suites.iter().filter_map(column).collect()
     }
 
     /// The model that does best on a benchmark.
     pub fn best(&self, column: &str) -> Option<&'a Outcome> {
-        let value = |o: &Outcome| o.main().map_or(f64::MIN, |m| if m.unit.rises() { m.value } else { -m.value });
+        let value = |o: &Outcome| {
+            o.main()
+                .map_or(f64::MIN, |m| if m.unit.rises() { m.value } else { -m.value })
+        };
         let best = |a: &'a Outcome, b: &'a Outcome| if value(b) > value(a) { b } else { a };
         self.of_column(column).into_iter().reduce(best)
     }
@@ -107,8 +116,10 @@ mod tests {
         let mut blurred = outcome("two", "cifar10", "classification", &[("top1", "en", 0.25)]);
         blurred.what.corruption = Some("blur-3".to_owned());
         let languages: Vec<(String, f64)> = ["de", "en", "fr", "zh"].map(|l| (l.to_owned(), 0.25)).into();
-        let metrics: Vec<(&str, &str, f64)> =
-            [("t2i_r1", "", 0.3)].into_iter().chain(languages.iter().map(|(l, v)| ("t2i_r1", l.as_str(), *v))).collect();
+        let metrics: Vec<(&str, &str, f64)> = [("t2i_r1", "", 0.3)]
+            .into_iter()
+            .chain(languages.iter().map(|(l, v)| ("t2i_r1", l.as_str(), *v)))
+            .collect();
         html(&[
             named,
             outcome("two", "cifar10", "classification", &[("top1", "en", 0.75)]),

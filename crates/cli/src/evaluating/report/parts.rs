@@ -42,12 +42,20 @@ pub fn matrix(out: &mut String, all: &All<'_>) {
     let heads: Vec<(String, String)> = columns
         .iter()
         .map(|column| {
-            let name = all.of_column(column).first().map_or(String::new(), |o| metric_name(&o.headline));
+            let name = all
+                .of_column(column)
+                .first()
+                .map_or(String::new(), |o| metric_name(&o.headline));
             (format!("<a href=\"#{}\">{}</a>", anchor(column), escape(column)), name)
         })
         .collect();
     let value = |model: &str, column: usize| all.get(model, &columns[column]).and_then(Outcome::main);
-    let chance = |column: usize| all.of_column(&columns[column]).first().and_then(|o| o.main()).and_then(|m| Some(m.unit.show(m.chance?)));
+    let chance = |column: usize| {
+        all.of_column(&columns[column])
+            .first()
+            .and_then(|o| o.main())
+            .and_then(|m| Some(m.unit.show(m.chance?)))
+    };
     heat(out, &heads, &all.models, value, chance);
 }
 
@@ -66,8 +74,13 @@ pub fn heat<'a>(
     out.push_str("</tr></thead><tbody>\n");
     let scales: Vec<(f64, f64)> = (0..heads.len())
         .map(|column| {
-            let all = rows.iter().filter_map(|row| value(row, column)).map(|m| if m.unit.rises() { m.value } else { -m.value });
-            all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+            let all = rows
+                .iter()
+                .filter_map(|row| value(row, column))
+                .map(|m| if m.unit.rises() { m.value } else { -m.value });
+            all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+                (low.min(v), high.max(v))
+            })
         })
         .collect();
     for row in rows {
@@ -84,7 +97,11 @@ pub fn heat<'a>(
                 (Some(low), Some(high)) => format!("<small>{}–{}</small>", m.unit.show(low), m.unit.show(high)),
                 _ => String::new(),
             };
-            let _ = write!(out, "<td{class} style=\"--v:{share:.2}\">{}{interval}</td>", m.unit.show(m.value));
+            let _ = write!(
+                out,
+                "<td{class} style=\"--v:{share:.2}\">{}{interval}</td>",
+                m.unit.show(m.value)
+            );
         }
         out.push_str("</tr>\n");
     }
@@ -101,7 +118,10 @@ pub fn heat<'a>(
 
 /// Where a benchmark is on the page.
 pub fn anchor(column: &str) -> String {
-    column.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
+    column
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect()
 }
 
 /// A metric in words.

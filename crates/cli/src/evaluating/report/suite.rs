@@ -28,12 +28,22 @@ pub fn section(out: &mut String, all: &All<'_>, column: &str) {
         .map(|o| format!("{}: {}", o.what.model, o.counts.left_out))
         .collect();
     if !left_out.is_empty() {
-        let reason = outcomes.iter().find_map(|o| o.counts.reasons.first()).map_or("", String::as_str);
-        let _ = writeln!(out, "<p class=note>Left out ({}), for example: {}</p>", escape(&left_out.join("; ")), escape(reason));
+        let reason = outcomes
+            .iter()
+            .find_map(|o| o.counts.reasons.first())
+            .map_or("", String::as_str);
+        let _ = writeln!(
+            out,
+            "<p class=note>Left out ({}), for example: {}</p>",
+            escape(&left_out.join("; ")),
+            escape(reason)
+        );
     }
     let mut shown = vec![first.headline.as_str()];
     shown.extend((first.headline == "t2i_r1").then_some("i2t_r1"));
-    let also = ["linear_probe", "knn"].into_iter().filter(|name| first.metrics.iter().any(|m| m.name == *name));
+    let also = ["linear_probe", "knn"]
+        .into_iter()
+        .filter(|name| first.metrics.iter().any(|m| m.name == *name));
     shown.extend(also);
     out.push_str("<div class=panels>\n");
     for name in shown {
@@ -51,13 +61,20 @@ pub fn section(out: &mut String, all: &All<'_>, column: &str) {
 
 /// The number of the whole benchmark.
 fn overall<'a>(outcome: &'a Outcome, name: &str) -> Option<&'a Metric> {
-    outcome.metric(name, "").or_else(|| outcome.metrics.iter().find(|m| m.name == name))
+    outcome
+        .metric(name, "")
+        .or_else(|| outcome.metrics.iter().find(|m| m.name == name))
 }
 
 fn bars(out: &mut String, name: &str, outcomes: &[&Outcome]) {
-    let values: Vec<(&str, &Metric)> =
-        outcomes.iter().filter_map(|o| Some((o.what.model.as_str(), overall(o, name)?))).collect();
-    let top = values.iter().map(|(_, m)| m.high.unwrap_or(m.value).max(m.chance.unwrap_or(0.0))).fold(0.0, f64::max);
+    let values: Vec<(&str, &Metric)> = outcomes
+        .iter()
+        .filter_map(|o| Some((o.what.model.as_str(), overall(o, name)?)))
+        .collect();
+    let top = values
+        .iter()
+        .map(|(_, m)| m.high.unwrap_or(m.value).max(m.chance.unwrap_or(0.0)))
+        .fold(0.0, f64::max);
     // a rank has no upper end that means anything
     let scale = if top > 0.0 { 100.0 / top } else { 0.0 };
     let _ = writeln!(out, "<section class=panel><h3>{}</h3>", escape(&metric_name(name)));
@@ -70,10 +87,20 @@ fn bars(out: &mut String, name: &str, outcomes: &[&Outcome]) {
             at(m.value)
         );
         if let (Some(low), Some(high)) = (m.low, m.high) {
-            let _ = write!(out, "<u style=\"left:{:.2}%;width:{:.2}%\"></u>", at(low), (at(high) - at(low)).max(0.3));
+            let _ = write!(
+                out,
+                "<u style=\"left:{:.2}%;width:{:.2}%\"></u>",
+                at(low),
+                (at(high) - at(low)).max(0.3)
+            );
         }
         if let Some(chance) = m.chance {
-            let _ = write!(out, "<b style=\"left:{:.2}%\" title=\"chance {}\"></b>", at(chance), m.unit.show(chance));
+            let _ = write!(
+                out,
+                "<b style=\"left:{:.2}%\" title=\"chance {}\"></b>",
+                at(chance),
+                m.unit.show(chance)
+            );
         }
         let _ = writeln!(out, "</span><span>{}</span></div>", m.unit.show(m.value));
     }
@@ -85,14 +112,23 @@ fn groups(out: &mut String, all: &All<'_>, column: &str, first: &Outcome) {
     let names = in_order(
         all.of_column(column)
             .iter()
-            .flat_map(|o| o.metrics.iter().filter(|m| m.name == o.headline && !m.group.is_empty()).map(|m| m.group.clone()))
+            .flat_map(|o| {
+                o.metrics
+                    .iter()
+                    .filter(|m| m.name == o.headline && !m.group.is_empty())
+                    .map(|m| m.group.clone())
+            })
             .collect::<Vec<_>>()
             .into_iter(),
     );
     if names.len() < GROUPS {
         return;
     }
-    let title = if first.what.task == "composition" { "Categories" } else { "Languages" };
+    let title = if first.what.task == "composition" {
+        "Categories"
+    } else {
+        "Languages"
+    };
     let _ = writeln!(out, "<h3>{title}: {}</h3>", escape(&metric_name(&first.headline)));
     let heads: Vec<(String, String)> = names.iter().map(|name| (escape(name), String::new())).collect();
     let value = |model: &str, group: usize| all.get(model, column)?.metric(&first.headline, &names[group]);
@@ -111,7 +147,10 @@ fn robustness(out: &mut String, all: &All<'_>, suite: &str) {
         return;
     }
     let own = suite.to_owned();
-    let columns: Vec<&String> = std::iter::once(&own).filter(|own| all.columns.contains(own)).chain(corrupted).collect();
+    let columns: Vec<&String> = std::iter::once(&own)
+        .filter(|own| all.columns.contains(own))
+        .chain(corrupted)
+        .collect();
     let heads: Vec<(String, String)> = columns
         .iter()
         .map(|column| match column.strip_prefix(&prefix) {
@@ -122,13 +161,25 @@ fn robustness(out: &mut String, all: &All<'_>, suite: &str) {
     out.push_str("<h3>Robustness</h3>\n");
     let value = |model: &str, column: usize| all.get(model, columns[column]).and_then(Outcome::main);
     heat(out, &heads, &all.models, value, |_| None);
-    for protocol in in_order(columns.iter().filter_map(|c| c.strip_prefix(&prefix).and_then(|_| all.of_column(c).first().map(|o| o.what.protocol.clone())))).iter().take(1) {
-        let _ = writeln!(out, "<p class=protocol>{} (and the other kinds and levels alike)</p>", escape(protocol));
+    for protocol in in_order(columns.iter().filter_map(|c| {
+        c.strip_prefix(&prefix)
+            .and_then(|_| all.of_column(c).first().map(|o| o.what.protocol.clone()))
+    }))
+    .iter()
+    .take(1)
+    {
+        let _ = writeln!(
+            out,
+            "<p class=protocol>{} (and the other kinds and levels alike)</p>",
+            escape(protocol)
+        );
     }
 }
 
 fn confusions(out: &mut String, best: &Outcome) {
-    let Some(most) = best.confused.first().map(|c| c.pictures.max(1)) else { return };
+    let Some(most) = best.confused.first().map(|c| c.pictures.max(1)) else {
+        return;
+    };
     let _ = writeln!(
         out,
         "<h3>Taken for each other most ({})</h3><div class=panels><section class=panel>",
@@ -151,14 +202,22 @@ fn examples(out: &mut String, best: &Outcome) {
     if best.examples.is_empty() {
         return;
     }
-    let _ = writeln!(out, "<h3>Typical successes and failures ({})</h3><div class=asks>", escape(&best.what.model));
+    let _ = writeln!(
+        out,
+        "<h3>Typical successes and failures ({})</h3><div class=asks>",
+        escape(&best.what.model)
+    );
     best.examples.iter().for_each(|e| example(out, e));
     out.push_str("</div>\n");
 }
 
 fn example(out: &mut String, e: &Example) {
     let class = if e.right { "yes" } else { "no" };
-    let _ = write!(out, "<section class=\"ask {class}\"><h4 dir=auto>{}</h4>", escape(&e.text));
+    let _ = write!(
+        out,
+        "<section class=\"ask {class}\"><h4 dir=auto>{}</h4>",
+        escape(&e.text)
+    );
     if let Some(uri) = e.picture.as_deref().filter(|uri| inside(uri)) {
         let _ = write!(out, "<img alt=\"the picture\" loading=lazy src=\"{uri}\">");
     }
@@ -170,7 +229,11 @@ fn example(out: &mut String, e: &Example) {
                 let _ = write!(out, "<figure class={class}>");
                 match a.picture.as_deref().filter(|uri| inside(uri)) {
                     Some(uri) => {
-                        let alt = if a.right { "the picture of this text" } else { "another picture" };
+                        let alt = if a.right {
+                            "the picture of this text"
+                        } else {
+                            "another picture"
+                        };
                         let _ = write!(out, "<img alt=\"{alt}\" loading=lazy src=\"{uri}\">");
                     }
                     None => out.push_str("<div class=none>no picture</div>"),
@@ -183,7 +246,12 @@ fn example(out: &mut String, e: &Example) {
             out.push_str("<ol>");
             for a in &e.answers {
                 let class = if a.right { " class=right" } else { "" };
-                let _ = write!(out, "<li{class} dir=auto><span>{}</span><span>{:.3}</span></li>", escape(&a.text), a.score);
+                let _ = write!(
+                    out,
+                    "<li{class} dir=auto><span>{}</span><span>{:.3}</span></li>",
+                    escape(&a.text),
+                    a.score
+                );
             }
             out.push_str("</ol>");
         }
@@ -193,29 +261,52 @@ fn example(out: &mut String, e: &Example) {
 
 /// Whether a picture is part of the page: a result file may have been changed since it was written.
 fn inside(uri: &str) -> bool {
-    let data = ["data:image/jpeg;base64,", "data:image/png;base64,"].into_iter().find_map(|kind| uri.strip_prefix(kind));
+    let data = ["data:image/jpeg;base64,", "data:image/png;base64,"]
+        .into_iter()
+        .find_map(|kind| uri.strip_prefix(kind));
     data.is_some_and(|data| data.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b)))
 }
 
 /// Everything that was measured.
 fn numbers(out: &mut String, outcomes: &[&Outcome]) {
-    let keys = in_order(outcomes.iter().flat_map(|o| o.metrics.iter().map(|m| format!("{}\n{}", m.name, m.group))));
+    let keys = in_order(
+        outcomes
+            .iter()
+            .flat_map(|o| o.metrics.iter().map(|m| format!("{}\n{}", m.name, m.group))),
+    );
     out.push_str("<details><summary>All numbers</summary><div class=scroll tabindex=0><table><thead><tr><th></th>");
     for o in outcomes {
-        let _ = write!(out, "<th>{}<small>{}</small></th>", escape(&o.what.model), escape(&o.what.fingerprint.chars().take(12).collect::<String>()));
+        let _ = write!(
+            out,
+            "<th>{}<small>{}</small></th>",
+            escape(&o.what.model),
+            escape(&o.what.fingerprint.chars().take(12).collect::<String>())
+        );
     }
     out.push_str("<th>chance</th></tr></thead><tbody>\n");
     for key in &keys {
         let (name, group) = key.split_once('\n').unwrap_or((key, ""));
-        let _ = write!(out, "<tr><th>{}{}</th>", escape(&metric_name(name)), match group {
-            "" => String::new(),
-            group => format!(", {}", escape(group)),
-        });
+        let _ = write!(
+            out,
+            "<tr><th>{}{}</th>",
+            escape(&metric_name(name)),
+            match group {
+                "" => String::new(),
+                group => format!(", {}", escape(group)),
+            }
+        );
         let of = |o: &&Outcome| o.metric(name, group).cloned();
         for m in outcomes.iter().map(of) {
-            let _ = write!(out, "<td>{}</td>", m.map_or_else(|| "–".to_owned(), |m| m.unit.show(m.value)));
+            let _ = write!(
+                out,
+                "<td>{}</td>",
+                m.map_or_else(|| "–".to_owned(), |m| m.unit.show(m.value))
+            );
         }
-        let chance = outcomes.iter().filter_map(of).find_map(|m| Some(m.unit.show(m.chance?)));
+        let chance = outcomes
+            .iter()
+            .filter_map(of)
+            .find_map(|m| Some(m.unit.show(m.chance?)));
         let _ = writeln!(out, "<td>{}</td></tr>", chance.unwrap_or_else(|| "–".to_owned()));
     }
     out.push_str("</tbody></table></div></details>\n");
