@@ -1,7 +1,7 @@
 //! Linear probe: multinomial logistic regression on frozen features, as CLIP evaluates them (Radford et al. 2021, §3.2 and appendix A.3).
 //!
 //! Minimises `C · Σ cross-entropy + ‖W‖²/2` over weights and biases; biases are not penalised, as `LogisticRegression` of scikit-learn has it. L-BFGS
-//! (Nocedal 1980; Nocedal and Wright 2006, algorithms 7.4 and 7.5) with backtracking until Armijo's condition holds; sums in f64, in an order that does
+//! (Nocedal 1980; Nocedal and Wright 2006, algorithms 7.4 and 7.5) with backtracking until Armijo's condition holds, up to rounding; sums in f64, in an order that does
 //! not depend on the number of threads.
 
 use rayon::prelude::*;
@@ -15,6 +15,8 @@ const MEMORY: usize = 10;
 const CHUNK: usize = 256;
 /// Armijo's share of the expected decrease.
 const ARMIJO: f64 = 1e-4;
+/// A decrease below this share of the value is lost in its rounding: close to the end a step is then taken as it is.
+const ROUNDING: f64 = 1e-13;
 /// Curvature below this share of the step's size says nothing.
 const CURVATURE: f64 = 1e-12;
 
@@ -216,7 +218,7 @@ fn minimise(problem: &Problem, enough: f64, most: usize) -> (Vec<f64>, usize, bo
         let next = loop {
             let there: Vec<f64> = at.iter().zip(&direction).map(|(a, d)| a + step * d).collect();
             let (value_there, gradient_there) = problem.at(&there);
-            if value_there <= value + ARMIJO * step * slope {
+            if value_there <= value + ARMIJO * step * slope + ROUNDING * value.abs() {
                 break Some((there, value_there, gradient_there));
             }
             step /= 2.0;

@@ -1,5 +1,6 @@
 //! Embeddings of pictures and texts, computed once: what frozen towers make of them is kept by content, under the same keys as training keeps it.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -64,9 +65,15 @@ impl Features<'_> {
         let mut store = FeatureStore::open(&self.cache, &spec, width, Dtype::F32)?;
         let own = train::dealt(&keys, self.ranks);
         let own_keys: Vec<ItemKey> = own.iter().map(|&k| keys[k]).collect();
-        let mut progress = console(self.ranks)?;
+        let progress = RefCell::new(console(self.ranks)?);
         let mut damaged = Vec::new();
         let compute = |wanted: &[usize]| {
+            // one of several ranks goes on: the others would wait for it
+            if self.ranks.size() == 1 && progress.borrow_mut().stop() {
+                return Err(TrainError::Stopped {
+                    what: "pictures".to_owned(),
+                });
+            }
             let of = |k: usize| own[wanted[k]];
             let files: Vec<&ImageSource> = (0..wanted.len()).map(|k| &images[places[of(k)]]).collect();
             let change = |k: usize, picture| match corruption {
@@ -87,9 +94,9 @@ impl Features<'_> {
                 failed: loaded.bad.into_iter().map(|bad| bad.index).collect(),
             })
         };
-        let tell = |done, total| progress.features("pictures", done, total);
+        let tell = |done, total| progress.borrow_mut().features("pictures", done, total);
         fill(&mut store, &own_keys, &FillOptions::batch(BATCH), compute, tell).map_err(stopped)?;
-        progress.finish();
+        progress.borrow_mut().finish();
         bad.extend(
             self.ranks
                 .tell("pictures that cannot be read", &damaged, Wait::Work)?
