@@ -2,6 +2,7 @@
 
 mod bulk;
 mod commands;
+mod evaluating;
 mod failure;
 mod finder;
 mod holdout;

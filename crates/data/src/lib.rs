@@ -6,7 +6,9 @@
 mod ahead;
 pub mod atomic;
 pub mod batches;
+pub mod benchmark;
 pub mod cache;
+pub mod corrupt;
 pub mod decode;
 pub mod image;
 pub mod load;
@@ -23,7 +25,7 @@ pub use ahead::ahead;
 pub use cache::{FeatureSpec, FeatureStore, ItemKey};
 pub use decode::{Conventions, DecodeError, Limits, decode, open};
 pub use image::RgbImage;
-pub use load::{BadImage, LoadedImages, load_images, load_images_and, load_images_augmented};
+pub use load::{BadImage, LoadedImages, load_images, load_images_and, load_images_augmented, load_images_changed};
 pub use mix::CaptionMix;
 pub use source::{Dataset, ImageSource, Sample, SourceError};
 pub use transform::{Augment, Filter, Jitter, Preprocess, ResizeMode};

@@ -62,6 +62,25 @@ pub fn load_images_and<S: Borrow<ImageSource> + Sync, T: Send>(
     })
 }
 
+/// As [`load_images`], after a change of each picture's pixels; `change` gets the place in `images` and the picture. `None`: it cannot be changed
+/// so, and counts as bad.
+///
+/// # Errors
+/// [`PreprocessError`] for settings that cannot work.
+pub fn load_images_changed<S: Borrow<ImageSource> + Sync>(
+    images: &[S],
+    preprocess: &Preprocess,
+    limits: &Limits,
+    change: impl Fn(usize, RgbImage) -> Option<RgbImage> + Sync,
+) -> Result<LoadedImages, PreprocessError> {
+    preprocess.validate()?;
+    let loaded = load(images, preprocess, limits, |index, image, row| {
+        let changed = change(index, image).ok_or_else(|| PreprocessError::new("it could not be changed".to_owned()))?;
+        preprocess.apply_into(&changed, row)
+    });
+    Ok(loaded?.0)
+}
+
 /// As [`load_images`], with random changes in place of the resize and crop of `preprocess`; conventions, filter, size and normalisation are
 /// its own. What happens to a picture depends on its own seed alone.
 ///

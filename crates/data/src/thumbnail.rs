@@ -13,16 +13,26 @@ const QUALITY: u8 = 80;
 
 /// A JPEG of at most 320 pixels a side and the proportions of the picture; a smaller picture keeps its size.
 pub fn jpeg(picture: &RgbImage) -> Option<Vec<u8>> {
+    jpeg_within(picture, SIDE)
+}
+
+/// As [`jpeg`], with at most `most` pixels a side.
+pub fn jpeg_within(picture: &RgbImage, most: u32) -> Option<Vec<u8>> {
     let (width, height) = (picture.width(), picture.height());
     let longest = width.max(height);
-    let small = if longest > SIDE {
-        let side = |n: u32| (u64::from(n) * u64::from(SIDE)).div_ceil(u64::from(longest)) as u32;
+    let small = if longest > most {
+        let side = |n: u32| (u64::from(n) * u64::from(most)).div_ceil(u64::from(longest)).max(1) as u32;
         &resize(picture, side(width), side(height), Filter::Bilinear)?
     } else {
         picture
     };
+    encode(small, QUALITY)
+}
+
+/// A picture as JPEG of a quality from 1 to 100, as libjpeg counts it.
+pub(crate) fn encode(small: &RgbImage, quality: u8) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, QUALITY)
+    JpegEncoder::new_with_quality(&mut bytes, quality)
         .encode(small.data(), small.width(), small.height(), ExtendedColorType::Rgb8)
         .ok()?;
     Some(bytes)

@@ -7,19 +7,25 @@
 //! - **ties: the lower index comes first**, as with `argmax` and a stable sort. How many queries were decided by that rule
 //!   is reported ([`Direction::tied`]): a collapsed model, which gives all inputs one vector, shows there.
 //!
-//! Scores live in tiles of 4×8; the N×M matrix never exists.
+//! Besides, per picture, the mean average precision over all of its captions (Manning et al. 2008, §8.4): with one right answer it is
+//! the mean of 1 / rank.
+//!
+//! Scores live in blocks of 1024 × 1024; the N×M matrix never exists.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::Unit;
 use crate::error::{EvalError, check_matrix, rows_of};
-use crate::scores::{PANEL, Panel, ROWS, dot};
+use crate::scores::{block, pairs};
 
 /// How ties are ranked, in the words that go beside the numbers.
 pub const TIE_RULE: &str = "ties: lower index first";
 
-/// Texts that one task scores against all images: 64 panels' worth of counting per vector of image counts.
-const TEXTS_PER_TASK: usize = 64 * PANEL;
+/// Texts and images of a block of scores: 4 MiB, which stay in a cache.
+const BLOCK: usize = 1024;
+/// Images whose counts one task keeps.
+const STRIPE: usize = 128;
 
 /// What a random ranking reaches, computed exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -51,6 +57,9 @@ pub struct Direction {
     pub median_rank: f64,
     /// Mean rank of the right answer, from 1.
     pub mean_rank: f64,
+    /// Mean average precision over all right answers, a fraction.
+    #[serde(default)]
+    pub map: f64,
     /// Queries whose rank the tie rule decided: a wrong candidate has exactly the score of the right one.
     pub tied: usize,
     /// What a random ranking reaches.
@@ -86,6 +95,14 @@ pub fn retrieval(
     dim: usize,
     text_image: &[usize],
 ) -> Result<RetrievalReport, EvalError> {
+    Ok(ranks(images, texts, dim, text_image)?.report())
+}
+
+/// As [`retrieval`], query by query.
+///
+/// # Errors
+/// As [`retrieval`], and more than 2³² pictures or captions.
+pub fn ranks(images: &[f32], texts: &[f32], dim: usize, text_image: &[usize]) -> Result<Ranks, EvalError> {
     let n = rows_of("the image matrix", images, dim)?;
     let m = text_image.len();
     if m == 0 {
@@ -102,137 +119,267 @@ pub fn retrieval(
             count: n,
         });
     }
-    let ranks = rank(images, texts, dim, text_image, n);
-    let mut captions = vec![0usize; n];
-    for &image in text_image {
-        captions[image] += 1;
+    if n.max(m) > u32::MAX as usize {
+        return Err(EvalError::Parameter {
+            what: "the number of pictures or captions",
+            value: n.max(m) as f64,
+            expected: "at most 4294967295 are ranked at once",
+        });
     }
-    captions.retain(|&c| c > 0);
-    let text_chance = chance(n, &[(1, m)]);
-    captions.sort_unstable();
-    let groups: Vec<(usize, usize)> = captions.chunk_by(|a, b| a == b).map(|g| (g[0], g.len())).collect();
-    Ok(RetrievalReport {
+    Ok(Ranks {
         images: n,
-        texts: m,
-        ties: TIE_RULE.to_owned(),
-        text_to_image: summarise(ranks.texts, n, text_chance),
-        image_to_text: summarise(ranks.images, m, chance(m, &groups)),
+        text_image: text_image.to_vec(),
+        ..count(images, texts, dim, text_image, n)
     })
 }
 
-/// The rank of one query's answer and whether a tie decided it.
-#[derive(Debug, Clone, Copy, Default)]
-struct Rank {
-    /// Candidates that come before the answer.
-    before: usize,
-    /// Wrong candidates with exactly the answer's score.
+/// Where every right answer came, in both directions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranks {
+    /// Pictures, those without a caption too.
+    images: usize,
+    /// The picture of each caption.
+    text_image: Vec<usize>,
+    /// For each caption: its picture among all pictures.
+    texts: Vec<Place>,
+    /// For each caption: itself among all captions, when its picture asks.
+    captions: Vec<Place>,
+}
+
+/// The place of a right answer and whether a tie decided it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Place {
+    /// Candidates that come before it.
+    before: u32,
+    /// Wrong candidates have exactly its score.
     equal: bool,
 }
 
-struct Ranks {
-    texts: Vec<Rank>,
-    images: Vec<Rank>,
+/// Which side asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// Captions look for their pictures.
+    Text,
+    /// Pictures look for any of their captions.
+    Image,
 }
 
-/// The best caption of a picture: the highest score, and the lowest index among equals.
-#[derive(Clone, Copy)]
-struct Best {
-    score: f32,
-    text: usize,
-}
+impl Ranks {
+    /// Captions by picture, pictures in their order; only those that have any.
+    fn groups(&self) -> Vec<(usize, Vec<usize>)> {
+        let mut order: Vec<usize> = (0..self.text_image.len()).collect();
+        order.sort_by_key(|&text| self.text_image[text]);
+        let same = |&a: &usize, &b: &usize| self.text_image[a] == self.text_image[b];
+        order
+            .chunk_by(same)
+            .map(|texts| (self.text_image[texts[0]], texts.to_vec()))
+            .collect()
+    }
 
-/// Counts, in one pass over all pairs, what comes before each query's answer.
-fn rank(images: &[f32], texts: &[f32], dim: usize, text_image: &[usize], n: usize) -> Ranks {
-    let own: Vec<f32> = text_image
-        .par_iter()
-        .zip(texts.par_chunks_exact(dim))
-        .map(|(&image, text)| dot(&images[image * dim..][..dim], text))
-        .collect();
-    let mut best: Vec<Option<Best>> = vec![None; n];
-    for (text, (&image, &score)) in text_image.iter().zip(&own).enumerate() {
-        match best[image] {
-            Some(b) if b.score >= score => {}
-            _ => best[image] = Some(Best { score, text }),
+    /// The rank of each caption's picture, from 1.
+    pub fn of_texts(&self) -> Vec<usize> {
+        self.texts.iter().map(|place| place.before as usize + 1).collect()
+    }
+
+    /// Each picture that has captions, and the rank of the best of them, from 1.
+    pub fn of_images(&self) -> Vec<(usize, usize)> {
+        let best = |texts: &[usize]| texts.iter().map(|&t| self.captions[t].before as usize + 1).min();
+        self.groups()
+            .iter()
+            .filter_map(|(image, texts)| Some((*image, best(texts)?)))
+            .collect()
+    }
+
+    /// Hits within the first `k`, a unit for each picture that has captions: what is resampled together, since captions of one picture are
+    /// not independent.
+    pub fn units(&self, asks: Asks, k: usize) -> Vec<Unit> {
+        let within = |place: &Place| f64::from(u8::from((place.before as usize) < k));
+        let unit = |(_, texts): &(usize, Vec<usize>)| match asks {
+            Asks::Text => Unit {
+                sum: texts.iter().map(|&t| within(&self.texts[t])).sum(),
+                count: texts.len() as f64,
+            },
+            Asks::Image => Unit::one(texts.iter().map(|&t| within(&self.captions[t])).fold(0.0, f64::max)),
+        };
+        self.groups().iter().map(unit).collect()
+    }
+
+    /// The report.
+    pub fn report(&self) -> RetrievalReport {
+        let (n, m) = (self.images, self.text_image.len());
+        let groups = self.groups();
+        let best = |texts: &Vec<usize>| texts.iter().map(|&t| self.captions[t]).min_by_key(|place| place.before);
+        let images = groups.iter().filter_map(|(_, texts)| best(texts)).collect();
+        let precision = |texts: &Vec<usize>| {
+            let mut ranks: Vec<f64> = texts
+                .iter()
+                .map(|&t| f64::from(self.captions[t].before) + 1.0)
+                .collect();
+            ranks.sort_by(f64::total_cmp);
+            (1..)
+                .zip(&ranks)
+                .map(|(found, rank)| f64::from(found) / rank)
+                .sum::<f64>()
+                / ranks.len() as f64
+        };
+        let image_map = groups.iter().map(|(_, texts)| precision(texts)).sum::<f64>() / groups.len() as f64;
+        let text_map = self
+            .texts
+            .iter()
+            .map(|p| 1.0 / (f64::from(p.before) + 1.0))
+            .sum::<f64>()
+            / m as f64;
+        let mut captions: Vec<usize> = groups.iter().map(|(_, texts)| texts.len()).collect();
+        captions.sort_unstable();
+        let same: Vec<(usize, usize)> = captions.chunk_by(|a, b| a == b).map(|g| (g[0], g.len())).collect();
+        RetrievalReport {
+            images: n,
+            texts: m,
+            ties: TIE_RULE.to_owned(),
+            text_to_image: summarise(self.texts.clone(), n, text_map, chance(n, &[(1, m)])),
+            image_to_text: summarise(images, m, image_map, chance(m, &same)),
         }
     }
-    let mut text_ranks = vec![Rank::default(); text_image.len()];
-    let image_ranks = text_ranks
-        .par_chunks_mut(TEXTS_PER_TASK)
-        .enumerate()
-        .fold(
-            || vec![Rank::default(); n],
-            |mut image_ranks, (task, text_ranks)| {
-                let first = task * TEXTS_PER_TASK;
-                for (block, ranks) in text_ranks.chunks_mut(PANEL).enumerate() {
-                    let first = first + block * PANEL;
-                    let panel = Panel::pack(&texts[first * dim..(first + ranks.len()) * dim], dim);
-                    let side = TextSide {
-                        first,
-                        own: &own,
-                        image: text_image,
-                    };
-                    count_panel(&panel, images, dim, &side, &best, ranks, &mut image_ranks);
+}
+
+/// What is counted for the images of a stripe: per slot, the caption that is looked for, its score, and what came before it. A picture has as
+/// many slots in use as captions.
+struct Slots {
+    /// `[slots, images]`; infinite where there is no caption.
+    own: Vec<f32>,
+    text: Vec<u32>,
+    before: Vec<u32>,
+    equal: Vec<bool>,
+}
+
+/// Counts, in one pass over all pairs, what comes before each right answer.
+fn count(images: &[f32], texts: &[f32], dim: usize, text_image: &[usize], n: usize) -> Ranks {
+    let own = pairs(texts, images, dim, text_image);
+    let mut by_image: Vec<u32> = (0..text_image.len() as u32).collect();
+    by_image.sort_by_key(|&text| text_image[text as usize]);
+    let mut text_places = vec![Place::default(); text_image.len()];
+    let mut caption_places = text_places.clone();
+    let mut scores = Vec::new();
+    for (part, rows) in images.chunks(BLOCK * dim).enumerate() {
+        let first = part * BLOCK;
+        let mut stripes: Vec<(usize, Slots)> = (0..rows.len() / dim)
+            .step_by(STRIPE)
+            .map(|at| {
+                (
+                    at,
+                    slots(
+                        first + at,
+                        STRIPE.min(rows.len() / dim - at),
+                        &by_image,
+                        text_image,
+                        &own,
+                    ),
+                )
+            })
+            .collect();
+        for (block_of, texts) in texts.chunks(BLOCK * dim).enumerate() {
+            let from = block_of * BLOCK;
+            block(texts, rows, dim, &mut scores);
+            let width = rows.len() / dim;
+            scores
+                .par_chunks_exact(width)
+                .zip(&mut text_places[from..from + texts.len() / dim])
+                .enumerate()
+                .for_each(|(i, (row, place))| count_row(row, first, own[from + i], text_image[from + i], place));
+            stripes.par_iter_mut().for_each(|(at, slots)| {
+                let width_here = STRIPE.min(width - *at);
+                for (i, row) in scores.chunks_exact(width).enumerate() {
+                    let text = from + i;
+                    slots.count(
+                        &row[*at..*at + width_here],
+                        text as u32,
+                        text_image[text].wrapping_sub(first + *at),
+                    );
                 }
-                image_ranks
-            },
-        )
-        .reduce(|| vec![Rank::default(); n], merge);
-    let images = best.iter().zip(image_ranks).filter_map(|(b, r)| b.map(|_| r)).collect();
+            });
+        }
+        for (_, slots) in stripes {
+            for (i, &text) in slots.text.iter().enumerate().filter(|&(i, _)| slots.own[i].is_finite()) {
+                caption_places[text as usize] = Place {
+                    before: slots.before[i],
+                    equal: slots.equal[i],
+                };
+            }
+        }
+    }
     Ranks {
-        texts: text_ranks,
-        images,
+        images: n,
+        text_image: Vec::new(),
+        texts: text_places,
+        captions: caption_places,
     }
 }
 
-/// What is known about the texts of a panel: the panel's first text, and for all texts the own score and picture.
-struct TextSide<'a> {
-    first: usize,
-    own: &'a [f32],
-    image: &'a [usize],
+/// Adds what a row of scores says about the place of a text's own image; the row begins with image `first`.
+fn count_row(row: &[f32], first: usize, own: f32, image: usize, place: &mut Place) {
+    let (mut greater, mut equal) = (0u32, 0u32);
+    for &score in row {
+        greater += u32::from(score > own);
+        equal += u32::from(score == own);
+    }
+    place.before += greater;
+    if equal > 0 {
+        for (i, _) in row.iter().enumerate().filter(|&(_, &score)| score == own) {
+            place.before += u32::from(first + i < image);
+            place.equal |= first + i != image;
+        }
+    }
 }
 
-fn count_panel(
-    panel: &Panel,
-    images: &[f32],
-    dim: usize,
-    side: &TextSide,
-    best: &[Option<Best>],
-    text_ranks: &mut [Rank],
-    image_ranks: &mut [Rank],
-) {
-    for (tile, rows) in images.chunks(ROWS * dim).enumerate() {
-        let scores = panel.scores(rows, dim);
-        for (i, row) in scores.iter().enumerate().take(rows.len() / dim) {
-            let image = tile * ROWS + i;
-            for (j, &score) in row.iter().enumerate().take(panel.width()) {
-                let text = side.first + j;
-                let right = side.image[text] == image;
-                let own = side.own[text];
-                let rank = &mut text_ranks[j];
-                rank.before += usize::from(score > own || (score == own && image < side.image[text]));
-                rank.equal |= score == own && !right;
-                if let Some(best) = best[image] {
-                    let rank = &mut image_ranks[image];
-                    rank.before += usize::from(score > best.score || (score == best.score && text < best.text));
-                    rank.equal |= score == best.score && !right;
+/// Empty counts for the `width` images from `first` on.
+fn slots(first: usize, width: usize, by_image: &[u32], text_image: &[usize], own: &[f32]) -> Slots {
+    let image = |&text: &u32| text_image[text as usize];
+    let range = |i: usize| {
+        let at = by_image.partition_point(|text| image(text) < i);
+        &by_image[at..at + by_image[at..].partition_point(|text| image(text) == i)]
+    };
+    let most = (first..first + width).map(|i| range(i).len()).max().unwrap_or(0);
+    let mut made = Slots {
+        own: vec![f32::INFINITY; most * width],
+        text: vec![0; most * width],
+        before: vec![0; most * width],
+        equal: vec![false; most * width],
+    };
+    for i in 0..width {
+        for (slot, &text) in range(first + i).iter().enumerate() {
+            made.own[slot * width + i] = own[text as usize];
+            made.text[slot * width + i] = text;
+        }
+    }
+    made
+}
+
+impl Slots {
+    /// Adds what the scores of one text with the stripe's images say. `own_image` is the text's own picture as a place in the stripe, if it is
+    /// there.
+    fn count(&mut self, row: &[f32], text: u32, own_image: usize) {
+        let width = row.len();
+        for (slot, before) in self.before.chunks_exact_mut(width).enumerate() {
+            let own = &self.own[slot * width..][..width];
+            let mut equal = 0u32;
+            for ((before, &score), &own) in before.iter_mut().zip(row).zip(own) {
+                *before += u32::from(score > own);
+                equal += u32::from(score == own);
+            }
+            if equal > 0 {
+                for i in (0..width).filter(|&i| row[i] == own[i]) {
+                    before[i] += u32::from(text < self.text[slot * width + i]);
+                    self.equal[slot * width + i] |= i != own_image;
                 }
             }
         }
     }
 }
 
-fn merge(mut a: Vec<Rank>, b: Vec<Rank>) -> Vec<Rank> {
-    for (a, b) in a.iter_mut().zip(b) {
-        a.before += b.before;
-        a.equal |= b.equal;
-    }
-    a
-}
-
-fn summarise(ranks: Vec<Rank>, candidates: usize, chance: Chance) -> Direction {
+fn summarise(ranks: Vec<Place>, candidates: usize, map: f64, chance: Chance) -> Direction {
     let queries = ranks.len();
     let tied = ranks.iter().filter(|r| r.equal).count();
-    let mut places: Vec<usize> = ranks.into_iter().map(|r| r.before + 1).collect();
+    let mut places: Vec<usize> = ranks.into_iter().map(|r| r.before as usize + 1).collect();
     places.sort_unstable();
     let within = |k: usize| places.partition_point(|&r| r <= k) as f64 / queries as f64;
     Direction {
@@ -243,6 +390,7 @@ fn summarise(ranks: Vec<Rank>, candidates: usize, chance: Chance) -> Direction {
         r10: within(10),
         median_rank: (places[(queries - 1) / 2] + places[queries / 2]) as f64 / 2.0,
         mean_rank: places.iter().map(|&r| r as f64).sum::<f64>() / queries as f64,
+        map,
         tied,
         chance,
     }

@@ -9,7 +9,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{EvalError, check_matrix, rows_of};
-use crate::scores::{PANEL, Panel, ROWS, dot, normalise_rows};
+use crate::scores::{block, normalise_rows, pairs};
+
+/// Images that are scored at once.
+const IMAGES: usize = 512;
 
 /// Zero-shot accuracy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -151,32 +154,31 @@ pub fn zero_shot(images: &[f32], weights: &[f32], dim: usize, labels: &[usize]) 
             count: classes,
         });
     }
-    let panels: Vec<Panel> = weights.chunks(PANEL * dim).map(|rows| Panel::pack(rows, dim)).collect();
-    let ranks: Vec<(usize, bool)> = images
-        .par_chunks(ROWS * dim)
-        .zip(labels.par_chunks(ROWS))
-        .flat_map_iter(|(rows, labels)| rank(rows, labels, weights, &panels, dim))
-        .collect();
-    Ok(summarise(&ranks, labels, classes))
+    Ok(summarise(&rank(images, labels, weights, dim), labels, classes))
 }
 
-/// For up to [`ROWS`] images: how many classes come before the right one, and whether a wrong class has its score.
-fn rank(rows: &[f32], labels: &[usize], weights: &[f32], panels: &[Panel], dim: usize) -> Vec<(usize, bool)> {
-    let own: Vec<f32> = labels
-        .iter()
-        .zip(rows.chunks_exact(dim))
-        .map(|(&l, row)| dot(row, &weights[l * dim..][..dim]))
-        .collect();
-    let mut ranks = vec![(0, false); labels.len()];
-    for (block, panel) in panels.iter().enumerate() {
-        let scores = panel.scores(rows, dim);
-        for (i, rank) in ranks.iter_mut().enumerate() {
-            for (j, &score) in scores[i].iter().enumerate().take(panel.width()) {
-                let class = block * PANEL + j;
-                rank.0 += usize::from(score > own[i] || (score == own[i] && class < labels[i]));
-                rank.1 |= score == own[i] && class != labels[i];
-            }
-        }
+/// For each image: how many classes come before the right one, and whether a wrong class has its score.
+fn rank(images: &[f32], labels: &[usize], weights: &[f32], dim: usize) -> Vec<(usize, bool)> {
+    let (classes, mut scores) = (weights.len() / dim, Vec::new());
+    let mut ranks = Vec::with_capacity(labels.len());
+    for (rows, labels) in images.chunks(IMAGES * dim).zip(labels.chunks(IMAGES)) {
+        let own = pairs(rows, weights, dim, labels);
+        block(rows, weights, dim, &mut scores);
+        let ranked = scores
+            .par_chunks_exact(classes)
+            .zip(&own)
+            .zip(labels)
+            .map(|((row, &own), &label)| {
+                let before = |(class, &score): (usize, &f32)| score > own || (score == own && class < label);
+                let ahead = row.iter().enumerate().filter(|&one| before(one)).count();
+                (
+                    ahead,
+                    row.iter()
+                        .enumerate()
+                        .any(|(class, &score)| score == own && class != label),
+                )
+            });
+        ranks.par_extend(ranked);
     }
     ranks
 }

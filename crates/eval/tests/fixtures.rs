@@ -19,7 +19,9 @@ fn assert_same(found: &Direction, expected: &Direction, what: &str) {
     let counts = |d: &Direction| (d.queries, d.candidates, d.tied, [d.r1, d.r5, d.r10, d.median_rank]);
     assert_eq!(counts(found), counts(expected), "{what}");
     assert!(
-        (found.mean_rank - expected.mean_rank).abs() < 1e-9,
+        (found.mean_rank - expected.mean_rank).abs() < 1e-9
+            && (found.map - expected.map).abs() < 1e-12
+            && found.map > 0.0,
         "{what}: {found:?} {expected:?}"
     );
     let chance = |d: &Direction| [d.chance.r1, d.chance.r5, d.chance.r10, d.chance.median_rank];

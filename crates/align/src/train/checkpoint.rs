@@ -265,6 +265,14 @@ impl<D: Disk> Checkpoints<D> {
         Ok((None, skipped))
     }
 
+    /// The step of the newest finished checkpoint.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn newest(&self) -> Result<Option<u64>, CheckpointError> {
+        Ok(self.list()?.first().map(|(step, _)| *step))
+    }
+
     /// Finished checkpoints, newest first.
     fn list(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
         let mut found = Vec::new();

@@ -16,7 +16,7 @@ use bifocal_nn::fused::{Activation, linear};
 use bifocal_nn::init::Rng;
 use bifocal_nn::precision;
 
-use super::collective::{Alone, Ranks, Wait};
+use super::collective::{Ranks, Wait};
 use super::corpus::{Corpus, Picture};
 use super::feed::Table;
 use super::{Progress, TrainError};
@@ -268,8 +268,9 @@ pub fn text_features(
     precision: Precision,
     texts: &[String],
     progress: &mut dyn Progress,
+    ranks: &dyn Ranks,
 ) -> Result<Vec<f32>, TrainError> {
-    Ok(Features::new(cache, prompt, precision, &Alone)
+    Ok(Features::new(cache, prompt, precision, ranks)
         .texts(encoder, texts, progress)?
         .values)
 }
@@ -324,7 +325,7 @@ fn go_on(progress: &RefCell<&mut dyn Progress>, what: &str, ranks: &dyn Ranks) -
 
 /// Places of the different items that this rank computes if they are missing: every so-manieth of them, so that ranks get equally long texts,
 /// whatever is there already.
-fn dealt(items: &[ItemKey], ranks: &dyn Ranks) -> Vec<usize> {
+pub fn dealt(items: &[ItemKey], ranks: &dyn Ranks) -> Vec<usize> {
     let mut seen = HashSet::new();
     let unique = (0..items.len()).filter(|&i| seen.insert(items[i]));
     unique.skip(ranks.rank()).step_by(ranks.size().max(1)).collect()
@@ -332,7 +333,10 @@ fn dealt(items: &[ItemKey], ranks: &dyn Ranks) -> Vec<usize> {
 
 /// The items without features, when all ranks have stored theirs. A folder on another machine may show a new file late, so that ranks look again until they see
 /// the same.
-fn seen_by_all(store: &mut FeatureStore, items: &[ItemKey], ranks: &dyn Ranks) -> Result<Vec<usize>, TrainError> {
+///
+/// # Errors
+/// Ranks that do not see the same files in time; a cache that cannot be used.
+pub fn seen_by_all(store: &mut FeatureStore, items: &[ItemKey], ranks: &dyn Ranks) -> Result<Vec<usize>, TrainError> {
     let began = Instant::now();
     loop {
         if ranks.size() > 1 {

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod mpi;
 mod pairs;
 pub mod plan;
+mod preview;
 mod progress;
 mod run;
 pub mod schedule;
@@ -27,7 +28,8 @@ pub mod watch;
 
 pub use error::TrainError;
 pub use estimate::{Estimate, estimate};
-pub use features::text_features;
+pub use features::{dealt, seen_by_all, text_features};
 pub use pairs::{Pairs, pairs, pairs_among};
+pub use preview::{bundle_of_newest, newest_step};
 pub use progress::{Overview, Progress, Silent, StageOverview, StepReport};
 pub use run::{Options, RunSummary, overview, run, run_among};

@@ -232,6 +232,7 @@ impl Suite {
                 self.precision,
                 texts,
                 &mut Console::new(true)?,
+                &Alone,
             )?;
             for row in rows.chunks_exact_mut(encoder.tower.dim().max(1)) {
                 let length = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
@@ -259,6 +260,7 @@ impl Suite {
             self.precision,
             texts,
             &mut Console::new(true)?,
+            &Alone,
         )?;
         Ok(model.embed_text_features(features)?)
     }

@@ -51,7 +51,12 @@ impl Default for Limits {
 
 impl Limits {
     /// Checks a size and the bytes that decoding needs, before anything is allocated.
-    fn check(&self, (width, height): (u32, u32), needed: u64, format: &'static str) -> Result<(), DecodeError> {
+    pub(crate) fn check(
+        &self,
+        (width, height): (u32, u32),
+        needed: u64,
+        format: &'static str,
+    ) -> Result<(), DecodeError> {
         let over = |what: String| Err(DecodeError::Limit { format, what });
         let count = u64::from(width) * u64::from(height);
         if count == 0 {

@@ -13,7 +13,7 @@ const MOST_OPEN: usize = 256;
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// A file that is opened when it is first read.
-pub(super) struct Archive {
+pub(crate) struct Archive {
     path: PathBuf,
     file: OnceLock<File>,
 }

@@ -100,13 +100,13 @@ impl Columns {
     }
 }
 
-enum Record<'a> {
+pub(crate) enum Record<'a> {
     Fields(Vec<&'a [u8]>),
     TooLong,
 }
 
 /// Records one after the other; memory stays bounded whatever a file holds between two quotes.
-struct Records<R> {
+pub(crate) struct Records<R> {
     from: R,
     parser: Reader,
     input: Vec<u8>,
@@ -116,7 +116,8 @@ struct Records<R> {
 }
 
 impl<R: Read> Records<R> {
-    fn new(mut from: R) -> std::io::Result<Self> {
+    /// Tabs, semicolons or commas separate the fields, whichever the first line has.
+    pub fn new(mut from: R) -> std::io::Result<Self> {
         let mut input = Vec::new();
         from.by_ref().take(1 << 16).read_to_end(&mut input)?;
         let used = if input.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
@@ -150,7 +151,7 @@ impl<R: Read> Records<R> {
     }
 
     /// The next record and the line at which it begins, from 1.
-    fn next(&mut self) -> std::io::Result<Option<(u64, Record<'_>)>> {
+    pub fn next(&mut self) -> std::io::Result<Option<(u64, Record<'_>)>> {
         let (mut written, mut fields, mut too_long) = (0, 0, false);
         self.refill()?;
         // the parser passes over empty lines, and over the second half of \r\n, when it is asked for the record after them

@@ -147,8 +147,13 @@ pub(super) fn label_by_folder(samples: &mut [Sample]) -> Layout {
     Layout::ClassFolders
 }
 
+/// Whether the file is called like a picture.
+pub(crate) fn has_image_ending(path: &Path) -> bool {
+    has_ending(path, &ENDINGS)
+}
+
 fn looks_like_image(path: &Path) -> bool {
-    if has_ending(path, &ENDINGS) {
+    if has_image_ending(path) {
         return true;
     }
     let mut head = Vec::new();

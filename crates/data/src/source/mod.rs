@@ -8,6 +8,7 @@ mod error;
 mod find;
 mod folder;
 mod jsonl;
+mod made;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod picture;
@@ -18,15 +19,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use archive::Archive;
 pub use braces::expand;
+pub(crate) use csv::{Record, Records};
 pub use error::SourceError;
 pub use find::{Finder, shard_of};
+pub(crate) use folder::has_image_ending;
 use jsonl::Table;
+pub use made::{Planes, Region};
 #[cfg(feature = "parquet")]
 pub use parquet::Cell;
 pub use picture::{Facts, ImageSource, Member};
 use rayon::prelude::*;
 use rows::Rows;
+pub(crate) use rows::inside;
 
 /// One picture and what is known about it.
 #[derive(Debug, Clone, PartialEq, Eq)]

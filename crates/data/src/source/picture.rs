@@ -9,11 +9,12 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use super::archive::Archive;
+use super::made::{Planes, Region, bmp};
 #[cfg(feature = "parquet")]
 use super::parquet::Cell;
 use crate::cache::ItemKey;
 use crate::decode::{Conventions, DecodeError, Limits, decode_with, read_limited};
-use crate::transform::resize;
+use crate::transform::{Rect, resize};
 use crate::{Filter, RgbImage};
 
 /// Where a picture is. Copies are cheap, and share the open file of an archive.
@@ -24,6 +25,10 @@ pub enum ImageSource {
     File(PathBuf),
     /// A member of a tar archive.
     Member(Member),
+    /// Raw pixels in a larger file.
+    Planes(Planes),
+    /// A part of a picture.
+    Region(Arc<Region>),
     /// A cell of a parquet file.
     #[cfg(feature = "parquet")]
     Cell(Cell),
@@ -50,6 +55,12 @@ pub struct Facts {
 }
 
 impl ImageSource {
+    /// A part of a picture; what lies outside of it is black.
+    #[must_use]
+    pub fn region(of: Self, rect: Rect) -> Self {
+        Self::Region(Arc::new(Region { of, rect }))
+    }
+
     /// The file, when the picture has one of its own.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
@@ -100,6 +111,7 @@ impl ImageSource {
         match self {
             Self::File(path) => read_limited(path, limits),
             Self::Member(member) => member.read(limits),
+            Self::Planes(_) | Self::Region(_) => bmp(&self.open(limits, Conventions::default())?),
             #[cfg(feature = "parquet")]
             Self::Cell(cell) => cell.read(limits),
             Self::None => Err(DecodeError::NoPicture),
@@ -111,7 +123,11 @@ impl ImageSource {
     /// # Errors
     /// As [`read`](Self::read) and [`decode_with`].
     pub fn open(&self, limits: &Limits, conventions: Conventions) -> Result<RgbImage, DecodeError> {
-        decode_with(&self.read(limits)?, limits, conventions)
+        match self {
+            Self::Planes(planes) => planes.open(limits),
+            Self::Region(region) => region.open(limits, conventions),
+            _ => decode_with(&self.read(limits)?, limits, conventions),
+        }
     }
 
     /// The picture in small, as PNG: its longer side has `side` pixels, or fewer when it is smaller.
@@ -153,7 +169,7 @@ impl ImageSource {
 }
 
 impl Member {
-    fn read(&self, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
+    pub(super) fn read(&self, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
         let length = usize::try_from(self.length)
             .ok()
             .filter(|_| self.length <= limits.bytes);
@@ -182,12 +198,18 @@ impl From<&Path> for ImageSource {
     }
 }
 
-/// For messages: the path; `archive.tar: member`; `table.parquet: row 7`.
+/// For messages: the path; `archive.tar: member`; `photo.jpg, 20×30 at 5, 6`; `table.parquet: row 7`.
 impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Member(member) => write!(f, "{}: {}", member.archive.path().display(), member.name),
+            Self::Member(member) | Self::Planes(Planes { member, .. }) => {
+                write!(f, "{}: {}", member.archive.path().display(), member.name)
+            }
+            Self::Region(region) => {
+                let Rect { x, y, width, height } = region.rect;
+                write!(f, "{}, {width}×{height} at {x}, {y}", region.of)
+            }
             #[cfg(feature = "parquet")]
             Self::Cell(cell) => cell.fmt(f),
             Self::None => f.write_str("no picture"),

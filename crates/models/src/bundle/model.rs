@@ -252,6 +252,37 @@ impl Model {
         Ok(side.map(features, width, true))
     }
 
+    /// Whether what the vision tower makes of a picture is a row of its own, so that it can be kept and given to
+    /// [`Model::embed_image_features`]; a head that reads patches has no such row.
+    pub fn keeps_image_features(&self) -> bool {
+        self.vision.as_ref().is_some_and(|(_, side)| !side.head.reads_patches())
+    }
+
+    /// As [`Model::embed_images`], from what the vision tower has made of the pictures already.
+    ///
+    /// # Shapes
+    /// `features` `[pictures, width of the tower]` → `[pictures, dim]`.
+    ///
+    /// # Errors
+    /// [`BundleError`] when there is no vision tower, its head reads patches, or the features are not of its width.
+    pub fn embed_image_features(&self, features: Vec<f32>) -> Result<Vec<f32>, BundleError> {
+        let Some((encoder, side)) = self.vision.as_ref().filter(|(_, side)| !side.head.reads_patches()) else {
+            return Err(BundleError::NoTower {
+                name: self.name.clone(),
+                side: "vision",
+                hint: format!("features of whole pictures cannot be used; {BOTH}"),
+            });
+        };
+        let width = encoder.tower.dim();
+        if !features.len().is_multiple_of(width.max(1)) {
+            return Err(BundleError::Widths(format!(
+                "{} values are not rows of the {width} that the vision tower gives",
+                features.len()
+            )));
+        }
+        Ok(side.map(features, width, true))
+    }
+
     pub(super) fn no_text(&self) -> BundleError {
         BundleError::NoTower {
             name: self.name.clone(),

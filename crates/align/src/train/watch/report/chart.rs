@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::numbers::{Axis, number};
-use super::page::escape;
 use super::thin::{Point, sample, smooth, thin};
 use super::{Curve, Histogram};
+use bifocal_eval::page::escape;
 
 /// Lines in a chart; there are as many colours.
 pub(super) const LINES: usize = 6;

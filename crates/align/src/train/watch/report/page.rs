@@ -2,47 +2,15 @@
 
 use std::fmt::Write;
 
+use bifocal_eval::page::{self, data_uri, escape};
+
 use super::chart::{self, LINES};
 use super::numbers::number;
 use super::{Curve, Report, Retrieval};
 
-/// The page with gaps `{{…}}`, its style and its script.
-const TEMPLATE: &str = include_str!("report.html");
-
-/// Makes text of what might be markup.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            // what a terminal or a browser might act on
-            c if c.is_control() && !matches!(c, '\n' | '\t') => out.push('\u{fffd}'),
-            // marks that turn the direction of what follows
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 pub(super) fn render(report: &Report) -> String {
-    let title = escape(&report.title);
-    let main = main(report);
-    let mut out = String::with_capacity(TEMPLATE.len() + main.len() + 2 * title.len());
-    let mut rest = TEMPLATE;
-    // filled in one pass: what is put in is never looked at again
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (name, after) = after.split_once("}}").unwrap_or((after, ""));
-        out.push_str(before);
-        out.push_str(if name == "title" { &title } else { &main });
-        rest = after;
-    }
-    out.push_str(rest);
-    out
+    let (style, script) = (include_str!("charts.css"), include_str!("charts.js"));
+    page::whole(&report.title, style, &main(report), script)
 }
 
 fn main(report: &Report) -> String {
@@ -129,15 +97,14 @@ fn retrieval(out: &mut String, r: &Retrieval) {
             ("wrong", "")
         };
         let _ = write!(out, "<figure class={class}>");
-        match mime(&found.thumbnail) {
-            Some(mime) => {
+        match data_uri(&found.thumbnail) {
+            Some(uri) => {
                 let alt = if found.correct {
                     "the picture of this text"
                 } else {
                     "another picture"
                 };
-                let data = base64(&found.thumbnail);
-                let _ = write!(out, "<img alt=\"{alt}\" src=\"data:{mime};base64,{data}\">");
+                let _ = write!(out, "<img alt=\"{alt}\" src=\"{uri}\">");
             }
             None => out.push_str("<div class=none>no picture</div>"),
         }
@@ -146,51 +113,9 @@ fn retrieval(out: &mut String, r: &Retrieval) {
     out.push_str("</div></section>\n");
 }
 
-/// Only what is certainly a picture without scripts.
-fn mime(bytes: &[u8]) -> Option<&'static str> {
-    match bytes {
-        [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
-        [0xff, 0xd8, 0xff, ..] => Some("image/jpeg"),
-        _ => None,
-    }
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let bits = three
-            .iter()
-            .enumerate()
-            .fold(0, |n, (i, b)| n | u32::from(*b) << (16 - 8 * i));
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
-            out.push(if i <= three.len() { digit as char } else { '=' });
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_of_the_standard() {
-        let pairs = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-        ];
-        for (bytes, text) in pairs {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-        assert_eq!(base64(&[0xff, 0xfe, 0xfb]), "//77");
-    }
 
     #[test]
     fn gaps_are_filled_and_what_fills_them_is_left_alone() {
