@@ -6,6 +6,7 @@ use std::ops::Range;
 use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::vision::ImageBatch;
 use bifocal_nn::Tensor;
+use bifocal_nn::fused::embedding;
 use serde::{Deserialize, Serialize};
 
 use crate::losses::Positives;
@@ -88,7 +89,9 @@ pub struct Batch {
     pub queries: Option<Texts>,
     /// Texts that belong to no picture, and how many of them come with each sample.
     pub negatives: Option<(Texts, Vec<usize>)>,
-    /// What the teacher makes of the texts, `[m, width]`, rows of unit length.
+    /// What the teacher makes of the pictures, `[n, width]`.
+    pub teacher_images: Option<Tensor<2>>,
+    /// What the teacher makes of the texts, `[m, width]`.
     pub teacher_texts: Option<Tensor<2>>,
     /// Samples, texts and negatives that come before in the whole step: dropout and noise are drawn by place.
     pub first: [usize; 3],
@@ -135,6 +138,7 @@ impl Batch {
             positives,
             queries: self.queries.as_ref().map(|all| all.part(samples.clone())),
             negatives: negatives.filter(|(_, counts)| counts.iter().any(|&n| n > 0)),
+            teacher_images: self.teacher_images.as_ref().map(|all| rows(all, samples.clone())),
             teacher_texts: self.teacher_texts.as_ref().map(|all| rows(all, texts.clone())),
             first: [
                 self.first[0] + samples.start,
@@ -186,6 +190,19 @@ impl Embeddings {
     /// [`MethodError::NoRows`] when it was not embedded.
     pub fn get(&self, part: Part) -> Result<Tensor<2>, MethodError> {
         self.rows.get(&part).cloned().ok_or(MethodError::NoRows { part })
+    }
+
+    /// The rows of a part that has a row for each text, one for each picture: that of its first text.
+    ///
+    /// # Errors
+    /// [`MethodError::NoRows`] when it was not embedded.
+    pub fn first_texts(&self, part: Part) -> Result<Tensor<2>, MethodError> {
+        let rows = self.get(part)?;
+        let firsts = self.positives.firsts();
+        Ok(match firsts.len() == rows.dims()[0] && firsts.is_sorted() {
+            true => rows,
+            false => embedding(rows, &firsts.into()),
+        })
     }
 
     /// With rows added.

@@ -7,6 +7,7 @@ use bifocal_align::losses::Positives;
 use bifocal_align::methods::{self, METHODS};
 use bifocal_align::recipe::{HeadKind, LossKind};
 use bifocal_align::train::plan::Plan;
+use bifocal_models::adapter::HeadConfig;
 use bifocal_models::text::{ClipText, Pooling, TextTower, TokenBatch};
 use bifocal_models::towers::{Teacher, Towers};
 use bifocal_models::vision::{ImageBatch, VisionTower, Vit};
@@ -43,10 +44,13 @@ fn unreached_and_wrongly_reached(method: &str, stage: &str) -> (Vec<String>, Vec
         alpha: 4.0,
         dropout: 0.0,
     };
-    let (text, layers) = match recipe.lora.rank {
-        0 => (text, 0),
-        _ => lora::attach(text, &lora, |_| true, 1).unwrap(),
-    };
+    let (mut vision, mut text, mut layers) = (vision, text, 0);
+    if recipe.lora.rank > 0 {
+        (text, layers) = lora::attach(text, &lora, |_| true, 1).unwrap();
+    }
+    if recipe.lora.rank > 0 && recipe.lora.targets.iter().any(|target| !target.starts_with("text.")) {
+        vision = lora::attach(vision, &lora, |_| true, 2).unwrap().0;
+    }
     let seen = match recipe.image_head.kind {
         HeadKind::Patches => vision.patch_width().unwrap(),
         _ => vision.dim(),
@@ -63,6 +67,14 @@ fn unreached_and_wrongly_reached(method: &str, stage: &str) -> (Vec<String>, Vec
         .unwrap();
     let bias = (recipe.loss.kind == LossKind::Sigmoid).then_some(-10.0);
     let mut towers = Towers::new(Some(vision), Some(text), image_head, text_head, 2.0, bias);
+    let through = |config: &HeadConfig| {
+        let config = HeadConfig {
+            width: Some(recipe.embed_dim),
+            ..config.clone()
+        };
+        config.build(recipe.embed_dim, &mut rng).unwrap()
+    };
+    towers.projector = stage.projector.as_ref().map(through);
 
     // which variant of an enum a tower is does not show in its names
     let names = params::list(&towers);
@@ -113,6 +125,7 @@ fn unreached_and_wrongly_reached(method: &str, stage: &str) -> (Vec<String>, Vec
         positives: Positives::new(n, (0..per * n).map(|i| i / per).collect()).unwrap(),
         queries: Some(tokens(n, 3)),
         negatives: Some((tokens(n, 7), vec![1; n])),
+        teacher_images: Some(Init::Normal(1.0).tensor([n, recipe.embed_dim], &mut rng)),
         teacher_texts: Some(Init::Normal(1.0).tensor([per * n, recipe.embed_dim], &mut rng)),
         first: [0; 3],
     };

@@ -38,6 +38,15 @@ fn pieces_make_the_whole() {
         ("proclip", &["distill.lambda=0.1", "distill.ema=0.9"]),
         ("flame", &["text.facets=[\"a {}\", \"the {}\"]"]),
         ("lift", &["loss.kind=cosine", "loss.captions=1"]),
+        ("cclip", &["lora.rank=2"]),
+        (
+            "cclip",
+            &[
+                "lora.rank=0",
+                "consolidate.kind=similarities",
+                "consolidate.temperature=2",
+            ],
+        ),
     ] {
         let sets: Vec<&str> = common.iter().chain(sets).copied().collect();
         let whole = ran(method, &model, dir.path(), &sets);

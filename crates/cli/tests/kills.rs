@@ -177,6 +177,11 @@ fn lift() {
 }
 
 #[test]
+fn cclip() {
+    survives("cclip", &["lora.rank=2"]);
+}
+
+#[test]
 fn proclip() {
     survives("proclip", &["distill.ema=0.5", "distill.lambda=0.01"]);
 }

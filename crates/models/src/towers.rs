@@ -27,6 +27,8 @@ pub struct Towers {
     pub logit_bias: Option<Param<Tensor<1>>>,
     /// What the vision tower was, or its moving average, while a method trains towards it. Not part of a finished model.
     pub teacher: Option<Teacher>,
+    /// What a method's loss looks at rows of the joint space through. Not part of a finished model.
+    pub projector: Option<Head>,
 }
 
 /// A vision tower and its head that others learn from.
@@ -86,6 +88,7 @@ impl Towers {
             logit_scale: scalar(logit_scale),
             logit_bias: logit_bias.map(scalar),
             teacher: None,
+            projector: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! Losses over all pairs go over the batch in chunks and never hold the matrix of similarities, so that their memory is that of the embeddings.
 
 mod caption;
+mod consolidation;
 mod cosine;
 mod distill;
 mod infonce;
@@ -15,6 +16,7 @@ pub(crate) mod testing;
 
 pub use bifocal_nn::fused::{Divergence, Penalty};
 pub use caption::{CAPTION_SCALE, caption_contrastive};
+pub use consolidation::{Consolidation, consolidation};
 pub use cosine::cosine;
 pub use distill::{TeacherRows, similarity_distillation};
 pub use infonce::{infonce, infonce_local, infonce_with};
@@ -63,6 +65,16 @@ impl Positives {
     /// Picture of each text.
     pub fn of_text(&self) -> &[usize] {
         &self.of_text
+    }
+
+    /// The first text of each picture, in the order of pictures.
+    pub fn firsts(&self) -> Vec<u32> {
+        let mut firsts = vec![0; self.images];
+        for (text, &image) in self.of_text.iter().enumerate().rev() {
+            // far fewer than 2³² texts fit into a batch
+            firsts[image] = text as u32;
+        }
+        firsts
     }
 
     /// For each text 1 / (number of texts of its picture).

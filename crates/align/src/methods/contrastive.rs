@@ -37,6 +37,7 @@ impl Contrastive {
             rules,
             needs: Self::needs(recipe),
             keeps_teacher: false,
+            projector: None,
             objective: Box::new(Self::new(recipe)),
         }
     }

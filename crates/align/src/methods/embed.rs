@@ -77,9 +77,22 @@ pub(super) fn images(
     disturb: Disturb,
     draws: Draws,
 ) -> Result<Tensor<2>, MethodError> {
+    image_rows(towers, images, disturb, draws).map(normalize)
+}
+
+/// Rows of pictures as they leave the head.
+///
+/// # Shapes
+/// `[n, e]`.
+pub(super) fn image_rows(
+    towers: &Towers,
+    images: &Images,
+    disturb: Disturb,
+    draws: Draws,
+) -> Result<Tensor<2>, MethodError> {
     let head = &towers.image_head;
     let pixels = match images {
-        Images::Features(features) => return Ok(unit(head, || features.clone(), disturb, draws)),
+        Images::Features(features) => return Ok(rows(head, || features.clone(), disturb, draws)),
         Images::Pixels(pixels) => pixels,
     };
     let tower = towers.vision.as_ref().ok_or(MethodError::NoTower {
@@ -91,11 +104,11 @@ pub(super) fn images(
         ..draws
     };
     let Some((patches, each)) = head.reads_patches().then(|| tower.patches(pixels)).flatten() else {
-        return Ok(unit(head, || tower.embed(pixels), disturb, draws));
+        return Ok(rows(head, || tower.embed(pixels), disturb, draws));
     };
     let over_patches = |draws: Draws| {
         let x = disturb.apply(patches, draws);
-        normalize(head.over_patches(x, each, true))
+        head.over_patches(x, each, true)
     };
     let draws = Draws {
         tokens: draws.items * each,
@@ -135,21 +148,34 @@ pub(super) fn text_features(towers: &Towers, texts: &Texts, draws: Draws) -> Res
 /// # Shapes
 /// `[m, e]`.
 pub(super) fn texts(towers: &Towers, texts: &Texts, disturb: Disturb, draws: Draws) -> Result<Tensor<2>, MethodError> {
+    text_rows(towers, texts, disturb, draws).map(normalize)
+}
+
+/// Rows of texts as they leave the head.
+///
+/// # Shapes
+/// `[m, e]`.
+pub(super) fn text_rows(
+    towers: &Towers,
+    texts: &Texts,
+    disturb: Disturb,
+    draws: Draws,
+) -> Result<Tensor<2>, MethodError> {
     let features = text_features(towers, texts, draws)?;
     let draws = Draws {
         seed: mix(draws.seed, HEAD, 0),
         ..draws
     };
-    Ok(unit(&towers.text_head, || features, disturb, draws))
+    Ok(rows(&towers.text_head, || features, disturb, draws))
 }
 
-/// Unit rows of what a head makes of features; all of it with the dropout of training.
-fn unit(head: &Head, features: impl FnOnce() -> Tensor<2>, disturb: Disturb, draws: Draws) -> Tensor<2> {
+/// What a head makes of features; all of it with the dropout of training.
+fn rows(head: &Head, features: impl FnOnce() -> Tensor<2>, disturb: Disturb, draws: Draws) -> Tensor<2> {
     draws.scope(|| {
         let features = features();
         noise::rows(Rows::Items, || {
             let x = disturb.apply(features, draws);
-            normalize(head.forward(x, true))
+            head.forward(x, true)
         })
     })
 }

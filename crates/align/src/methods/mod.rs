@@ -5,6 +5,7 @@
 //! not know which method it runs.
 
 mod caption;
+mod cclip;
 mod clip;
 mod contrastive;
 mod embed;
@@ -19,6 +20,7 @@ mod siglip;
 
 use std::fmt::Debug;
 
+use bifocal_models::adapter::HeadConfig;
 use bifocal_models::towers::Towers;
 use bifocal_nn::Tensor;
 
@@ -39,6 +41,8 @@ pub struct Stage {
     pub needs: BatchNeeds,
     /// Whether a copy of the vision tower and its head, as they are when the stage begins, is kept as [`Towers::teacher`].
     pub keeps_teacher: bool,
+    /// Layers that its loss looks through, as [`Towers::projector`]; they are no part of the finished model.
+    pub projector: Option<HeadConfig>,
     /// How samples become a loss.
     pub objective: Box<dyn Objective>,
 }
@@ -55,8 +59,8 @@ pub struct BatchNeeds {
     pub queries: Option<String>,
     /// Texts per picture that belong to no picture of the batch.
     pub negatives: Negatives,
-    /// What the teacher of the recipe makes of the texts.
-    pub teacher_texts: bool,
+    /// Whose rows of the same pictures or texts come with a batch.
+    pub teacher: Option<TeacherRows>,
 }
 
 impl BatchNeeds {
@@ -67,7 +71,7 @@ impl BatchNeeds {
             captions,
             queries: None,
             negatives: Negatives::None,
-            teacher_texts: false,
+            teacher: None,
         }
     }
 
@@ -78,6 +82,15 @@ impl BatchNeeds {
             ..Self::pictures(captions)
         }
     }
+}
+
+/// Rows to learn from that stay as they are through a stage, so that they are computed once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TeacherRows {
+    /// What the teacher of the recipe makes of the texts, of unit length.
+    Texts,
+    /// What towers and heads made of pictures and texts when the run began, as they leave the heads.
+    FormerSelf,
 }
 
 /// Where texts come from that belong to no picture of the batch.
@@ -127,7 +140,7 @@ pub trait Objective: Debug {
     /// [`MethodError`] when batch and towers do not fit.
     fn embed(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError>;
 
-    /// From the embeddings of the whole batch to loss terms. Of `towers` it reads scale and bias only.
+    /// From the embeddings of the whole batch to loss terms. Of `towers` it reads what has no rows of its own: scale, bias, projector.
     ///
     /// # Errors
     /// [`MethodError`] when there are no rows that it compares.
@@ -207,6 +220,7 @@ pub const METHODS: &[Entry] = &[
     llm2clip::ENTRY,
     lift::ENTRY,
     proclip::ENTRY,
+    cclip::ENTRY,
 ];
 
 /// The method of a name.

@@ -3,10 +3,9 @@
 
 use bifocal_models::adapter::normalize;
 use bifocal_models::towers::Towers;
-use bifocal_nn::Tensor;
 
 use super::embed::{self, Disturb, Draws};
-use super::{BatchNeeds, Contrastive, Entry, LossTerms, MethodError, Objective, Stage, frozen, learns};
+use super::{BatchNeeds, Contrastive, Entry, LossTerms, MethodError, Objective, Stage, TeacherRows, frozen, learns};
 use crate::batch::{Batch, Embeddings, Images, Part};
 use crate::losses::{self, Penalty, SelfDistillation};
 use crate::recipe::{DistillSpec, Recipe, Rho};
@@ -55,10 +54,11 @@ fn inherit(recipe: &Recipe) -> Stage {
         name: "inherit",
         rules: vec![frozen("*"), learns("text_head.*")],
         needs: BatchNeeds {
-            teacher_texts: true,
+            teacher: Some(TeacherRows::Texts),
             ..BatchNeeds::captions(recipe.loss.captions)
         },
         keeps_teacher: false,
+        projector: None,
         objective: Box::new(Inherit {
             spec: recipe.distill.clone(),
             text: Disturb::of(&recipe.text_head),
@@ -90,24 +90,12 @@ impl Objective for Inherit {
 
     fn loss(&self, _towers: &Towers, all: &Embeddings) -> Result<LossTerms, MethodError> {
         let (student, teacher) = (all.get(Part::Texts)?, all.get(Part::TeacherTexts)?);
-        let instance = losses::instance_alignment(student.clone(), teacher.clone());
+        let instance = losses::instance_alignment(student, teacher);
         // with several captions, distances are compared between the first ones of the pictures, as the code has it
-        let firsts: Vec<u32> = first_texts(all.positives.of_text());
-        let pick = |x: Tensor<2>| match firsts.len() == x.dims()[0] {
-            true => x,
-            false => bifocal_nn::fused::embedding(x, &firsts.clone().into()),
-        };
-        let between = losses::structure_alignment(pick(student), pick(teacher), penalty(&self.spec));
+        let (first, seen) = (all.first_texts(Part::Texts)?, all.first_texts(Part::TeacherTexts)?);
+        let between = losses::structure_alignment(first, seen, penalty(&self.spec));
         Ok(LossTerms::one("instance", instance * self.spec.instance).plus("structure", between * self.spec.structure))
     }
-}
-
-/// Where the texts of each picture begin.
-fn first_texts(owners: &[usize]) -> Vec<u32> {
-    let begins = |&(i, owner): &(usize, &usize)| i == 0 || owners[i - 1] != *owner;
-    let numbered = owners.iter().enumerate().filter(begins);
-    // far fewer than 2³² texts fit into a batch
-    numbered.map(|(i, _)| i as u32).collect()
 }
 
 /// Stage 2: vision tower, its projection, adaptor and scale learn.
@@ -117,6 +105,7 @@ fn tune(recipe: &Recipe) -> Stage {
         rules: vec![frozen("text.*")],
         needs: Contrastive::needs(recipe),
         keeps_teacher: true,
+        projector: None,
         objective: Box::new(Tune {
             contrastive: Contrastive::new(recipe),
             spec: recipe.distill.clone(),
@@ -155,15 +144,5 @@ impl Objective for Tune {
 
     fn after_step(&self, towers: Towers) -> Towers {
         self.contrastive.after_step(towers).follow(self.spec.ema)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_text_of_each_picture_stands_for_it() {
-        assert_eq!(first_texts(&[0, 0, 1, 2, 2, 2]), [0, 2, 3]);
     }
 }

@@ -59,12 +59,30 @@ impl Recipe {
         need(self.caption.scale > 0.0, "caption.scale", || {
             "must be greater than zero".to_owned()
         })?;
+        self.check_consolidation()?;
         within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
         let explode = self.run.explode;
         need(explode == 0.0 || (1.0..=1e9).contains(&explode), "run.explode", || {
             format!("{explode} times the usual loss is no explosion; write 1 or more, or 0 to switch the guard off")
         })?;
         within("run.keep", self.run.keep as f64, 1.0, 1e6)
+    }
+
+    fn check_consolidation(&self) -> Result<(), RecipeError> {
+        let (held, merge) = (&self.consolidate, &self.merge);
+        within("consolidate.weight", f64::from(held.weight), 0.0, 1e6)?;
+        within("consolidate.temperature", f64::from(held.temperature), 1e-3, 1e3)?;
+        within("merge.keep", f64::from(merge.keep), 0.0, 1.0)?;
+        let consolidates = self.method == "cclip" && held.weight > 0.0;
+        need(!consolidates || self.data.augment.is_none(), "data.augment", || {
+            "what the model made of a picture before is computed once, of the picture as it is; take [data.augment] out, or set \
+             consolidate.weight to 0"
+                .to_owned()
+        })?;
+        need(merge.keep == 1.0 || self.running().len() == 1, "merge.keep", || {
+            "only runs of one stage can keep a part of what they have learnt; set it to 1, or skip the other stages"
+                .to_owned()
+        })
     }
 
     /// Whether what a head makes of a sample depends on the others.

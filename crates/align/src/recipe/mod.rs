@@ -16,8 +16,9 @@ pub use learning::{
     ScheduleSpec,
 };
 pub use spec::{
-    CaptionSpec, ClassRows, DataSpec, DistillSpec, HeadActivation, HeadKind, HeadSpec, LoraSpec, LossKind, LossSpec,
-    NewVision, Normalizer, Rho, SourceKind, SourceSpec, StageSpec, TeacherSpec, TextSpec, VisionSpec,
+    CaptionSpec, ClassRows, ConsolidateKind, ConsolidateSpec, DataSpec, DistillSpec, HeadActivation, HeadKind,
+    HeadSpec, LoraSpec, LossKind, LossSpec, MergeSpec, NewVision, Normalizer, Rho, SourceKind, SourceSpec, StageSpec,
+    TeacherSpec, TextSpec, VisionSpec,
 };
 
 use std::collections::BTreeMap;
@@ -51,6 +52,10 @@ pub struct Recipe {
     pub loss: LossSpec,
     /// What ProCLIP distils, and how much.
     pub distill: DistillSpec,
+    /// What C-CLIP holds on to, and how.
+    pub consolidate: ConsolidateSpec,
+    /// How much of what was learnt is kept.
+    pub merge: MergeSpec,
     /// How LLM2CLIP tunes its language model.
     pub caption: CaptionSpec,
     /// Small matrices that learn beside frozen layers.
@@ -87,6 +92,8 @@ impl Default for Recipe {
             text_head: HeadSpec::default(),
             loss: LossSpec::default(),
             distill: DistillSpec::default(),
+            consolidate: ConsolidateSpec::default(),
+            merge: MergeSpec::default(),
             caption: CaptionSpec::default(),
             lora: LoraSpec::default(),
             optimizer: OptimizerSpec::default(),

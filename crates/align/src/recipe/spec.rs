@@ -270,6 +270,63 @@ impl Default for DistillSpec {
     }
 }
 
+/// What C-CLIP compares with what the model made of a batch before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsolidateKind {
+    /// Picture and text of a pair as one vector (C-CLIP, eq. 5 to the letter).
+    Pairs,
+    /// Pictures and texts as rows of their own.
+    Rows,
+    /// How similar pictures and texts are to each other, as distributions (LwF).
+    Similarities,
+}
+
+/// `[consolidate]`: what holds a model near its former self while it learns a task (C-CLIP, LwF).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsolidateSpec {
+    /// `pairs`, `rows` or `similarities`.
+    pub kind: ConsolidateKind,
+    /// Weight beside the contrastive loss; 0: none.
+    pub weight: f32,
+    /// Cosines are divided by it (0.07 in C-CLIP); with `similarities` scaled ones are (2 is usual).
+    pub temperature: f32,
+    /// `pairs` and `rows`: layers over the model's rows, thrown away afterwards. The paper does not say which; the method's default is that of a
+    /// reproduction.
+    pub projector: HeadConfig,
+}
+
+impl Default for ConsolidateSpec {
+    fn default() -> Self {
+        Self {
+            kind: ConsolidateKind::Pairs,
+            weight: 1.0,
+            temperature: 0.07,
+            projector: HeadConfig::default(),
+        }
+    }
+}
+
+/// `[merge]`: how much of what the towers have learnt is in the finished model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MergeSpec {
+    /// The weights are those before the run, plus this times what was added to them: 1 keeps all, C-CLIP half (WiSE-FT does so without LoRA).
+    pub keep: f32,
+    /// Whether what LoRA adds is taken with its factor alpha / rank; the paper can be read either way.
+    pub scaled: bool,
+}
+
+impl Default for MergeSpec {
+    fn default() -> Self {
+        Self {
+            keep: 1.0,
+            scaled: true,
+        }
+    }
+}
+
 /// `[caption]`: tuning a language model on captions of the same picture (LLM2CLIP, stage 1).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -180,6 +180,15 @@ pub(super) fn heads(
     ))
 }
 
+/// Layers that a loss looks through, from the joint space into itself.
+pub(super) fn projector(config: &HeadConfig, recipe: &Recipe) -> Result<Head, TrainError> {
+    let config = HeadConfig {
+        width: Some(recipe.embed_dim),
+        ..config.clone()
+    };
+    Ok(config.build(recipe.embed_dim, &mut Rng::new(mix(recipe.seed, INIT, (1 << 32) + 2)))?)
+}
+
 /// Parameters of heads and towers under the names that they have when both towers are in place.
 pub(super) fn all_params(towers: &Towers, vision: &VisionEncoder, text: &TextEncoder) -> Vec<ParamInfo> {
     let below = |prefix: &str, list: Vec<ParamInfo>| {

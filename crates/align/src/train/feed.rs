@@ -68,8 +68,10 @@ pub(crate) struct Feed {
     pub texts: TextFeed,
     /// Tokens of each text of the corpus with the instruction before it.
     pub queries: Option<Vec<Encoding>>,
+    /// What the teacher makes of the picture of each row of the corpus.
+    pub teacher_images: Option<Table>,
     /// What the teacher makes of each text of the corpus.
-    pub teacher: Option<Table>,
+    pub teacher_texts: Option<Table>,
     /// Random changes of pictures that learn.
     pub augment: Option<Augment>,
     /// Pictures that could not be read, told once each.
@@ -150,7 +152,8 @@ impl Feed {
                     drawn.iter().map(|d| d.negatives.len()).collect(),
                 )
             }),
-            teacher_texts: self.teacher.as_ref().map(|table| table.gather(numbers.iter().copied())),
+            teacher_images: (self.teacher_images.as_ref()).map(|table| table.gather(drawn.iter().map(|d| d.row))),
+            teacher_texts: (self.teacher_texts.as_ref()).map(|table| table.gather(numbers.iter().copied())),
             first: [0; 3],
         };
         // all but pixels is at hand for the whole batch, and the parts that others hold decide what comes before this one

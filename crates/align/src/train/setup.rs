@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bifocal_data::{ImageSource, Limits, ResizeMode};
-use bifocal_models::adapter::HeadConfig;
+use bifocal_models::adapter::{Head, HeadConfig};
 use bifocal_models::bundle::{
     self, Located, Manifest, Model, Parts, SaveTower, Standardize, locate, open_text_side, open_vision_side,
 };
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::towers::{Teacher, Towers};
-use bifocal_nn::Module;
+use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::lora::{self, Fold};
 use bifocal_nn::params;
+use bifocal_nn::{Module, ema};
 
-use super::build::{all_params, attach, check_stage, from_scratch, heads, text_options, untrained};
+use super::build::{all_params, attach, check_stage, from_scratch, heads, projector, text_options, untrained};
 use super::collective::Ranks;
 use super::corpus::{Corpus, Picture, Row};
 use super::draw::Draw;
@@ -25,9 +26,9 @@ use super::plan::Plan;
 use super::schedule::Schedule;
 use super::trainer::Trainer;
 use super::{Overview, Progress, StageOverview, TrainError};
-use crate::methods::{self, Stage};
+use crate::methods::{self, Stage, TeacherRows};
 use crate::random::{INIT, mix};
-use crate::recipe::{Recipe, RecipeError};
+use crate::recipe::{MergeSpec, Recipe, RecipeError};
 
 /// A pretrained tower: as the recipe names it and where it was found.
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ pub(crate) struct Setup {
     vision_origin: Origin,
     text_origin: Origin,
     teacher_origin: Option<Origin>,
+    /// The heads of pictures and texts as the run began.
+    former: [Head; 2],
     image_head: HeadConfig,
     text_head: HeadConfig,
     /// What stages learn from; those with the same `[data]` share one.
@@ -116,7 +119,10 @@ impl Setup {
         if recipe.text.from_scratch {
             text.encoder.tower = untrained(&text, recipe.seed)?;
         }
-        let teacher_origin = match stages.iter().any(|(stage, _, _)| stage.needs.teacher_texts) {
+        let teacher_origin = match stages
+            .iter()
+            .any(|(stage, _, _)| stage.needs.teacher == Some(TeacherRows::Texts))
+        {
             true => Some(match recipe.teacher.model.as_str() {
                 "" if recipe.vision.new.is_some() => {
                     return Err(RecipeError::Value {
@@ -138,7 +144,11 @@ impl Setup {
                 mix(recipe.seed, INIT, 2 + which as u64),
             )?;
         }
-        let (towers, image_head, text_head) = heads(recipe, &mut vision, &mut text)?;
+        let (mut towers, image_head, text_head) = heads(recipe, &mut vision, &mut text)?;
+        let former = [towers.image_head.clone(), towers.text_head.clone()];
+        if let Some(config) = stages.iter().find_map(|(stage, _, _)| stage.projector.as_ref()) {
+            towers.projector = Some(projector(config, recipe)?);
+        }
         let params = all_params(&towers, &vision.encoder, &text.encoder);
         let stages = stages
             .into_iter()
@@ -181,6 +191,7 @@ impl Setup {
             vision_origin,
             text_origin,
             teacher_origin,
+            former,
             image_head,
             text_head,
             corpora,
@@ -313,13 +324,24 @@ impl Setup {
             }
             TextFeed::Features(table)
         };
-        let teacher = match (&self.teacher_origin, needs.teacher_texts) {
-            (Some(origin), true) => {
+        let (mut teacher_images, mut teacher_texts) = (None, None);
+        match (needs.teacher, &self.teacher_origin) {
+            (Some(TeacherRows::Texts), Some(origin)) => {
                 let teacher = Model::open(&origin.path, &TextOptions::default())?;
-                Some(features.teacher_texts(&teacher, &corpus.texts, progress)?)
+                teacher_texts = Some(features.teacher_texts(&teacher, &corpus.texts, progress)?);
             }
-            _ => None,
-        };
+            // a tower that learns is put in place only when the stage is over
+            (Some(TeacherRows::FormerSelf), _) => {
+                let [image_head, text_head] = &self.former;
+                let images = features.images(&self.vision, corpus, recipe.data.class_rows, progress)?;
+                teacher_images = Some(through(image_head, &images));
+                teacher_texts = Some(through(
+                    text_head,
+                    &features.texts(&self.text, &corpus.texts, progress)?,
+                ));
+            }
+            _ => {}
+        }
         Ok(Feed {
             rows: corpus.rows.clone(),
             draw: draw(&recipe, corpus),
@@ -327,7 +349,8 @@ impl Setup {
             images,
             texts,
             queries,
-            teacher,
+            teacher_images,
+            teacher_texts,
             augment: recipe.data.augment,
             told: BTreeSet::new(),
         })
@@ -463,8 +486,11 @@ impl Setup {
         };
         let mut towers = towers.clone();
         towers.teacher = None;
-        towers.vision = towers.vision.map(merged);
-        towers.text = towers.text.map(merged);
+        towers.projector = None;
+        towers.vision = towers
+            .vision
+            .map(|tower| merged(tower, &self.vision.tower, &recipe.merge));
+        towers.text = towers.text.map(|tower| merged(tower, &self.text.tower, &recipe.merge));
         let tower = |origin: &Origin, fingerprint: &str, trained: bool| SaveTower {
             name: origin.name.clone(),
             path: origin.path.clone(),
@@ -493,9 +519,32 @@ impl Setup {
     }
 }
 
-/// A tower with its adapters in its weights.
-fn merged<M: Module>(tower: M) -> M {
-    lora::merge(tower, Fold::default()).0
+/// A tower with what its adapters add in its weights: as much as the recipe keeps of that, and of what the other parameters have moved since
+/// `former`.
+fn merged<M: Module>(tower: M, former: &M, spec: &MergeSpec) -> M {
+    let fold = Fold {
+        coefficient: spec.keep,
+        scaled: spec.scaled,
+    };
+    let moved = match spec.keep {
+        1.0 => Ok(tower),
+        keep => ema::update(tower, former, f64::from(keep), |name| {
+            (!name.contains(".lora.")).then(|| name.to_owned())
+        }),
+    };
+    match moved {
+        Ok(tower) => lora::merge(tower, fold).0,
+        Err(error) => unreachable!("a tower that has learnt has the parameters it began with: {error}"),
+    }
+}
+
+/// What a head makes of rows of features.
+fn through(head: &Head, features: &Table) -> Table {
+    let rows = features.values.len() / features.dim.max(1);
+    Table {
+        dim: head.dim(),
+        values: values(head.forward(tensor(features.values.clone(), [rows, features.dim]), false)),
+    }
 }
 
 /// Features of the rows that are pictures, or of all rows when none is.

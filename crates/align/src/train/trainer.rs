@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bifocal_models::adapter::Head;
 use bifocal_models::towers::Towers;
 use bifocal_models::weights::HostTensor;
 use bifocal_nn::engine::scalar;
@@ -150,6 +151,7 @@ impl Trainer {
                 .step(towers, &grads, scale as f32 * share, |name| plan.rate(name, lr));
             towers.image_head.settle();
             towers.text_head.settle();
+            towers.projector.iter_mut().for_each(Head::settle);
             self.towers = Some(objective.after_step(towers));
         }
         Ok(outcome)
