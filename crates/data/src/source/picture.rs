@@ -75,7 +75,8 @@ impl ImageSource {
     pub fn container(&self) -> Option<&Path> {
         match self {
             Self::File(path) => Some(path),
-            Self::Member(member) => Some(member.archive.path()),
+            Self::Member(member) | Self::Planes(Planes { member, .. }) => Some(member.archive.path()),
+            Self::Region(region) => region.of.container(),
             #[cfg(feature = "parquet")]
             Self::Cell(cell) => Some(cell.file()),
             Self::None => None,
@@ -91,7 +92,7 @@ impl ImageSource {
             Err(before) => -i64::try_from(before.duration().as_nanos()).ok()?,
         };
         let size = match self {
-            Self::Member(member) => member.length,
+            Self::Member(member) | Self::Planes(Planes { member, .. }) => member.length,
             _ => meta.len(),
         };
         Some(Facts { size, modified_ns })
