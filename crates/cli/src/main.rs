@@ -53,8 +53,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    allocator::keep_memory();
     let cli = Cli::parse(); // wrong use ends here with exit code 2
+    // a service that waits for its next request gives back what the last ones took
+    if !matches!(cli.command, Command::Serve(_)) {
+        allocator::keep_memory();
+    }
     let result = match cli.command {
         Command::Embed(args) => commands::embed::run(args),
         Command::Classify(args) => commands::classify::run(args),

@@ -10,7 +10,7 @@ pub use mimalloc::MiMalloc as Allocator;
 const PURGE_DELAY: mi_option_t = 15;
 
 /// Keeps freed memory for the next step instead of giving it back after a second: a training step lasts longer than that, and would pay for zeroed pages
-/// each time. `MIMALLOC_PURGE_DELAY` overrides. Call it first in `main`.
+/// each time. `MIMALLOC_PURGE_DELAY` overrides. Call it at the beginning of `main`.
 pub fn keep_memory() {
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
         // SAFETY: sets a number in a table; the option exists, see the test.
