@@ -316,3 +316,33 @@ fn shells_and_man_get_what_they_need() {
     let page = std::fs::read_to_string(dir.path().join("bifocal-serve.1")).expect("a page");
     assert!(page.contains("allow\\-image\\-urls"), "{page}");
 }
+
+#[test]
+fn pictures_in_a_shard_are_shown() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = tiny::write_clip(dir.path());
+    let (shard, store) = (dir.path().join("s.tar"), dir.path().join("store"));
+    let mut tar = tar::Builder::new(std::fs::File::create(&shard).expect("a shard"));
+    let photo = samples("photos/images/000000012280.jpg");
+    tar.append_path_with_name(&photo, "one.jpg").expect("a member");
+    tar.finish().expect("a shard");
+    succeeds(&["index", "--model", text(&model), "--store", text(&store), text(&shard)]);
+    let service = Service::start(&["--store", text(&store), "--model", text(&model)]);
+    let key = shard.canonicalize().expect("a shard").join("one");
+    let (status, found) = service.get("/v1/items");
+    assert!(status == 200 && found.contains(text(&key)), "{found}");
+    let get = |what: &str, key: &Path| service.get(&format!("/v1/items/{what}?key={}", text(key)));
+    let bytes = std::fs::read(&photo).expect("a photo");
+    assert_eq!(
+        get("picture", &key),
+        (200, String::from_utf8_lossy(&bytes).into_owned())
+    );
+    assert_eq!(get("thumbnail", &key).0, 200);
+    // Not the shard itself, nor what else is in it.
+    assert_eq!(get("picture", &shard).0, 404);
+    assert_eq!(get("picture", &key.with_file_name("two")).0, 404);
+    std::fs::remove_file(&shard).expect("remove");
+    assert_eq!((get("picture", &key).0, get("thumbnail", &key).0), (404, 200));
+    service.signal("-TERM");
+    assert_eq!(service.ended().0, Some(0));
+}
