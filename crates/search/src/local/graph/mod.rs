@@ -109,8 +109,9 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The graph, unless too little of it is left: most of what it finds would be passed over.
     pub(super) fn get(&self) -> Option<&Graph> {
-        self.graph.as_ref()
+        self.graph.as_ref().filter(|graph| !graph.is_worn())
     }
 
     /// Whether this version of the file was looked at.
@@ -277,7 +278,7 @@ impl Graph {
     }
 
     /// Whether too little of it is left to build upon.
-    pub(super) fn is_worn(&self) -> bool {
+    fn is_worn(&self) -> bool {
         self.gone * GONE_SHARE > self.items.len() as u64
     }
 
