@@ -192,11 +192,7 @@ impl Cache {
         });
         // Items that are not in the graph yet are always looked at, and some of all for what is typical.
         let newer = &left[left.partition_point(|&place| place < graph.covered(self))..];
-        let sample: Vec<usize> = left
-            .iter()
-            .copied()
-            .step_by(left.len().div_ceil(SAMPLE).max(1))
-            .collect();
+        let sample = sample(&left);
         let by_graph = |query: &Vec<f32>| {
             let mut places = graph.candidates(query, wanted.k, mask.as_deref())?;
             places.extend(newer);
@@ -382,6 +378,15 @@ impl Cache {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
+}
+
+/// About [`SAMPLE`] of some items, one of each stretch, at a place that is anywhere in it: what is stored in turns must not fall into step with it.
+#[cfg(feature = "hnsw")]
+fn sample(items: &[usize]) -> Vec<usize> {
+    let stretch = items.len().div_ceil(SAMPLE).max(1);
+    let anywhere = |number: usize| (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    let one = |(number, items): (usize, &[usize])| items[anywhere(number) as usize % items.len()];
+    items.chunks(stretch).enumerate().map(one).collect()
 }
 
 /// The largest of some scores and where it is; the first of equal ones.

@@ -19,6 +19,8 @@ mod top;
 mod write;
 
 use std::path::{Path, PathBuf};
+#[cfg(feature = "hnsw")]
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rusqlite::{Connection, OpenFlags};
@@ -54,7 +56,7 @@ pub struct LocalStore {
     usage: GraphUse,
     /// Queries so far.
     #[cfg(feature = "hnsw")]
-    asked: std::sync::atomic::AtomicU32,
+    asked: AtomicU32,
 }
 
 impl LocalStore {
@@ -164,24 +166,16 @@ impl LocalStore {
 
     /// Takes up the graph's file when it has appeared or changed, and enough was asked for that to pay.
     #[cfg(feature = "hnsw")]
-    fn take_graph(&self, connection: &Connection, queries: usize) -> Result<(), StoreError> {
-        use std::sync::atomic::Ordering::Relaxed;
-        let asked = self.asked.load(Relaxed);
-        self.asked.store(
-            asked.saturating_add(u32::try_from(queries).unwrap_or(u32::MAX)),
-            Relaxed,
-        );
-        if asked < self.usage.after {
-            return Ok(());
+    fn take_graph(&self) {
+        if self.asked.load(Ordering::Relaxed) <= self.usage.after {
+            return;
         }
         let stamp = graph::Stamp::of(&graph::path(&self.dir));
         let is_needed = |cache: &Cache| cache.ids().len() as u64 >= self.usage.from && !cache.graph.has_seen(stamp);
         if is_needed(&self.cache.read().unwrap_or_else(PoisonError::into_inner)) {
-            self.check_model(connection)?;
             let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
             graph::load(&mut cache, &self.dir, &self.model, stamp);
         }
-        Ok(())
     }
 
     /// Builds or extends the graph's file where too much was stored or removed since it was written, or it is damaged.
@@ -258,6 +252,8 @@ impl LocalStore {
     /// What a search needs from the snapshot before it scans.
     fn prepare(&self, connection: &Connection, options: &SearchOptions) -> Result<Prepared, StoreError> {
         self.refresh(connection)?;
+        #[cfg(feature = "hnsw")]
+        self.take_graph();
         let generation = cache::current(connection, self.cx())?;
         let filter = options.filter.as_ref();
         Ok(Prepared {
@@ -397,7 +393,11 @@ impl Store for LocalStore {
         let queries = queries.iter().map(|query| unit(query, dim, || "the query".to_owned()));
         let queries: Vec<Vec<f32>> = queries.collect::<Result<_, _>>()?;
         #[cfg(feature = "hnsw")]
-        self.snapshot(|connection| self.take_graph(connection, queries.len()))?;
+        {
+            let more = u32::try_from(queries.len()).unwrap_or(u32::MAX);
+            let asked = self.asked.load(Ordering::Relaxed);
+            self.asked.store(asked.saturating_add(more), Ordering::Relaxed);
+        }
         // The connection is free while the vectors are scanned, so that searches run side by side.
         for _ in 0..FREE_ATTEMPTS {
             let prepared = self.snapshot(|connection| self.prepare(connection, options))?;

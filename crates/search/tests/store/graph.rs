@@ -27,7 +27,7 @@ impl Eager {
     fn written<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         // Later calls let some changes come together: items that are newer than the graph, and some that are gone.
         let calls = self.calls.fetch_add(1, Ordering::Relaxed);
-        if calls < 20 || calls.is_multiple_of(8) {
+        if calls < 20 || calls.is_multiple_of(16) {
             self.store.flush()?;
         }
         result

@@ -21,16 +21,16 @@ use super::cache::Cache;
 pub(super) use file::{Facts, Stamp};
 
 /// Links of a node on all layers but the lowest, which has twice as many (M of the paper).
-const LINKS: usize = 16;
+const LINKS: usize = 32;
 /// Candidates kept while a node is linked (efConstruction of the paper).
-const WIDTH_ADD: usize = 128;
-/// Candidates kept while searching (ef of the paper), at least: queries that are texts lie apart from all pictures, and need more
-/// than the usual 64 for a recall of 0.98.
-const WIDTH: usize = 160;
+const WIDTH_ADD: usize = 256;
+/// Candidates kept while searching (ef of the paper), at least. Queries that are texts lie apart from all pictures: with the usual 16 links and 64 to 160
+/// candidates, real captions found only 87 % of their ten best among 20,000 embeddings of photos; so, 99.8 %.
+const WIDTH: usize = 640;
 /// As many times what is wanted are kept.
 const WIDTH_PER_HIT: usize = 4;
-/// Vectors that a search compares, for each candidate that it keeps: measured.
-const VISITED: usize = 16;
+/// For each candidate that it keeps, a search takes as long as scanning so many vectors: measured on 20,000 of 768 dimensions.
+const VISITED: usize = 80;
 /// A product with many queries costs each of them so many times less than a scan.
 const PRODUCT_GAIN: usize = 8;
 /// From one removed of so many covered items on, the graph is built anew.
@@ -109,8 +109,9 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The graph, unless too little of it is left: most of what it finds would be passed over.
     pub(super) fn get(&self) -> Option<&Graph> {
-        self.graph.as_ref()
+        self.graph.as_ref().filter(|graph| !graph.is_worn())
     }
 
     /// Whether this version of the file was looked at.
@@ -277,7 +278,7 @@ impl Graph {
     }
 
     /// Whether too little of it is left to build upon.
-    pub(super) fn is_worn(&self) -> bool {
+    fn is_worn(&self) -> bool {
         self.gone * GONE_SHARE > self.items.len() as u64
     }
 
