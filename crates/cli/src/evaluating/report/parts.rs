@@ -42,10 +42,7 @@ pub fn matrix(out: &mut String, all: &All<'_>) {
     let heads: Vec<(String, String)> = columns
         .iter()
         .map(|column| {
-            let name = all
-                .of_column(column)
-                .first()
-                .map_or(String::new(), |o| metric_name(&o.headline));
+            let name = all.of_column(column).first().map_or(String::new(), |o| headline(o));
             (format!("<a href=\"#{}\">{}</a>", anchor(column), escape(column)), name)
         })
         .collect();

@@ -160,7 +160,14 @@ fn robustness(out: &mut String, all: &All<'_>, suite: &str) {
         .collect();
     out.push_str("<h3>Robustness</h3>\n");
     let value = |model: &str, column: usize| all.get(model, columns[column]).and_then(Outcome::main);
-    heat(out, Scale::Whole, &heads, &all.models, value, |_| None);
+    // those that were measured with corruptions
+    let rows: Vec<String> = all
+        .models
+        .iter()
+        .filter(|model| (1..columns.len()).any(|c| value(model, c).is_some()))
+        .cloned()
+        .collect();
+    heat(out, Scale::Whole, &heads, &rows, value, |_| None);
     for protocol in in_order(columns.iter().filter_map(|c| {
         c.strip_prefix(&prefix)
             .and_then(|_| all.of_column(c).first().map(|o| o.what.protocol.clone()))
