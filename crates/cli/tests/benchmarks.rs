@@ -1,15 +1,14 @@
 //! Miniatures of the benchmarks in their official layouts: a tiny checkpoint must get exactly the scores that transformers and numpy found
 //! (scripts/fixtures/benchmark_scores.py).
 
+mod common;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bifocal_data::benchmark::{self, Benchmark, Composition, Options, Prompts, Rule, Task, Templates, TextTask};
-use bifocal_data::{ImageSource, Limits, load_images};
-use bifocal_eval::{Direction, TemplateSet, class_weights, retrieval, zero_shot};
-use bifocal_models::bundle::Model;
-use bifocal_models::open::TextOptions;
+use bifocal_data::benchmark::{self, Options};
+use common::{succeeds, text};
 use serde_json::{Value, json};
 
 fn fixtures() -> PathBuf {
@@ -45,195 +44,201 @@ fn lay_out(name: &str, to: &Path) {
     }
 }
 
-struct Scorer {
-    model: Model,
-    weights: HashMap<String, Vec<f32>>,
+/// Values by metric and group of a result.
+fn metrics(result: &Value) -> HashMap<(String, String), f64> {
+    let text = |v: &Value| v.as_str().expect("a text").to_owned();
+    let one = |m: &Value| {
+        (
+            (text(&m["name"]), text(&m["group"])),
+            m["value"].as_f64().expect("a number"),
+        )
+    };
+    result["metrics"].as_array().expect("metrics").iter().map(one).collect()
 }
 
-impl Scorer {
-    fn new() -> Self {
-        let model = Model::open(&fixtures().join("checkpoint"), &TextOptions::default()).expect("the checkpoint");
-        Self {
-            model,
-            weights: HashMap::new(),
+/// What `bifocal eval` found, in the shape of what was expected.
+fn found(result: &Value, expected: &Value) -> Value {
+    let metrics = metrics(result);
+    let of = |name: &str, group: &str| metrics.get(&(name.to_owned(), group.to_owned())).copied();
+    let groups = || expected["scores"].as_object().expect("groups").iter();
+    let shares = |names: &[(&str, &str)], group: &str| -> Value {
+        names
+            .iter()
+            .map(|(ours, theirs)| ((*theirs).to_owned(), json!(of(ours, group))))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    };
+    match expected["task"].as_str().expect("a task") {
+        "classification" => {
+            let group = metrics
+                .keys()
+                .find(|(name, _)| name == "top1")
+                .expect("top-1")
+                .1
+                .clone();
+            let mut scores = shares(
+                &[("top1", "top1"), ("top5", "top5"), ("mean_per_class", "mean_per_class")],
+                &group,
+            );
+            let headline = if result["headline"] == "top1" {
+                "top-1"
+            } else {
+                "mean-per-class"
+            };
+            scores["headline"] = json!(headline);
+            scores["pictures"] = result["units"][format!("top1/{group}")]["sum"]
+                .as_array()
+                .expect("units")
+                .len()
+                .into();
+            scores
         }
-    }
-
-    fn texts<S: AsRef<str>>(&self, texts: &[S]) -> Vec<f32> {
-        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        self.model.embed_texts(&texts).expect("embeddings")
-    }
-
-    fn pictures(&self, images: &[ImageSource]) -> Vec<f32> {
-        let preprocess = self.model.preprocess().expect("a vision tower");
-        let loaded = load_images(images, preprocess, &Limits::default()).expect("valid settings");
-        assert!(loaded.bad.is_empty(), "{:?}", loaded.bad);
-        self.model
-            .embed_images(&loaded.pixels, images.len())
-            .expect("embeddings")
-    }
-
-    fn class_weights(&mut self, prompts: &Prompts) -> Vec<f32> {
-        let set = match &prompts.templates {
-            Templates::Named(name) => TemplateSet::named(name).expect("a set of that name"),
-            Templates::Given { name, texts } => TemplateSet::new(name, texts).expect("templates"),
-        };
-        // ImageNet's 80,000 prompts are asked for several times
-        let key = format!("{:?} {}", prompts.names, set.name);
-        if let Some(known) = self.weights.get(&key) {
-            return known.clone();
-        }
-        let rows = self.texts(&set.prompts(&prompts.names));
-        let made = class_weights(&rows, set.templates.len(), self.model.dim()).expect("weights");
-        self.weights.insert(key, made.clone());
-        made
-    }
-
-    fn scores(&mut self, benchmark: &Benchmark) -> Value {
-        let dim = self.model.dim();
-        match &benchmark.task {
-            Task::Classification(task) => {
-                let prompts = &task.prompts[0];
-                let asked: Vec<(usize, usize)> = (0..task.images.len())
-                    .filter_map(|i| Some((i, prompts.classes.binary_search(&task.labels[i]).ok()?)))
-                    .collect();
-                let (rows, labels): (Vec<usize>, Vec<usize>) = asked.into_iter().unzip();
-                let images: Vec<ImageSource> = rows.iter().map(|&i| task.images[i].clone()).collect();
-                let weights = self.class_weights(prompts);
-                let report = zero_shot(&self.pictures(&images), &weights, dim, &labels).expect("scores");
-                json!({"pictures": report.images, "classes": report.classes, "top1": report.top1, "top5": report.top5,
-                       "mean_per_class": report.mean_per_class, "headline": task.headline})
-            }
-            Task::Retrieval(task) => {
-                let images = self.pictures(&task.images);
-                let languages = task.languages.iter().map(|l| {
-                    let (texts, owners): (Vec<&str>, Vec<usize>) = l.captions.iter().map(|(t, i)| (t.as_str(), *i)).unzip();
-                    let report = retrieval(&images, &self.texts(&texts), dim, &owners).expect("scores");
-                    let recall = |d: &Direction| json!({"r1": d.r1, "r5": d.r5, "r10": d.r10});
-                    let scores = json!({"pictures": report.images, "captions": report.texts,
-                                        "text_to_image": recall(&report.text_to_image), "image_to_text": recall(&report.image_to_text)});
-                    (l.language.clone(), scores)
-                });
-                languages.collect::<serde_json::Map<_, _>>().into()
-            }
-            Task::Composition(task) => self.composition(task),
-            Task::Texts(TextTask::CaptionPairs(pairs)) => {
-                let scores = pairs.iter().map(|pair| {
-                    let owners: Vec<usize> = (0..pair.queries.len()).collect();
-                    let (queries, candidates) = (self.texts(&pair.queries), self.texts(&pair.candidates));
-                    let found = retrieval(&candidates, &queries, dim, &owners)
-                        .expect("scores")
-                        .text_to_image;
-                    let scores = json!({"queries": found.queries, "r1": found.r1, "r5": found.r5, "r10": found.r10});
-                    (pair.name.clone(), scores)
-                });
-                scores.collect::<serde_json::Map<_, _>>().into()
-            }
-            Task::Texts(TextTask::Similarity(rows)) => {
-                let (first, second): (Vec<&str>, Vec<&str>) =
-                    rows.iter().map(|(a, b, _)| (a.as_str(), b.as_str())).unzip();
-                let cosines = self
-                    .texts(&first)
-                    .chunks_exact(dim)
-                    .zip(self.texts(&second).chunks_exact(dim));
-                let cosines: Vec<f64> = cosines.map(|(a, b)| f64::from(dot(a, b))).collect();
-                let scores: Vec<f64> = rows.iter().map(|r| r.2).collect();
-                json!({"pairs": rows.len(), "spearman": spearman(&cosines, &scores)})
-            }
-        }
-    }
-
-    fn composition(&self, task: &Composition) -> Value {
-        let dim = self.model.dim();
-        let images = self.pictures(&task.images);
-        let group = |group: &benchmark::Group| {
-            let mut right: Vec<usize> = Vec::new();
-            for item in &group.items {
-                let texts = self.texts(&item.texts);
-                let s = |i: usize, t: usize| dot(&images[item.images[i] * dim..][..dim], &texts[t * dim..][..dim]);
-                let others = 1..item.texts.len();
-                let found = match group.rule {
-                    Rule::Strict => vec![others.clone().all(|t| s(0, 0) > s(0, t))],
-                    Rule::FirstOfEqual => vec![others.clone().all(|t| s(0, 0) >= s(0, t))],
-                    Rule::Winoground => {
-                        let text = s(0, 0) > s(0, 1) && s(1, 1) > s(1, 0);
-                        let image = s(0, 0) > s(1, 0) && s(1, 1) > s(0, 1);
-                        vec![text, image, text && image]
-                    }
-                    Rule::Mmvp => vec![s(0, 0) > s(1, 0) && s(0, 1) <= s(1, 1)],
+        "retrieval" => groups()
+            .map(|(language, _)| {
+                let recall = |way: &str| {
+                    let names = [1, 5, 10].map(|k| (format!("{way}_r{k}"), format!("r{k}")));
+                    shares(&names.each_ref().map(|(a, b)| (a.as_str(), b.as_str())), language)
                 };
-                right.resize(found.len(), 0);
-                right
-                    .iter_mut()
-                    .zip(found)
-                    .for_each(|(sum, found)| *sum += usize::from(found));
-            }
-            let scores = json!({"part_of": group.part_of, "items": group.items.len(), "right": right});
-            (group.name.clone(), scores)
-        };
-        task.groups.iter().map(group).collect::<serde_json::Map<_, _>>().into()
+                (
+                    language.clone(),
+                    json!({"text_to_image": recall("t2i"), "image_to_text": recall("i2t")}),
+                )
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        "composition" => groups()
+            .map(|(group, expected)| {
+                let items = expected["items"].as_f64().expect("a number");
+                let names: &[&str] = match expected["right"].as_array().map(Vec::len) {
+                    Some(3) => &["text_score", "image_score", "group_score"],
+                    _ => &["accuracy"],
+                };
+                let right = names
+                    .iter()
+                    .map(|name| (of(name, group).expect("a score") * items).round() as u64);
+                (group.clone(), json!({"right": right.collect::<Vec<u64>>()}))
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        "caption-pairs" => groups()
+            .map(|(name, _)| {
+                (
+                    name.clone(),
+                    shares(&[("r1", "r1"), ("r5", "r5"), ("r10", "r10")], name),
+                )
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        "similarity" => json!({"spearman": of("spearman", "")}),
+        other => panic!("{other}"),
     }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// Pearson's correlation of ranks, where equals share theirs.
-fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    let ranks = |v: &[f64]| -> Vec<f64> {
-        let rank =
-            |x: &f64| v.iter().filter(|y| *y < x).count() as f64 + v.iter().filter(|y| *y == x).count() as f64 / 2.0;
-        v.iter().map(rank).collect()
-    };
-    let centred = |v: Vec<f64>| -> Vec<f64> {
-        let mean = v.iter().sum::<f64>() / v.len() as f64;
-        v.iter().map(|x| x - mean).collect()
-    };
-    let (a, b) = (centred(ranks(a)), centred(ranks(b)));
-    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
-    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
-}
-
-/// Numbers to 1e-12 (sums of fractions in another order), all else exactly.
-fn same(at: &str, ours: &Value, theirs: &Value) {
+/// Everything that was found is what was expected; numbers to `within` (sums of fractions in another order).
+fn same(at: &str, ours: &Value, theirs: &Value, within: f64) {
     match (ours, theirs) {
-        (Value::Object(a), Value::Object(b)) => {
-            assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>(), "{at}");
-            a.iter().for_each(|(k, v)| same(&format!("{at}.{k}"), v, &b[k]));
+        (Value::Object(a), Value::Object(_)) => {
+            a.iter()
+                .for_each(|(k, v)| same(&format!("{at}.{k}"), v, &theirs[k], within));
         }
         (Value::Number(a), Value::Number(b)) => {
             let (a, b) = (a.as_f64().expect("a number"), b.as_f64().expect("a number"));
-            assert!((a - b).abs() < 1e-12, "{at}: {a} is not {b}");
+            assert!((a - b).abs() < within, "{at}: {a} is not {b}");
         }
         _ => assert_eq!(ours, theirs, "{at}"),
     }
 }
 
+/// All miniatures through the binary, one folder each.
 #[test]
 fn every_miniature_has_the_scores_that_were_computed_independently() {
-    let mut scorer = Scorer::new();
+    let dir = tempfile::tempdir().expect("a folder");
     let expected = read("expected.json");
-    let options = Options {
-        partial: true,
-        ..Options::default()
-    };
-    let mut suites: Vec<&str> = Vec::new();
-    for (name, expected) in expected.as_object().expect("an object") {
-        let dir = tempfile::tempdir().expect("a folder");
-        lay_out(name, dir.path());
-        // several forms of one set are called after it
-        let suite = name
-            .trim_end_matches("-lines")
+    let expected = expected.as_object().expect("an object");
+    // several forms of one set are called after it
+    let suite_of = |name: &str| {
+        name.trim_end_matches("-lines")
             .trim_end_matches("-tokens")
-            .trim_end_matches("-retrieval");
-        let benchmark = benchmark::open(suite, dir.path(), &options).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(benchmark.name, suite);
-        same(name, &scorer.scores(&benchmark), &expected["scores"]);
-        suites.push(suite);
+            .trim_end_matches("-retrieval")
+            .to_owned()
+    };
+    let targets: Vec<String> = expected
+        .keys()
+        .map(|name| format!("{}={name}", suite_of(name)))
+        .collect();
+    for name in expected.keys() {
+        lay_out(name, &dir.path().join(name));
     }
     for suite in benchmark::list() {
-        assert!(suites.contains(&suite.name), "{} has no miniature", suite.name);
+        assert!(
+            expected.keys().any(|name| suite_of(name) == suite.name),
+            "{} has no miniature",
+            suite.name
+        );
+    }
+    let model = format!("tiny={}", text(&fixtures().join("checkpoint")));
+    let out = dir.path().join("out");
+    let mut arguments = vec![
+        "eval",
+        "--partial",
+        "--model",
+        &model,
+        "--data",
+        text(dir.path()),
+        "--out",
+        text(&out),
+    ];
+    arguments.extend(targets.iter().map(String::as_str));
+    succeeds(&arguments);
+    for (name, expected) in expected {
+        let path = out.join(format!("results/tiny/{}={name}.json", suite_of(name)));
+        let result: Value = serde_json::from_slice(&fs::read(&path).expect(name)).expect("JSON");
+        // means that are rounded to f32 on the way
+        let within = if expected["task"] == "similarity" { 1e-6 } else { 1e-9 };
+        same(name, &found(&result, expected), &expected["scores"], within);
+    }
+    // what is put together from groups: MMVP's and SugarCrepe's means of groups, Winoground's items as they are, ARO's four tasks
+    let overall = |name: &str, metric: &str| {
+        let result: Value =
+            serde_json::from_slice(&fs::read(out.join(format!("results/tiny/{name}={name}.json"))).expect(name))
+                .expect("JSON");
+        metrics(&result)[&(metric.to_owned(), String::new())]
+    };
+    let share = |name: &str, group: &str, k: usize| {
+        let group = &expected[name]["scores"][group];
+        group["right"][k].as_f64().expect("a number") / group["items"].as_f64().expect("a number")
+    };
+    let names = |name: &str| {
+        expected[name]["scores"]
+            .as_object()
+            .expect("groups")
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+    for name in ["sugarcrepe", "mmvp-vlm"] {
+        let all: Vec<f64> = names(name).iter().map(|group| share(name, group, 0)).collect();
+        assert!((overall(name, "accuracy") - mean(&all)).abs() < 1e-9, "{name}");
+    }
+    let (relation, attribution) = (
+        [share("aro", "eating", 0), share("aro", "on", 0)],
+        share("aro", "black_white", 0),
+    );
+    let aro = [mean(&relation), attribution, share("aro", "coco_order", 0)];
+    assert!((overall("aro", "accuracy") - mean(&aro)).abs() < 1e-9);
+    for (k, metric) in ["text_score", "image_score", "group_score"].into_iter().enumerate() {
+        let sum = |what: &dyn Fn(&Value) -> f64| -> f64 {
+            expected["winoground"]["scores"]
+                .as_object()
+                .expect("groups")
+                .values()
+                .map(what)
+                .sum()
+        };
+        let right = sum(&|group| group["right"][k].as_f64().expect("a number"));
+        let items = sum(&|group| group["items"].as_f64().expect("a number"));
+        assert!((overall("winoground", metric) - right / items).abs() < 1e-9, "{metric}");
     }
 }
 

@@ -80,7 +80,12 @@ fn the_linear_probe_agrees_with_scikit_learn() {
             ..ProbeOptions::default()
         };
         let probe = Probe::fit(&case.x, &case.y, case.dim, case.classes, &options).unwrap();
-        assert!(probe.converged && probe.iterations < 200, "C {}: {} steps", fit.c, probe.iterations);
+        assert!(
+            probe.converged && probe.iterations < 200,
+            "C {}: {} steps",
+            fit.c,
+            probe.iterations
+        );
         let scores = probe.scores(&case.test).unwrap();
         // scikit-learn's own limit of convergence
         for (f, e) in scores.iter().zip(&fit.scores) {

@@ -27,6 +27,9 @@ const CONFUSED: usize = 20;
 /// Reasons that a result keeps.
 const REASONS: usize = 20;
 
+/// The larger group that is the benchmark itself.
+const WHOLE: &str = "all";
+
 /// What was found.
 pub struct Found {
     pub headline: &'static str,
@@ -83,7 +86,7 @@ pub fn measure(
     let headline = match &benchmark.task {
         Task::Classification(task) => measure.classification(task)?,
         Task::Retrieval(task) => measure.retrieval(task)?,
-        Task::Composition(task) => measure.composition(task)?,
+        Task::Composition(task) => measure.composition(task, &benchmark.name)?,
         Task::Texts(TextTask::CaptionPairs(pairs)) => measure.caption_pairs(pairs)?,
         Task::Texts(TextTask::Similarity(pairs)) => measure.similarity(pairs)?,
     };
@@ -239,6 +242,7 @@ impl Measure<'_> {
                 place[*row] = i;
             }
         }
+        let english = task.languages.iter().any(|language| language.language == "en");
         for language in &task.languages {
             let there = |(text, image): &(String, usize)| Some((text.clone(), pictures.row_of[*image]?));
             let (texts, owners): (Vec<String>, Vec<usize>) = language.captions.iter().filter_map(there).unzip();
@@ -272,7 +276,7 @@ impl Measure<'_> {
                 );
                 self.tally.plain(&format!("{way}_map"), group, map, Kind::Share, None);
             }
-            if self.examples.is_empty() {
+            if self.examples.is_empty() && (language.language == "en" || !english) {
                 let right: Vec<bool> = found.of_texts().iter().map(|&rank| rank == 1).collect();
                 for at in typical(&right) {
                     let row = scores(&rows[at * self.dim()..][..self.dim()], &pictures.rows);
@@ -299,7 +303,7 @@ impl Measure<'_> {
         Ok("t2i_r1")
     }
 
-    fn composition(&mut self, task: &Composition) -> Result<&'static str> {
+    fn composition(&mut self, task: &Composition, benchmark: &str) -> Result<&'static str> {
         let pictures = self.see(&task.images, self.corruption)?;
         let mut headline = "accuracy";
         for group in &task.groups {
@@ -327,27 +331,39 @@ impl Measure<'_> {
                 self.composition_examples(task, group, &tables);
             }
         }
-        let mut larger: Vec<&String> = task.groups.iter().filter_map(|group| group.part_of.as_ref()).collect();
-        larger.dedup();
         for name in ["accuracy", "text_score", "image_score", "group_score"] {
-            for larger in &larger {
-                let members: Vec<&str> = task
-                    .groups
-                    .iter()
-                    .filter(|group| group.part_of.as_ref() == Some(larger))
-                    .map(|group| group.name.as_str())
-                    .collect();
-                // a member of its own name is the larger group already
-                if !members.contains(&larger.as_str()) {
-                    self.tally.mean(name, larger, |group| members.contains(&group))?;
-                }
-            }
-            let all: Vec<&str> = task.groups.iter().map(|group| group.name.as_str()).collect();
-            if !all.contains(&"") {
-                self.tally.mean(name, "", |group| all.contains(&group))?;
-            }
+            self.overall(name, task, benchmark)?;
         }
         Ok(headline)
+    }
+
+    /// What is put together from groups, as each benchmark's authors do it: Winoground counts all items, whatever their tag; ARO is the mean of its
+    /// tasks, of which two are means over relations and attributes; of the others, each group counts the same.
+    fn overall(&mut self, name: &str, task: &Composition, benchmark: &str) -> Result<()> {
+        let all: Vec<&str> = task.groups.iter().map(|group| group.name.as_str()).collect();
+        if task.groups.iter().all(|group| group.rule == Rule::Winoground) {
+            return self.tally.pool(name, "", |group| all.contains(&group));
+        }
+        let mut tasks: Vec<&str> = Vec::new();
+        for group in &task.groups {
+            let larger = group.part_of.as_deref().unwrap_or(&group.name);
+            if tasks.contains(&larger) || larger == WHOLE {
+                continue;
+            }
+            tasks.push(larger);
+            if group.part_of.is_some() && !all.contains(&larger) {
+                let member = |name: &str| {
+                    task.groups
+                        .iter()
+                        .any(|g| g.name == name && g.part_of.as_deref() == Some(larger))
+                };
+                self.tally.mean(name, larger, member)?;
+            }
+        }
+        match benchmark {
+            "aro" => self.tally.mean(name, "", |group| tasks.contains(&group)),
+            _ => self.tally.mean(name, "", |group| all.contains(&group)),
+        }
     }
 
     /// Scores of a group's items by its rule.

@@ -85,6 +85,24 @@ impl Tally {
         self.share(name, into, units, chance)
     }
 
+    /// As [`Tally::mean`], but each item counts the same, whatever its group.
+    pub fn pool(&mut self, name: &str, into: &str, of: impl Fn(&str) -> bool) -> Result<()> {
+        let Some(groups) = self.units.get(name) else {
+            return Ok(());
+        };
+        let groups = groups.iter().filter(|(group, _)| of(group));
+        let units: Vec<Unit> = groups.flat_map(|(_, units)| units.iter().copied()).collect();
+        let chance = self
+            .metrics
+            .iter()
+            .find(|m| m.name == name && of(&m.group))
+            .and_then(|m| m.chance);
+        match units.is_empty() {
+            true => Ok(()),
+            false => self.share(name, into, units, chance),
+        }
+    }
+
     /// Everything, the means first.
     pub fn finish(mut self) -> (Vec<Metric>, BTreeMap<String, Units>) {
         self.metrics.sort_by_key(|metric| !metric.group.is_empty());

@@ -42,10 +42,7 @@ pub fn matrix(out: &mut String, all: &All<'_>) {
     let heads: Vec<(String, String)> = columns
         .iter()
         .map(|column| {
-            let name = all
-                .of_column(column)
-                .first()
-                .map_or(String::new(), |o| metric_name(&o.headline));
+            let name = all.of_column(column).first().map_or(String::new(), |o| headline(o));
             (format!("<a href=\"#{}\">{}</a>", anchor(column), escape(column)), name)
         })
         .collect();
@@ -56,12 +53,36 @@ pub fn matrix(out: &mut String, all: &All<'_>) {
             .and_then(|o| o.main())
             .and_then(|m| Some(m.unit.show(m.chance?)))
     };
-    heat(out, &heads, &all.models, value, chance);
+    heat(out, Scale::Columns, &heads, &all.models, value, chance);
 }
 
-/// A table of numbers, coloured from the worst to the best of each column.
+/// The metric of the matrix in words, and of how many languages or categories it is the mean.
+fn headline(outcome: &Outcome) -> String {
+    let groups = outcome
+        .metrics
+        .iter()
+        .filter(|m| m.name == outcome.headline && !m.group.is_empty())
+        .count();
+    let name = metric_name(&outcome.headline);
+    match outcome.what.task.as_str() {
+        "retrieval" | "classification" if groups > 1 => format!("{name}, mean of {groups} languages"),
+        _ => name,
+    }
+}
+
+/// What a colour is in proportion to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// The worst and the best of each column: different benchmarks.
+    Columns,
+    /// The worst and the best of the whole table: languages, categories, corruptions of one benchmark.
+    Whole,
+}
+
+/// A table of numbers, coloured from the worst to the best.
 pub fn heat<'a>(
     out: &mut String,
+    scale: Scale,
     heads: &[(String, String)],
     rows: &[String],
     value: impl Fn(&str, usize) -> Option<&'a Metric>,
@@ -72,27 +93,29 @@ pub fn heat<'a>(
         let _ = write!(out, "<th>{head}<small>{}</small></th>", escape(below));
     }
     out.push_str("</tr></thead><tbody>\n");
-    let scales: Vec<(f64, f64)> = (0..heads.len())
-        .map(|column| {
-            let all = rows
-                .iter()
-                .filter_map(|row| value(row, column))
-                .map(|m| if m.unit.rises() { m.value } else { -m.value });
-            all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+    let rising = |m: &Metric| if m.unit.rises() { m.value } else { -m.value };
+    let range = |columns: std::ops::Range<usize>| {
+        let all = columns
+            .flat_map(|column| rows.iter().map(move |row| (row, column)))
+            .filter_map(|(row, column)| value(row, column));
+        all.map(rising)
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
                 (low.min(v), high.max(v))
             })
-        })
-        .collect();
+    };
+    let scales: Vec<(f64, f64)> = (0..heads.len()).map(|column| range(column..column + 1)).collect();
+    let whole = range(0..heads.len());
     for row in rows {
         let _ = write!(out, "<tr><th>{}</th>", escape(row));
-        for (column, (low, high)) in scales.iter().enumerate() {
+        for (column, own) in scales.iter().enumerate() {
             let Some(m) = value(row, column) else {
                 out.push_str("<td>–</td>");
                 continue;
             };
-            let v = if m.unit.rises() { m.value } else { -m.value };
-            let share = if high > low { (v - low) / (high - low) } else { 0.5 };
-            let class = if v == *high && rows.len() > 1 { " class=top" } else { "" };
+            let v = rising(m);
+            let (low, high) = if scale == Scale::Whole { whole } else { *own };
+            let share = if high > low { (v - low) / (high - low) } else { 0.0 };
+            let class = if v == own.1 && rows.len() > 1 { " class=top" } else { "" };
             let interval = match (m.low, m.high) {
                 (Some(low), Some(high)) => format!("<small>{}–{}</small>", m.unit.show(low), m.unit.show(high)),
                 _ => String::new(),

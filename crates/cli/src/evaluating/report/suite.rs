@@ -7,7 +7,7 @@ use bifocal_eval::page::escape;
 use super::super::export::in_order;
 use super::super::results::{Example, Metric, Outcome};
 use super::All;
-use super::parts::{anchor, heat, metric_name};
+use super::parts::{Scale, anchor, heat, metric_name};
 
 /// From so many languages or categories on they have a map.
 const GROUPS: usize = 2;
@@ -136,7 +136,7 @@ fn groups(out: &mut String, all: &All<'_>, column: &str, first: &Outcome) {
         let m = first.metric(&first.headline, &names[group])?;
         Some(m.unit.show(m.chance?))
     };
-    heat(out, &heads, &all.models, value, chance);
+    heat(out, Scale::Whole, &heads, &all.models, value, chance);
 }
 
 /// The same benchmark with corrupted pictures.
@@ -160,7 +160,14 @@ fn robustness(out: &mut String, all: &All<'_>, suite: &str) {
         .collect();
     out.push_str("<h3>Robustness</h3>\n");
     let value = |model: &str, column: usize| all.get(model, columns[column]).and_then(Outcome::main);
-    heat(out, &heads, &all.models, value, |_| None);
+    // those that were measured with corruptions
+    let rows: Vec<String> = all
+        .models
+        .iter()
+        .filter(|model| (1..columns.len()).any(|c| value(model, c).is_some()))
+        .cloned()
+        .collect();
+    heat(out, Scale::Whole, &heads, &rows, value, |_| None);
     for protocol in in_order(columns.iter().filter_map(|c| {
         c.strip_prefix(&prefix)
             .and_then(|_| all.of_column(c).first().map(|o| o.what.protocol.clone()))
