@@ -49,7 +49,6 @@ check('a tap opens a picture, the grid scrolls under a finger, and more like thi
   assert.equal(await page.textContent('#name'), second, 'a finger that goes sideways shows the next one');
   await fingers(page, [[[100, 300], [300, 310]]]);
   assert.equal(await page.textContent('#name'), first);
-  if (process.env.DBG) { console.log(await page.evaluate(() => [document.querySelector('#side').open, document.querySelector('#side').innerHTML.slice(0, 1500), location.href])); await page.screenshot({ path: '/work/tmp/svc/page/dbg.png' }) }
   await page.locator('#side').getByRole('button', { name: /more like this/i }).tap();
   await settled(page);
   assert.ok(query(page).get('like').endsWith(first));
