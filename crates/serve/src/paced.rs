@@ -25,15 +25,15 @@ const RATE: u64 = 16 << 10;
 /// Bytes of an answer that are given to the connection at a time; smaller answers are not counted.
 const PIECE: usize = 64 << 10;
 
-/// A connection that fails when the client takes its answer too slowly: since the first byte of it, `patience` and a second for each
-/// [`RATE`] bytes that were taken have passed.
+/// A connection that fails when the client takes its answer too slowly: since it was first waited for, `patience` and a second for each
+/// [`RATE`] bytes that it has taken then have passed.
 pub(crate) struct Paced<S> {
     stream: S,
     patience: Duration,
     answer: Option<Answer>,
 }
 
-/// An answer on its way.
+/// An answer that has to wait for its client.
 struct Answer {
     since: Instant,
     taken: u64,
@@ -49,21 +49,24 @@ impl<S> Paced<S> {
         }
     }
 
-    /// What came of a try to write.
+    /// What came of a try to write. What fits into the system's buffers is not the client's doing, and says nothing about its pace.
     fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<Result<usize>>) -> Poll<Result<usize>> {
+        if let Poll::Ready(result) = written {
+            if let (Some(answer), Ok(n)) = (&mut self.answer, &result) {
+                answer.taken += *n as u64;
+            }
+            return Poll::Ready(result);
+        }
+        let patience = self.patience;
         let answer = self.answer.get_or_insert_with(|| {
             let since = Instant::now();
             Answer {
                 since,
                 taken: 0,
-                alarm: Box::pin(sleep_until(since + self.patience)),
+                alarm: Box::pin(sleep_until(since + patience)),
             }
         });
-        if let Poll::Ready(result) = written {
-            answer.taken += result.as_ref().map_or(0, |n| *n as u64);
-            return Poll::Ready(result);
-        }
-        let end = answer.since + self.patience + Duration::from_millis(answer.taken.saturating_mul(1000) / RATE);
+        let end = answer.since + patience + Duration::from_millis(answer.taken.saturating_mul(1000) / RATE);
         answer.alarm.as_mut().reset(end);
         ready!(answer.alarm.as_mut().poll(cx));
         Poll::Ready(Err(Error::new(
