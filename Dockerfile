@@ -7,7 +7,9 @@ FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked && cp target/release/bifocal /bifocal
+# --build-arg FEATURES=postgres: for stores in PostgreSQL
+ARG FEATURES=""
+RUN cargo build --release --locked --features "$FEATURES" && cp target/release/bifocal /bifocal
 
 FROM debian:bookworm-slim
 # uid 10001 has to be able to write where the store is

@@ -74,8 +74,6 @@ fn indexes_and_searches_in_postgres_as_in_a_folder() {
     equal(&["classify", "--labels", "dog,cat,plane", "--write", "label"]);
     equal(&["search", "a dog", "--where", "label = dog"]);
     // Another model.
-    let rebuild = fails(2, &["index", "--rebuild", "--model", model, "--store", &far]);
-    assert!(rebuild.contains("store=NAME"), "{rebuild}");
     let other = dir.path().join("other");
     std::fs::create_dir(&other).expect("a folder");
     for file in std::fs::read_dir(model).expect("a model") {
@@ -87,6 +85,21 @@ fn indexes_and_searches_in_postgres_as_in_a_folder() {
     let last = bytes.len() - 4;
     bytes[last..].copy_from_slice(&0.125f32.to_le_bytes());
     std::fs::write(&weights, bytes).expect("weights");
-    let mismatch = fails(1, &["index", "--model", text(&other), "--store", &far, text(&photos)]);
-    assert!(mismatch.contains("store=NAME"), "{mismatch}");
+    let other = text(&other);
+    let mismatch = fails(1, &["index", "--model", other, "--store", &far, text(&photos)]);
+    assert!(mismatch.contains("--rebuild"), "{mismatch}");
+    // Killed at some moment, it leaves the old store or the new one.
+    for wait in [40, 150, 300, 600] {
+        let time = std::time::Duration::from_millis(wait);
+        common::killed_after(&["index", "--rebuild", "--model", other, "--store", &far], time);
+        assert_eq!(
+            both(&["search", "a dog", "-k", "99"])[1]["hits"]
+                .as_array()
+                .map(Vec::len),
+            Some(50)
+        );
+    }
+    assert_eq!(equal(&["index", "--rebuild", "--model", other])["items"], 50);
+    equal(&["search", "a dog", "-k", "99"]);
+    equal(&["search", "a dog", "--where", "label = dog"]);
 }

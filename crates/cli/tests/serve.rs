@@ -149,6 +149,14 @@ fn it_answers_what_the_other_commands_do_and_ends_in_good_order() {
         let cosine: f32 = found.iter().zip(expected).map(|(a, b)| a * b).sum();
         assert!((cosine - 1.0).abs() < 1e-5, "{cosine}");
     }
+    // and in one batch
+    let (_, both) = service.post("/v1/embeddings", &json!({ "input": ["a dog", "two people"] }));
+    let both: Value = serde_json::from_str(&both).expect("JSON");
+    for (at, expected) in expected.iter().enumerate() {
+        let found: Vec<f32> = serde_json::from_value(both["data"][at]["embedding"].clone()).expect("a row");
+        let cosine: f32 = found.iter().zip(expected).map(|(a, b)| a * b).sum();
+        assert!((cosine - 1.0).abs() < 1e-5, "{cosine}");
+    }
     let printed = succeeds(&["search", "--store", &at("store"), "a dog", "-k", "5", "--json"]);
     let printed: Value = serde_json::from_str(&printed).expect("JSON");
     let (status, found) = service.post("/v1/search", &json!({ "query": "a dog", "k": 5 }));

@@ -238,6 +238,7 @@ fn limits_come_before_allocation() {
             side: 13,
             pixels: 13 * 9,
             bytes: jpeg.len() as u64,
+            time: None,
         },
     )
     .unwrap();

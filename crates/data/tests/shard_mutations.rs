@@ -13,6 +13,7 @@ const LIMITS: Limits = Limits {
     side: 1 << 14,
     pixels: 1 << 20,
     alloc: 8 << 20,
+    time: None,
 };
 
 fn fixture(name: &str) -> Vec<u8> {

@@ -167,9 +167,6 @@ pub enum StoreError {
 
 /// What to do to use a store with another model.
 fn other_model(path: &Path, name: &str) -> String {
-    if crate::open::is_postgres(path) {
-        return "index into another store of the same database: --store 'postgres://…?store=NAME'".to_owned();
-    }
     format!(
         "embed all of the store with the other one, beside it until both are swapped: bifocal index --rebuild --model {} --store {}",
         quoted(name),

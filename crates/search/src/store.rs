@@ -194,6 +194,12 @@ pub trait Store: Send + Sync {
     /// Failures of the engine.
     fn count(&self) -> Result<u64, StoreError>;
 
+    /// How many items satisfy a filter.
+    ///
+    /// # Errors
+    /// Failures of the engine, and damaged content.
+    fn matching(&self, filter: &Filter) -> Result<u64, StoreError>;
+
     /// The file facts of all items, in the order of their keys.
     ///
     /// # Errors
@@ -224,6 +230,21 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Failures of the engine.
     fn stats(&self) -> Result<Stats, StoreError>;
+
+    /// Opens for writing the store that grows beside this one to take its place, of this or another model. What was stored in it for the
+    /// same model before is still there.
+    ///
+    /// # Errors
+    /// A store opened for reading, another writer, something of somebody else's in that place, and failures of the engine.
+    fn open_beside(&self, model: &ModelId) -> Result<Box<dyn Store>, StoreError>;
+
+    /// Lets the content of the store beside, its model too, take the place of this one's, in one transaction: who reads sees the one or the
+    /// other. The one beside must be closed, and is gone then. Readers of another model get [`StoreError::ModelMismatch`] from then on, and
+    /// this value must not be used to write or search any more when the models differ.
+    ///
+    /// # Errors
+    /// A store opened for reading, no store beside, or one that is being written; failures of the engine, and no space.
+    fn replace_with_beside(&self) -> Result<(), StoreError>;
 }
 
 /// Lengths this close to 1 count as normalised: what f16 rounding does to a unit vector. Normalising such a vector

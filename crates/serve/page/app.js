@@ -132,7 +132,7 @@ function refused(error) {
 function tell() {
   const { hits, items, matched = items, stats, took_ms } = found;
   const line = h('p');
-  if (!hits) line.append(state.view === 'map' ? '' : filters.any() ? `${found.results.length}${found.next ? ' and more' : ''} of ${count(items, 'picture')}` : count(items, 'picture'));
+  if (!hits) line.append(state.view === 'map' ? '' : (matched < items ? `${matched.toLocaleString('en')} of ` : '') + count(items, 'picture'));
   else {
     const best = !hits.length ? 'Nothing found' : hits.length < matched ? `The best ${hits.length}` : 'All';
     line.append(h('b', {}, best), ` of ${count(matched, 'picture')}`);

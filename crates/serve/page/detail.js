@@ -67,7 +67,16 @@ export class Detail {
     large.addEventListener('load', () => { large.classList.add('here'); small.remove() });
     large.addEventListener('error', () => { large.remove(); small.alt = item.name ?? '' });
     small.addEventListener('error', () => small.remove());
-    return h('figure', {}, small, large);
+    const figure = h('figure', {}, small, large);
+    let from = null;
+    const place = ({ clientX, clientY }) => [clientX, clientY];
+    figure.addEventListener('touchstart', event => { from = event.touches.length === 1 ? place(event.touches[0]) : null }, { passive: true });
+    figure.addEventListener('touchend', event => {
+      const [across, along] = from ? place(event.changedTouches[0]).map((to, axis) => to - from[axis]) : [0, 0];
+      // A finger that goes sideways, and neither scrolls nor zooms.
+      if (Math.abs(across) > 60 && Math.abs(along) < 40 && visualViewport.scale === 1) this.calls.step(across < 0 ? 1 : -1);
+    });
+    return figure;
   }
 
   async facts(list, item) {

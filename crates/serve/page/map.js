@@ -62,9 +62,10 @@ export class Atlas {
     if (!this.points?.length || !this.width) return;
     const ends = axis => this.points.reduce(([low, high], point) => [Math.min(low, point[axis]), Math.max(high, point[axis])], [Infinity, -Infinity]);
     const [[left, right], [top, bottom]] = [ends('x'), ends('y')];
-    const margin = Math.min(MARGIN, this.width / 8);
-    this.spread = { x: (this.width - 2 * margin) / (right - left || 1), y: (this.height - 2 * margin - FOOT) / (bottom - top || 1) };
-    this.whole = { x: (left + right) / 2 * this.spread.x, y: (top + bottom) / 2 * this.spread.y + FOOT / 2, scale: 1 };
+    // On a narrow screen the text below takes two lines.
+    const margin = Math.min(MARGIN, this.width / 8), foot = this.width < 500 ? 2 * FOOT : FOOT;
+    this.spread = { x: (this.width - 2 * margin) / (right - left || 1), y: (this.height - 2 * margin - foot) / (bottom - top || 1) };
+    this.whole = { x: (left + right) / 2 * this.spread.x, y: (top + bottom) / 2 * this.spread.y + foot / 2, scale: 1 };
     this.go(this.whole, smooth);
   }
 

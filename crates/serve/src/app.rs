@@ -38,6 +38,8 @@ pub(crate) struct App {
     pub(crate) hosts: Option<AllowedHosts>,
     /// Kilobytes that bodies may still take.
     pub(crate) bodies: Arc<Semaphore>,
+    /// Kilobytes that large answers may still take.
+    pub(crate) answers: Arc<Semaphore>,
     /// Requests that may still begin.
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) thumbnails: Thumbnails,
@@ -55,6 +57,7 @@ impl App {
             .min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             bodies: Arc::new(Semaphore::new(units)),
+            answers: Arc::new(Semaphore::new((limits.answers / UNIT).min(Semaphore::MAX_PERMITS))),
             requests: Arc::new(Semaphore::new(limits.requests)),
             thumbnails: Thumbnails::new(limits.thumbnails),
             map: api::map::Cache::default(),

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::ServeError;
 use crate::app::{Shared, router};
+use crate::paced::Paced;
 
 /// Bytes of a request's head.
 const HEAD: usize = 64 * 1024;
@@ -113,6 +114,7 @@ impl Server<'_> {
         let _ = stream.set_nodelay(true);
         let (service, mut ended) = (self.service.clone(), self.ended.clone());
         let header_time = self.app.limits.header_time;
+        let stream = Paced::new(stream, self.app.limits.answer_time);
         tokio::spawn(async move {
             let _slot = slot;
             let mut builder = http1::Builder::new();

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::app::{Phase, Shared};
 use crate::error::{ApiError, Refusal};
+use crate::paced::held;
 use crate::payload::{Payload, Read};
 
 /// Around everything: a panic becomes an answer, and every answer is measured.
@@ -24,9 +25,10 @@ pub(crate) async fn outermost(State(app): State<Shared>, request: Request, next:
         .extensions()
         .get::<MatchedPath>()
         .map(|path| path.as_str().to_owned());
-    let mut response = caught(next.run(request))
+    let response = caught(next.run(request))
         .await
         .unwrap_or_else(|| ApiError::lost().into_response());
+    let mut response = held(&app, response).await;
     let route = route.as_deref().unwrap_or("(none)");
     app.metrics.request(route, response.status().as_u16(), begun.elapsed());
     if let Some(Refusal(reason)) = response.extensions().get() {

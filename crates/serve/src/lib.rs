@@ -16,6 +16,7 @@ mod json;
 mod limits;
 mod metrics;
 mod nested;
+mod paced;
 mod page;
 mod payload;
 mod picture;

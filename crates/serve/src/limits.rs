@@ -9,6 +9,8 @@ pub struct Limits {
     pub body: usize,
     /// Bytes of all bodies that are being read or worked on.
     pub bodies: usize,
+    /// Bytes of large answers that are on their way to their clients.
+    pub answers: usize,
     /// Requests that are worked on at once; more are refused.
     pub requests: usize,
     /// Open connections; more wait to be accepted.
@@ -27,6 +29,8 @@ pub struct Limits {
     pub header_time: Duration,
     /// For the body of a request.
     pub body_time: Duration,
+    /// For a client to take its answer, besides a second for each 16 KiB.
+    pub answer_time: Duration,
     /// For requests that are being worked on when the service is told to end.
     pub drain: Duration,
     /// Still accepting after that was told, so that a load balancer sees `/readyz` first.
@@ -42,6 +46,7 @@ impl Default for Limits {
         Self {
             body: 32 << 20,
             bodies: 256 << 20,
+            answers: 256 << 20,
             requests: 256,
             connections: 1024,
             inputs: 2048,
@@ -52,10 +57,14 @@ impl Default for Limits {
             deadline: Duration::from_secs(30),
             header_time: Duration::from_secs(10),
             body_time: Duration::from_secs(30),
+            answer_time: Duration::from_secs(30),
             drain: Duration::from_secs(30),
             linger: Duration::from_secs(1),
             thumbnails: 64 << 20,
-            picture: bifocal_data::Limits::default(),
+            picture: bifocal_data::Limits {
+                time: Some(Duration::from_secs(2)),
+                ..bifocal_data::Limits::default()
+            },
         }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Page {
     /// How many the store holds.
     pub(crate) items: u64,
+    /// How many of them satisfy the filter.
+    pub(crate) matched: u64,
     pub(crate) rows: Vec<Item>,
     /// Whether there are more.
     pub(crate) more: bool,
@@ -69,8 +71,11 @@ pub(crate) fn page(
     let mut rows = store.list(&options)?;
     let more = rows.len() > limit;
     rows.truncate(limit);
+    let items = store.count()?;
+    let matched = options.filter.as_ref().map(|filter| store.matching(filter));
     Ok(Page {
-        items: store.count()?,
+        items,
+        matched: matched.transpose()?.unwrap_or(items),
         rows,
         more,
     })

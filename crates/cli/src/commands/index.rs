@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use bifocal_search::{is_postgres, shown};
+use bifocal_search::shown;
 
 use crate::failure::wrong_use;
 use crate::indexing::listing::{self, Listing};
@@ -50,11 +50,6 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     if args.watch.is_some() && args.paths.is_empty() {
         return Err(wrong_use("--watch needs the folders to watch: give them as PATH"));
-    }
-    if args.rebuild && is_postgres(&args.store) {
-        return Err(wrong_use(
-            "--rebuild works on stores in folders; in PostgreSQL, index into another store of the same database: --store 'postgres://…?store=NAME'",
-        ));
     }
     let roots = listing::roots(&args.paths)?;
     let listing = Listing::read(&roots, true)?;

@@ -7,43 +7,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 use bifocal_data::source::{Finder, ImageSource};
 use bifocal_models::bundle::Model;
-use bifocal_search::{FileFacts, Item, ListOptions, LocalStore, ModelId, Store, StoreError};
+use bifocal_search::{FileFacts, Item, ListOptions, ModelId, Store};
 
 use super::{BATCH, Indexer, Work, current};
+use crate::finder::{open_reader, open_writer};
 use crate::output::progress::Progress;
 
-/// The folder inside of the store's in which the new one grows.
-const BESIDE: &str = "rebuild";
-
-/// Embeds all items of the store in `dir` with this model, and lets them replace the old ones. A kill leaves the old store whole, and the
+/// Embeds all items of the store `name` with this model, and lets them replace the old ones. A kill leaves the old store whole, and the
 /// next call goes on. Returns how many items there are, and how many were left out because their files cannot be read.
-pub fn rebuild(dir: &Path, model: &Model, id: &ModelId) -> Result<(u64, usize)> {
-    let stored = LocalStore::open_reader(dir, None)?.model().clone();
+pub fn rebuild(name: &Path, model: &Model, id: &ModelId) -> Result<(u64, usize)> {
+    let stored = open_reader(name)?.model().clone();
     // Held until the end: what another writer stored meanwhile would be lost.
-    let old = LocalStore::open_writer(dir, &stored)?;
-    let beside = dir.join(BESIDE);
-    let new = match LocalStore::open_writer(&beside, id) {
-        // Of a rebuild for yet another model, which was given up.
-        Err(StoreError::ModelMismatch { .. }) => {
-            remove(&beside)?;
-            LocalStore::open_writer(&beside, id)?
-        }
-        other => other?,
-    };
-    let failed = fill(&old, &Indexer { store: &new, model })?;
+    let old = open_writer(name, &stored)?;
+    let new = old.open_beside(id)?;
+    let failed = fill(&*old, &Indexer { store: &*new, model })?;
     let items = new.count()?;
     if items == 0 {
         anyhow::bail!("none of the {failed} files of the store could be read; the store stays as it was");
     }
+    new.flush()?;
     drop(new);
-    old.replace_with(&beside)?;
-    old.flush()?;
-    remove(&beside)?;
+    old.replace_with_beside()?;
     Ok((items, failed))
 }
 
 /// Embeds what the new store has not yet; returns how many files could not be read.
-fn fill(old: &LocalStore, indexer: &Indexer) -> Result<usize> {
+fn fill(old: &dyn Store, indexer: &Indexer) -> Result<usize> {
     let done: HashMap<String, FileFacts> = indexer.store.files()?.into_iter().map(|f| (f.key.clone(), f)).collect();
     let gone = AtomicUsize::new(0);
     let mut finder = Finder::default();
@@ -88,8 +77,4 @@ fn fill(old: &LocalStore, indexer: &Indexer) -> Result<usize> {
     })?;
     progress.finish();
     Ok(failed.len() + gone.into_inner())
-}
-
-fn remove(dir: &Path) -> Result<()> {
-    std::fs::remove_dir_all(dir).with_context(|| format!("removing {}", dir.display()))
 }

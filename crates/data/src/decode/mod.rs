@@ -5,6 +5,7 @@
 //! transparency shows white. Of an animation the first frame is taken. Where the reference libraries see something else in a file,
 //! [`Conventions`] says whose way is taken.
 
+mod budget;
 mod conventions;
 mod error;
 mod jpeg;
@@ -12,13 +13,15 @@ mod pixels;
 mod sniff;
 mod tiff;
 
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
+use budget::{Budget, Watched};
 pub use conventions::{Conventions, DeepGrey, Transparency, Turning};
 pub use error::DecodeError;
 use jpeg::JpegError;
@@ -36,6 +39,9 @@ pub struct Limits {
     pub pixels: u64,
     /// Most memory in bytes that decoding may hold at once, besides the file itself (default 256 MiB).
     pub alloc: u64,
+    /// Longest time of the processor (default none, so that which pictures are read does not depend on the machine). For services:
+    /// what can be done to a file of a given size is bounded, but not small.
+    pub time: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -45,6 +51,7 @@ impl Default for Limits {
             side: 16_384,
             pixels: 64_000_000,
             alloc: 256 << 20,
+            time: None,
         }
     }
 }
@@ -185,10 +192,11 @@ fn decode_as(
     limits: &Limits,
     conventions: Conventions,
 ) -> Result<RgbImage, DecodeError> {
+    let budget = Budget::new(limits.time);
     let raw = if format == ImageFormat::Jpeg {
-        decode_jpeg(bytes, limits)?
+        decode_jpeg(bytes, limits, &budget)?
     } else {
-        decode_other(bytes, format, name, limits, conventions)?
+        decode_other(bytes, format, name, limits, conventions, &budget)?
     };
     let odd = || DecodeError::Damaged {
         format: name,
@@ -205,7 +213,7 @@ fn decode_as(
 }
 
 /// JPEG, by the decoder here, whose pixels are libjpeg's.
-fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
+fn decode_jpeg(bytes: &[u8], limits: &Limits, budget: &Budget) -> Result<Raw, DecodeError> {
     const FORMAT: &str = "JPEG";
     let damaged = |reason: &str| DecodeError::Damaged {
         format: FORMAT,
@@ -236,8 +244,9 @@ fn decode_jpeg(bytes: &[u8], limits: &Limits) -> Result<Raw, DecodeError> {
     if !facts.whole {
         return Err(DecodeError::Truncated { format: FORMAT });
     }
-    let rgb = jpeg::decode(bytes, size).map_err(|e| match e {
+    let rgb = jpeg::decode(bytes, size, budget).map_err(|e| match e {
         JpegError::Damaged(reason) => damaged(reason),
+        JpegError::Slow => budget.error(FORMAT),
         JpegError::Unsupported(kind) => DecodeError::Unsupported {
             what: format!("a JPEG {kind}"),
         },
@@ -258,15 +267,17 @@ fn decode_other(
     name: &'static str,
     limits: &Limits,
     conventions: Conventions,
+    budget: &Budget,
 ) -> Result<Raw, DecodeError> {
     let fail = |e: ImageError| match from_image_error(&e, name) {
+        _ if budget.was_spent() => budget.error(name),
         DecodeError::Damaged { .. } if sniff::cut_off(bytes, format) => DecodeError::Truncated { format: name },
         other => other,
     };
     if format == ImageFormat::Tiff {
         tiff::check(bytes, limits.alloc)?;
     }
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut reader = ImageReader::with_format(Watched::new(bytes, budget), format);
     let mut inner = image::Limits::default();
     inner.max_alloc = Some(limits.alloc);
     reader.limits(inner);

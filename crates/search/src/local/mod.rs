@@ -40,6 +40,8 @@ use masks::Masks;
 
 /// How often a search is repeated when items that it found were removed meanwhile, before it keeps writers' changes out of sight.
 const FREE_ATTEMPTS: usize = 2;
+/// The folder inside of the store's in which the one grows that is to take its place.
+const BESIDE: &str = "rebuild";
 
 /// A store in a folder.
 #[derive(Debug)]
@@ -209,6 +211,15 @@ impl LocalStore {
 
     fn cx(&self) -> Context<'_> {
         Context { path: &self.dir }
+    }
+
+    fn remove_beside(&self) -> Result<(), StoreError> {
+        let path = self.dir.join(BESIDE);
+        std::fs::remove_dir_all(&path).map_err(|source| StoreError::Io {
+            path,
+            action: "cannot be removed",
+            source,
+        })
     }
 
     /// A transaction of a thread that panicked was rolled back: the connection is as good as before.
@@ -434,6 +445,13 @@ impl Store for LocalStore {
         read::count(&self.connection(), self.cx())
     }
 
+    fn matching(&self, filter: &Filter) -> Result<u64, StoreError> {
+        self.snapshot(|connection| {
+            let generation = cache::current(connection, self.cx())?;
+            Ok(self.chosen(connection, generation, filter)?.len() as u64)
+        })
+    }
+
     fn files(&self) -> Result<Vec<FileFacts>, StoreError> {
         read::files(&self.connection(), self.cx())
     }
@@ -475,5 +493,25 @@ impl Store for LocalStore {
                 generation: u64::try_from(cache::current(connection, self.cx())?).unwrap_or(0),
             })
         })
+    }
+
+    fn open_beside(&self, model: &ModelId) -> Result<Box<dyn Store>, StoreError> {
+        drop(self.writer()?);
+        let dir = self.dir.join(BESIDE);
+        let opened = match Self::open_writer(&dir, model) {
+            // of another model, and given up
+            Err(StoreError::ModelMismatch { .. }) => {
+                self.remove_beside()?;
+                Self::open_writer(&dir, model)
+            }
+            other => other,
+        };
+        Ok(Box::new(opened?))
+    }
+
+    fn replace_with_beside(&self) -> Result<(), StoreError> {
+        self.replace_with(&self.dir.join(BESIDE))?;
+        self.flush()?;
+        self.remove_beside()
     }
 }

@@ -142,6 +142,19 @@ impl Address {
         })
     }
 
+    /// The store that grows beside this one, in a schema of its own.
+    pub(super) fn beside(&self) -> Self {
+        const END: &str = "_rebuild";
+        let mut store = format!("{}{END}", self.store);
+        if store.len() > MAX_NAME {
+            // Long names are told apart by their hash.
+            let hash = &blake3::hash(self.store.as_bytes()).to_hex()[..16];
+            let kept = MAX_NAME - END.len() - hash.len() - 1;
+            store = format!("{}_{hash}{END}", &self.store[..kept]);
+        }
+        Self { store, ..self.clone() }
+    }
+
     /// A statement in which `@` stands for the store's schema.
     pub(super) fn sql(&self, statement: &str) -> String {
         statement.replace('@', &format!("\"{}\".", self.store))
@@ -179,6 +192,17 @@ mod tests {
         assert_eq!(address.roots.as_deref(), Some(Path::new("/a b.pem")));
         let address = Address::parse("postgres:///db?host=/run/postgresql&sslmode=verify-full").unwrap();
         assert_eq!(address.tls, Tls::Disable);
+    }
+
+    #[test]
+    fn the_store_beside_has_a_name_of_its_own() {
+        let beside = |store: &str| {
+            let address = Address::parse(&format!("postgres://host/db?store={store}")).unwrap();
+            address.beside().store
+        };
+        assert_eq!(beside("photos"), "photos_rebuild");
+        let (a, b) = (beside(&"a".repeat(63)), beside(&"a".repeat(62)));
+        assert!(a != b && is_name(&a) && is_name(&b), "{a} {b}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
-use postgres::{Client, IsolationLevel, Transaction};
+use postgres::{Client, GenericClient, IsolationLevel, Transaction};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::StoreError;
@@ -198,7 +198,7 @@ impl Connections {
     fn locked(&self) -> Result<Client, StoreError> {
         let mut client = self.connect(true)?;
         let begun = Instant::now();
-        let lock = self.lock_number();
+        let lock = lock_number(&self.address);
         let fail = |e| self.failure("taking the writer's lock", e);
         loop {
             let taken: bool = client
@@ -219,15 +219,24 @@ impl Connections {
         }
     }
 
-    /// Advisory locks are numbers that all programs of a database share.
-    fn lock_number(&self) -> i64 {
-        let hash = blake3::hash(format!("bifocal writer of {}", self.address.store).as_bytes());
-        let mut first = [0u8; 8];
-        first.copy_from_slice(&hash.as_bytes()[..8]);
-        i64::from_le_bytes(first)
+    /// Takes the writer's lock of another store until the transaction ends.
+    pub(super) fn lock_within(&self, tx: &mut Transaction, other: &Address) -> Result<(), Failure> {
+        const TAKE: &str = "SELECT pg_try_advisory_xact_lock($1)";
+        let (begun, lock) = (Instant::now(), lock_number(other));
+        while !tx.query_one(TAKE, &[&lock])?.get::<_, bool>(0) {
+            if begun.elapsed() > GRACE {
+                return Err(StoreError::Locked {
+                    path: self.path().to_owned(),
+                    holder: self.holder(tx, lock)?,
+                }
+                .into());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
     }
 
-    fn holder(&self, client: &mut Client, lock: i64) -> Result<String, postgres::Error> {
+    fn holder(&self, client: &mut impl GenericClient, lock: i64) -> Result<String, postgres::Error> {
         const HOLDER: &str = "SELECT coalesce(a.application_name, ''), coalesce(host(a.client_addr), 'the server''s machine'), l.pid \
             FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid \
             WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND (l.classid::bigint << 32 | l.objid::bigint) = $1 \
@@ -280,6 +289,14 @@ impl Connections {
             source: Box::new(Reason(reason(error))),
         }
     }
+}
+
+/// Advisory locks are numbers that all programs of a database share.
+fn lock_number(address: &Address) -> i64 {
+    let hash = blake3::hash(format!("bifocal writer of {}", address.store).as_bytes());
+    let mut first = [0u8; 8];
+    first.copy_from_slice(&hash.as_bytes()[..8]);
+    i64::from_le_bytes(first)
 }
 
 impl Drop for Connections {

@@ -9,6 +9,7 @@ mod filter;
 mod read;
 mod schema;
 mod search;
+mod swap;
 mod tls;
 mod write;
 
@@ -16,6 +17,7 @@ use postgres::Transaction;
 
 use crate::error::StoreError;
 use crate::failure::Failure as Remembered;
+use crate::filter::Filter;
 use crate::item::{Entry, FileFacts, Item, Metadata};
 use crate::store::{Found, ListOptions, ModelId, SearchOptions, Stats, Store, unit};
 
@@ -36,7 +38,11 @@ impl PgStore {
     /// Another writer, a store of another model, a schema that is no store or of a later format, a server without pgvector 0.8,
     /// an address that cannot be read, a server that cannot be reached or refuses.
     pub fn open_writer(address: &str, model: &ModelId) -> Result<Self, StoreError> {
-        let connections = Connections::writer(Address::parse(address)?)?;
+        Self::writer(Address::parse(address)?, model)
+    }
+
+    fn writer(address: Address, model: &ModelId) -> Result<Self, StoreError> {
+        let connections = Connections::writer(address)?;
         let place = &connections.address;
         let stored = connections.write("opening it", |tx| {
             if schema::check(tx, place)?.is_some() {
@@ -191,6 +197,13 @@ impl Store for PgStore {
         Ok(u64::try_from(state.items).unwrap_or(0))
     }
 
+    fn matching(&self, filter: &Filter) -> Result<u64, StoreError> {
+        self.connections.snapshot("counting items", |tx| {
+            let items = self.state(tx)?.items;
+            search::matching(tx, self.address(), filter, u64::try_from(items).unwrap_or(0))
+        })
+    }
+
     fn files(&self) -> Result<Vec<FileFacts>, StoreError> {
         self.connections
             .read("listing items", |client| read::files(client, self.address()))
@@ -226,6 +239,28 @@ impl Store for PgStore {
                 generation: u64::try_from(state.generation).unwrap_or(0),
             })
         })
+    }
+
+    fn open_beside(&self, model: &ModelId) -> Result<Box<dyn Store>, StoreError> {
+        let (address, beside) = (self.address(), self.address().beside());
+        let write = |run: fn(&mut Transaction, &Address, &Address) -> Result<(), Failure>| {
+            self.connections
+                .write("making room beside it", |tx| run(tx, address, &beside))
+        };
+        write(swap::prepare)?;
+        let opened = match Self::writer(beside.clone(), model) {
+            // Of another model, and given up.
+            Err(StoreError::ModelMismatch { .. }) => {
+                write(swap::empty)?;
+                Self::writer(beside.clone(), model)
+            }
+            other => other,
+        };
+        Ok(Box::new(opened?))
+    }
+
+    fn replace_with_beside(&self) -> Result<(), StoreError> {
+        swap::replace(&self.connections)
     }
 }
 

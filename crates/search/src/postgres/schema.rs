@@ -67,6 +67,9 @@ const MAX_INDEXED: usize = 4_000;
 /// The first pgvector whose index goes on until a filter is satisfied often enough.
 const PGVECTOR: (u32, u32) = (0, 8);
 
+/// Held while the extension is made: "bifocal" in ASCII.
+const EXTENSION_LOCK: i64 = 0x0062_6966_6f63_616c;
+
 /// What the store says of itself.
 pub(super) struct State {
     pub(super) model: ModelId,
@@ -152,6 +155,8 @@ fn prepare(tx: &mut Transaction, address: &Address, model: &ModelId) -> Result<(
             "cannot keep a store: create one WITH ENCODING 'UTF8'",
         );
     }
+    // Two processes that make it at once would be in each other's way.
+    tx.execute("SELECT pg_advisory_xact_lock($1)", &[&EXTENSION_LOCK])?;
     tx.batch_execute("CREATE EXTENSION IF NOT EXISTS vector")?;
     let version: String = tx
         .query_one("SELECT extversion FROM pg_extension WHERE extname = 'vector'", &[])?
@@ -164,11 +169,14 @@ fn prepare(tx: &mut Transaction, address: &Address, model: &ModelId) -> Result<(
         );
     }
     let versions = "CREATE TABLE @versions (version bigint PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now())";
-    tx.batch_execute(&format!(
-        "CREATE SCHEMA IF NOT EXISTS \"{}\"; {}",
-        address.store,
-        address.sql(versions)
-    ))?;
+    let exists: bool = tx
+        .query_one("SELECT to_regnamespace($1) IS NOT NULL", &[&address.store])?
+        .get(0);
+    // Even IF NOT EXISTS needs the right to create one, which not every owner of a schema has.
+    if !exists {
+        tx.batch_execute(&format!("CREATE SCHEMA \"{}\"", address.store))?;
+    }
+    tx.batch_execute(&address.sql(versions))?;
     Ok(())
 }
 

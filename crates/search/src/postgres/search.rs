@@ -8,6 +8,7 @@ use postgres::Transaction;
 use postgres::types::ToSql;
 
 use crate::error::StoreError;
+use crate::filter::Filter;
 use crate::scores::ScoreStats;
 use crate::store::{Found, Hit, SearchOptions};
 
@@ -80,6 +81,15 @@ pub(super) fn search(
         });
     }
     Ok(found)
+}
+
+/// How many items satisfy a filter.
+pub(super) fn matching(tx: &mut Transaction, address: &Address, filter: &Filter, items: u64) -> Result<u64, Failure> {
+    let options = SearchOptions {
+        filter: Some(filter.clone()),
+        ..SearchOptions::default()
+    };
+    Ok(scope(tx, address, &options, items)?.matched)
 }
 
 fn scope(tx: &mut Transaction, address: &Address, options: &SearchOptions, items: u64) -> Result<Scope, Failure> {

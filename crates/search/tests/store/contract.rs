@@ -248,6 +248,7 @@ fn filters(open: Open) {
                 );
             }
         }
+        assert_eq!(store.matching(&filter).unwrap(), expected.len() as u64, "{filter}");
         // The same items as a list, and left out one by one.
         let options = ListOptions {
             filter: Some(filter.clone()),

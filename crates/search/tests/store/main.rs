@@ -9,5 +9,7 @@ mod local;
 mod made;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_rebuild;
 mod rebuild;
 mod twin;

@@ -10,14 +10,14 @@ use bifocal_search::{Entry, Filter, ListOptions, LocalStore, ModelId, PgStore, S
 use serde_json::json;
 
 /// A store of a test's own, dropped with it.
-struct Place {
-    server: String,
-    name: String,
+pub struct Place {
+    pub server: String,
+    pub name: String,
 }
 
 impl Place {
     /// `None`: there is no server to test with.
-    fn new(name: &str) -> Option<Self> {
+    pub fn new(name: &str) -> Option<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Ok(server) = std::env::var("BIFOCAL_POSTGRES") else {
             println!("skipped: BIFOCAL_POSTGRES=postgres://… names no server (scripts/check-postgres.sh)");
@@ -28,17 +28,17 @@ impl Place {
         Some(Self { server, name })
     }
 
-    fn address(&self, more: &str) -> String {
+    pub fn address(&self, more: &str) -> String {
         let sign = if self.server.contains('?') { '&' } else { '?' };
         format!("{}{sign}store={}{more}", self.server, self.name)
     }
 
-    fn writer(&self) -> PgStore {
+    pub fn writer(&self) -> PgStore {
         PgStore::open_writer(&self.address(""), &model()).unwrap()
     }
 
     /// Statements past the store; `@` is its schema.
-    fn execute(&self, statements: &str) {
+    pub fn execute(&self, statements: &str) {
         let mut client = postgres::Client::connect(&self.server, postgres::NoTls).unwrap();
         let statements = statements.replace('@', &format!("\"{}\".", self.name));
         client.batch_execute(&statements).unwrap();

@@ -180,6 +180,14 @@ impl Run {
         };
         let listed = store.list(&options).unwrap();
         let mut expected: Vec<&Entry> = self.matching(filter.as_ref());
+        if let Some(filter) = &filter {
+            assert_eq!(
+                store.matching(filter).unwrap(),
+                expected.len() as u64,
+                "{}",
+                self.place()
+            );
+        }
         expected.retain(|e| after.as_ref().is_none_or(|a| e.item.file.key > *a));
         expected.truncate(options.limit);
         assert_eq!(listed.len(), expected.len(), "{}", self.place());

@@ -82,7 +82,9 @@ pub(crate) async fn list(State(app): State<Shared>, query: Asked<ListQuery>) -> 
         .iter()
         .map(|item| show(&item.file.key, item.file.size, item.file.modified_ns, &item.metadata));
     let results: Vec<Value> = rows.collect();
-    Ok(Json(json!({ "items": page.items, "next": next, "results": results })))
+    Ok(Json(json!({
+        "items": page.items, "matched": page.matched, "next": next, "results": results,
+    })))
 }
 
 /// `GET /v1/items/thumbnail`: a JPEG.

@@ -169,6 +169,29 @@ fn pictures_that_are_none_or_too_large_are_refused() {
     });
 }
 
+/// The bombs of the decoder's own tests, as a client would throw them.
+#[test]
+fn bombs_are_answered_like_other_pictures() {
+    run(async {
+        let mut limits = Limits::default();
+        assert!(limits.picture.time.is_some());
+        limits.picture.time = Some(std::time::Duration::from_millis(200));
+        let server = Server::new(limits, 0);
+        let mut seen = std::collections::BTreeMap::<u16, usize>::new();
+        for bomb in bombs::bombs() {
+            let (kind, body) = form(&[("image", &bomb.bytes)], &[]);
+            let answer = server.post_raw("/v1/embeddings", &kind, body).await;
+            let status = answer.status.as_u16();
+            let good = matches!(status, 413 | 415 | 422) || status == 200 && !bomb.refused;
+            assert!(good, "{}: {status}", bomb.name);
+            *seen.entry(status).or_default() += 1;
+        }
+        assert!(seen.values().sum::<usize>() > 100 && seen.len() >= 3, "{seen:?}");
+        server.post("/v1/embeddings", &json!({ "input": "a" })).await.good();
+        assert_eq!(server.app.engine().unwrap().queue.room().used(), Default::default());
+    });
+}
+
 #[test]
 fn forms_that_are_none_are_refused() {
     run(async {

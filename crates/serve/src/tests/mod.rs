@@ -1,10 +1,13 @@
 //! The router with a real, tiny model and a real store of the samples' photos.
 
+#[path = "../../../data/tests/common/bombs.rs"]
+mod bombs;
 mod dialects;
 mod embeddings;
 mod hostile;
 mod life;
 mod search;
+mod slow;
 
 #[path = "../../../align/tests/common/mod.rs"]
 mod tiny;

@@ -108,6 +108,8 @@ fn filters_never_shrink_what_is_found() {
         );
         assert_eq!(some["hits"][0]["modified"], 5);
         assert!(some["stats"]["deviation"].as_f64().unwrap() > 0.0);
+        let listed = server.get("/v1/items?limit=1&where=number%20%3C%202").await.good();
+        assert_eq!((&listed["items"], &listed["matched"]), (&json!(20), &json!(2)));
         let listed = server.get("/v1/items?where=number%20%3C%202").await.good();
         assert_eq!(listed["results"].as_array().map(Vec::len), Some(2));
         for bad in ["number >", "((", "number = = 3"] {

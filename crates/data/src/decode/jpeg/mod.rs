@@ -18,6 +18,7 @@ mod upsample;
 
 pub(super) use facts::facts;
 
+use super::budget::Budget;
 use frame::{Frame, Tables};
 
 /// Why a stream could not be decoded.
@@ -27,11 +28,13 @@ pub(super) enum JpegError {
     Unsupported(&'static str),
     /// The stream contradicts itself.
     Damaged(&'static str),
+    /// It takes longer than it may.
+    Slow,
 }
 
 /// Decodes a picture of a known size to RGB, `[height, width, 3]`. What the stream lacks is taken as zero, as libjpeg does; whether it is whole is for the caller to
 /// check, with [`facts`].
-pub(super) fn decode(bytes: &[u8], size: (u32, u32)) -> Result<Vec<u8>, JpegError> {
+pub(super) fn decode(bytes: &[u8], size: (u32, u32), budget: &Budget) -> Result<Vec<u8>, JpegError> {
     let mut tables = Tables::default();
     let mut frame: Option<Frame> = None;
     let mut at = 2; // after SOI
@@ -51,7 +54,7 @@ pub(super) fn decode(bytes: &[u8], size: (u32, u32)) -> Result<Vec<u8>, JpegErro
                 let frame = frame
                     .as_mut()
                     .ok_or(JpegError::Damaged("a scan comes before the frame"))?;
-                at = scan::decode(frame, &tables, body, bytes, next)?;
+                at = scan::decode(frame, &tables, body, bytes, next, budget)?;
             }
             0xdb => tables.quantisation(body)?,
             0xdd => tables.restart_interval(body)?,

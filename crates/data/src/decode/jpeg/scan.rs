@@ -1,5 +1,6 @@
 //! One scan: which blocks come in which order (ITU-T T.81, A.2 and B.2.3).
 
+use super::super::budget::Budget;
 use super::JpegError;
 use super::block::{Band, ac_first, ac_refine, dc_first, sequential};
 use super::frame::{Frame, Tables};
@@ -31,6 +32,7 @@ struct Scan<'a, 't> {
     band: Band,
     restart: usize,
     bits: Bits<'a>,
+    budget: &'t Budget,
 }
 
 /// Decodes the scan whose header is `body` and whose data begin at `at`; gives the position behind the data.
@@ -40,6 +42,7 @@ pub(super) fn decode(
     body: &[u8],
     bytes: &[u8],
     at: usize,
+    budget: &Budget,
 ) -> Result<usize, JpegError> {
     const BAD: JpegError = JpegError::Damaged("a scan header is impossible");
     let [count, rest @ ..] = body else { return Err(BAD) };
@@ -114,8 +117,11 @@ pub(super) fn decode(
         band,
         restart: tables.restart,
         bits: Bits::new(bytes, at),
+        budget,
     };
-    pulp::Arch::new().dispatch(Run(&mut scan));
+    if !pulp::Arch::new().dispatch(Run(&mut scan)) {
+        return Err(JpegError::Slow);
+    }
     Ok(scan.bits.at)
 }
 
@@ -123,16 +129,17 @@ pub(super) fn decode(
 struct Run<'r, 'a, 't>(&'r mut Scan<'a, 't>);
 
 impl pulp::WithSimd for Run<'_, '_, '_> {
-    type Output = ();
+    type Output = bool;
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        self.0.run();
+    fn with_simd<S: pulp::Simd>(self, _: S) -> bool {
+        self.0.run()
     }
 }
 
 impl Scan<'_, '_> {
+    /// Whether it came to its end in time.
     #[inline(always)]
-    fn run(&mut self) {
+    fn run(&mut self) -> bool {
         let alone = self.parts.len() == 1;
         let (wide, high) = if alone {
             // a scan of one component has no padding blocks
@@ -146,6 +153,9 @@ impl Scan<'_, '_> {
         }
         let (mut until_restart, mut run) = (self.restart, 0);
         for y in 0..high {
+            if self.budget.is_spent() {
+                return false;
+            }
             for x in 0..wide {
                 if self.restart > 0 {
                     if until_restart == 0 {
@@ -170,6 +180,7 @@ impl Scan<'_, '_> {
                 }
             }
         }
+        true
     }
 
     #[inline(always)]
