@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bifocal_data::source::{Finder, ImageSource};
 use bifocal_models::bundle::Model;
 use bifocal_search::{FileFacts, Item, ListOptions, ModelId, Store};
