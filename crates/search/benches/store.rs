@@ -4,7 +4,7 @@
 //!
 //! - `--rows N`, `--dim N`: how much is made up;
 //! - `--data FOLDER`: rows and queries from `rows.npy` and `queries.npy` (`bifocal embed --out`, float32) in it instead; when there are fewer
-//!   rows than `--rows`, the others are made from them: each near a real one, as a changed copy of a picture would be;
+//!   rows than `--rows`, the others are made of two real ones each, as pictures that show both;
 //! - `--graph`: by the graph wherever it can answer;
 //! - `--recall`: the table of docs/search.md, what the graph finds of what the scan finds;
 //! - `--turns`: does what lines on its input ask for, in turns with others (`benches/compare/search_faiss.py`).
@@ -23,8 +23,8 @@ use bifocal_search::{
 const BATCH: usize = 64;
 /// Runs whose median is told.
 const RUNS: usize = 15;
-/// How far a made row lies from the real one that it is made of, as a part of its length.
-const CHANGED: f32 = 0.5;
+/// Noise in a made row, as a part of the length of the real one that it is made of.
+const NOISE: f32 = 0.3;
 
 #[derive(Default)]
 struct Arguments {
@@ -120,10 +120,16 @@ fn data(asked: &Arguments) -> (Vec<f32>, Vec<f32>, usize) {
     assert_eq!(dim, of_queries, "rows and queries are of one width");
     let (real, wanted) = (rows.len(), asked.rows.unwrap_or(0) * dim);
     let noise = made_up(wanted.saturating_sub(real), 3);
+    let shares = made_up(2 * noise.len() / dim, 4);
     // Numbers between -1 and 1 have a variance of a third.
-    let scale = CHANGED * (3.0 / dim as f32).sqrt();
-    for (at, noise) in noise.into_iter().enumerate() {
-        rows.push(rows[at % real] + scale * noise);
+    let scale = NOISE * (3.0 / dim as f32).sqrt();
+    for (made, noise) in noise.chunks_exact(dim).enumerate() {
+        let second = ((shares[2 * made] + 1.0) / 2.0 * (real / dim) as f32) as usize % (real / dim) * dim;
+        let share = 0.5 + 0.3 * shares[2 * made + 1];
+        let first = made * dim % real;
+        let mixed = (0..dim).map(|d| rows[first + d] + share * rows[second + d] + scale * noise[d]);
+        let mixed: Vec<f32> = mixed.collect();
+        rows.extend(mixed);
     }
     (rows, queries, dim)
 }

@@ -59,6 +59,9 @@ pub struct LocalStore {
     /// Queries so far.
     #[cfg(feature = "hnsw")]
     asked: AtomicU32,
+    /// Held while the graph's file is written: two threads would take the temporary file from each other.
+    #[cfg(feature = "hnsw")]
+    renewing: Mutex<()>,
 }
 
 impl LocalStore {
@@ -130,6 +133,8 @@ impl LocalStore {
             usage: GraphUse::default(),
             #[cfg(feature = "hnsw")]
             asked: 0.into(),
+            #[cfg(feature = "hnsw")]
+            renewing: Mutex::default(),
         })
     }
 
@@ -183,6 +188,7 @@ impl LocalStore {
     /// Builds or extends the graph's file where too much was stored or removed since it was written, or it is damaged.
     #[cfg(feature = "hnsw")]
     fn write_graph(&self) -> Result<(), StoreError> {
+        let _renewing = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = graph::path(&self.dir);
         let is_current = self.snapshot(|connection| {
             let items = read::count(connection, self.cx())?;
