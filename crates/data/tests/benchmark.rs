@@ -299,4 +299,7 @@ fn the_list_is_in_order() {
         assert!(benchmark::suite(suite.name).is_some());
     }
     assert!(benchmark::suite("imagenet-1k").is_none());
+    let page = include_str!("../../../docs/benchmarks.md");
+    let absent = benchmark::list().iter().find(|s| !page.contains(&format!("| [`{}`]({})", s.name, s.url)) && !page.contains(&format!("| `{}` |", s.name)));
+    assert!(absent.is_none(), "docs/benchmarks.md does not tell of {:?}", absent.map(|s| s.name));
 }
