@@ -132,10 +132,8 @@ impl Scorer {
             Task::Texts(TextTask::Similarity(rows)) => {
                 let (first, second): (Vec<&str>, Vec<&str>) =
                     rows.iter().map(|(a, b, _)| (a.as_str(), b.as_str())).unzip();
-                let cosines = self
-                    .texts(&first)
-                    .chunks_exact(dim)
-                    .zip(self.texts(&second).chunks_exact(dim));
+                let (first, second) = (self.texts(&first), self.texts(&second));
+                let cosines = first.chunks_exact(dim).zip(second.chunks_exact(dim));
                 let cosines: Vec<f64> = cosines.map(|(a, b)| f64::from(dot(a, b))).collect();
                 let scores: Vec<f64> = rows.iter().map(|r| r.2).collect();
                 json!({"pairs": rows.len(), "spearman": spearman(&cosines, &scores)})
