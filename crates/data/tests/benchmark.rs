@@ -1,11 +1,15 @@
 //! Traps of the benchmarks' layouts, at the size that they have.
 
+#[path = "common/mutate.rs"]
+mod mutate;
+
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bifocal_data::benchmark::{self, BenchmarkError, Composition, Options, Rule, Task, open};
 use bifocal_data::{Conventions, ImageSource, Limits};
+use mutate::{Random, mutate};
 
 fn put(root: &Path, name: &str, bytes: impl AsRef<[u8]>) {
     let path = root.join(name);
@@ -299,4 +303,101 @@ fn the_list_is_in_order() {
         assert!(benchmark::suite(suite.name).is_some());
     }
     assert!(benchmark::suite("imagenet-1k").is_none());
+    let page = include_str!("../../../docs/benchmarks.md");
+    let absent = benchmark::list().iter().find(|s| {
+        !page.contains(&format!("| [`{}`]({})", s.name, s.url)) && !page.contains(&format!("| `{}` |", s.name))
+    });
+    assert!(
+        absent.is_none(),
+        "docs/benchmarks.md does not tell of {:?}",
+        absent.map(|s| s.name)
+    );
+}
+
+fn files(folder: &Path, to: &mut Vec<PathBuf>) {
+    for path in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+        match path.is_dir() {
+            true => files(&path, to),
+            false => to.push(path),
+        }
+    }
+}
+
+/// Every list, table and archive of every miniature, damaged: an error or a benchmark, whose indices are all in range, but no panic.
+#[test]
+fn damaged_files_never_end_the_process() {
+    const TIMES: usize = 12;
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/tests/fixtures/benchmarks");
+    let places: serde_json::Value = serde_json::from_slice(&fs::read(fixtures.join("pictures.json")).unwrap()).unwrap();
+    let mut random = Random::new(7);
+    let mut opened = 0;
+    for suite in benchmark::list() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in places[suite.name]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(path, _)| path)
+        {
+            put(dir.path(), path, "");
+        }
+        let layout = fixtures.join("layouts").join(suite.name);
+        let mut originals = Vec::new();
+        files(&layout, &mut originals);
+        originals.sort();
+        let original = |path: &Path| {
+            (
+                path.strip_prefix(&layout).unwrap().to_str().unwrap().to_owned(),
+                fs::read(path).unwrap(),
+            )
+        };
+        let originals: Vec<(String, Vec<u8>)> = originals.iter().map(|p| original(p)).collect();
+        originals.iter().for_each(|(name, bytes)| put(dir.path(), name, bytes));
+        for (name, bytes) in &originals {
+            for _ in 0..TIMES {
+                let other = &originals[random.below(originals.len())].1;
+                put(dir.path(), name, mutate(&mut random, bytes, other));
+                if let Ok(benchmark) = open(
+                    suite.name,
+                    dir.path(),
+                    &Options {
+                        train: true,
+                        ..partial()
+                    },
+                ) {
+                    in_range(&benchmark.task);
+                    opened += 1;
+                }
+            }
+            put(dir.path(), name, bytes);
+        }
+    }
+    assert!(opened > 50, "the mutations leave something to open: {opened}");
+}
+
+fn in_range(task: &Task) {
+    match task {
+        Task::Classification(task) => {
+            assert_eq!(task.images.len(), task.labels.len());
+            assert!(task.labels.iter().all(|&l| l < task.classes));
+            for prompts in &task.prompts {
+                assert_eq!(prompts.classes.len(), prompts.names.len());
+                assert!(prompts.classes.iter().all(|&c| c < task.classes));
+            }
+            if let Some((images, labels)) = &task.train {
+                assert_eq!(images.len(), labels.len());
+                assert!(labels.iter().all(|&l| l < task.classes));
+            }
+        }
+        Task::Retrieval(task) => {
+            let images = task.languages.iter().flat_map(|l| &l.captions).map(|(_, image)| *image);
+            assert!(images.max().is_none_or(|most| most < task.images.len()));
+        }
+        Task::Composition(task) => {
+            for item in task.groups.iter().flat_map(|g| &g.items) {
+                assert!(item.texts.len() > 1 && item.images.iter().all(|&i| i < task.images.len()));
+            }
+        }
+        Task::Texts(_) => {}
+    }
 }

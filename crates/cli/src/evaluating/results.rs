@@ -294,7 +294,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// A name that is a name in every file system.
 pub fn file_name(name: &str) -> String {
-    let plain = |c: char| match c.is_alphanumeric() || "-_.+=".contains(c) {
+    let plain = |c: char| match c.is_alphanumeric() || "-_.+=@".contains(c) {
         true => c,
         false => '_',
     };
@@ -313,7 +313,7 @@ mod tests {
     fn names_of_files_leave_their_folder_alone() {
         assert_eq!(file_name("../../etc/passwd"), "_.._etc_passwd");
         assert_eq!(file_name(".."), "_");
-        assert_eq!(file_name("hf:org/name@main"), "hf_org_name_main");
+        assert_eq!(file_name("hf:org/name@main"), "hf_org_name@main");
         assert_eq!(file_name("retrieval=flickr8k+blur-3"), "retrieval=flickr8k+blur-3");
     }
 

@@ -26,6 +26,12 @@ pub fn watch(plan: &Plan, run: &Path, opened: &[Opened], ranks: &dyn Ranks) -> R
     let mut seen = None;
     loop {
         let ended = run.join("model").join("bifocal.json").is_file();
+        if !run.join("recipe.toml").is_file() {
+            anyhow::bail!(
+                "{} is no folder of a run, or not any more: `bifocal train` makes one",
+                run.display()
+            );
+        }
         let step = newest_step(run).with_context(|| format!("{} is no folder of a run", run.display()))?;
         if step.is_some() && step != seen && !ended {
             match bundle_of_newest(run, &scratch) {
@@ -57,8 +63,6 @@ pub fn watch(plan: &Plan, run: &Path, opened: &[Opened], ranks: &dyn Ranks) -> R
         if stop.heard() {
             return Ok(());
         }
-        if seen == step {
-            std::thread::sleep(EVERY);
-        }
+        std::thread::sleep(EVERY);
     }
 }

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn page() -> String {
-        let mut named = outcome("<b>one</b>", "cifar10", "classification", &[("top1", "en", 0.5)]);
+        let mut named = outcome("<b>one</b>", "cifar10", "classification", &[("top1", "en", 0.75)]);
         named.confused.push(Confused {
             right: "cat & dog".to_owned(),
             taken: "<script>".to_owned(),
@@ -122,7 +122,7 @@ mod tests {
             .collect();
         html(&[
             named,
-            outcome("two", "cifar10", "classification", &[("top1", "en", 0.75)]),
+            outcome("two", "cifar10", "classification", &[("top1", "en", 0.5)]),
             blurred,
             outcome("two", "xm3600", "retrieval", &metrics),
         ])
