@@ -111,5 +111,7 @@ fn every_recipe_trains_as_it_did() {
         "smoke",
         &[format!("vision.model={:?}", text(&clip))],
     );
+    let both = ["vision", "text"].map(|side| format!("{side}.model={:?}", text(&clip)));
+    smoke.run("cclip", "cclip", "smoke", &both);
     assert!(smoke.wrong.is_empty(), "{:#?}", smoke.wrong);
 }
