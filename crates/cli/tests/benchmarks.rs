@@ -100,9 +100,13 @@ impl Scorer {
                 let (rows, labels): (Vec<usize>, Vec<usize>) = asked.into_iter().unzip();
                 let images: Vec<ImageSource> = rows.iter().map(|&i| task.images[i].clone()).collect();
                 let weights = self.class_weights(prompts);
+                let headline = match task.headline {
+                    benchmark::Accuracy::Top1 => "top-1",
+                    benchmark::Accuracy::MeanPerClass => "mean-per-class",
+                };
                 let report = zero_shot(&self.pictures(&images), &weights, dim, &labels).expect("scores");
                 json!({"pictures": report.images, "classes": report.classes, "top1": report.top1, "top5": report.top5,
-                       "mean_per_class": report.mean_per_class, "headline": task.headline})
+                       "mean_per_class": report.mean_per_class, "headline": headline})
             }
             Task::Retrieval(task) => {
                 let images = self.pictures(&task.images);
