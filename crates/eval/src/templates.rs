@@ -271,7 +271,11 @@ mod tests {
                 ("dtd", 8),
                 ("pets", 1),
                 ("caltech101", 34),
-                ("flowers", 1)
+                ("flowers", 1),
+                ("imagenet-ar", 55),
+                ("imagenet-zh", 80),
+                ("imagenet-it", 49),
+                ("imagenet-ja", 37)
             ]
         );
         let all: BTreeSet<String> = TemplateSet::named("imagenet")
