@@ -177,7 +177,7 @@ fn noise(picture: RgbImage, sigma: f32, key: &ItemKey) -> Option<RgbImage> {
     let seeds: Vec<u64> = key
         .as_bytes()
         .chunks(8)
-        .map(|b| b.iter().fold(0, |n, &b| n << 8 | u64::from(b)))
+        .map(|b| b.iter().fold(0, |n, &b| (n << 8) | u64::from(b)))
         .collect();
     let mut random = Random::new("bifocal-data corrupt noise", &seeds);
     let (width, height) = (picture.width(), picture.height());

@@ -141,7 +141,7 @@ impl Iterator for Draw {
     fn next(&mut self) -> Option<usize> {
         self.left = self.left.checked_sub(1)?;
         // the bias of this multiplication is n / 2⁶⁴
-        Some((u128::from(self.state.next()) * self.n as u128 >> 64) as usize)
+        Some(((u128::from(self.state.next()) * self.n as u128) >> 64) as usize)
     }
 }
 
