@@ -35,7 +35,11 @@ fn lay_out(name: &str, to: &Path) {
             }
         }
     }
-    copy(&fixtures().join("layouts").join(name), to);
+    let files = fixtures().join("layouts").join(name);
+    // some layouts are pictures alone
+    if files.is_dir() {
+        copy(&files, to);
+    }
     let places = read("pictures.json");
     for (path, picture) in places[name].as_object().into_iter().flatten() {
         let path = to.join(path);

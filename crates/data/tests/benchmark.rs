@@ -343,7 +343,10 @@ fn damaged_files_never_end_the_process() {
         }
         let layout = fixtures.join("layouts").join(suite.name);
         let mut originals = Vec::new();
-        files(&layout, &mut originals);
+        // some layouts are pictures alone
+        if layout.is_dir() {
+            files(&layout, &mut originals);
+        }
         originals.sort();
         let original = |path: &Path| {
             (
