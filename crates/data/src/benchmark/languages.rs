@@ -1,7 +1,7 @@
 //! Retrieval in many languages: XM3600, Multi30k, XTD10, Flickr8k-CN, tux-stamps.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -179,7 +179,7 @@ pub(super) fn xtd10(ctx: &mut Context) -> Result<(Task, String), BenchmarkError>
 /// Files whose line k belongs to line k of the list of pictures.
 fn parallel(
     ctx: &mut Context,
-    list: &PathBuf,
+    list: &Path,
     files: Vec<(String, PathBuf)>,
     folders: &[PathBuf],
 ) -> Result<Task, BenchmarkError> {

@@ -65,9 +65,9 @@ pub(super) fn cars(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> 
     };
     let names: Vec<String> = names.iter().filter_map(|n| Some(n.text()?.to_owned())).collect();
     let read = |places: &[&str], folder: &str| {
-        let places = places.iter().map(|p| base.join(p));
+        let mut places = places.iter().map(|p| base.join(p));
         let found = places.clone().find(|p| p.is_file());
-        let path = found.ok_or_else(|| ctx.absent(&places.last().unwrap_or_default().display().to_string()))?;
+        let path = found.ok_or_else(|| ctx.absent(&places.next_back().unwrap_or_default().display().to_string()))?;
         let Some(Value::Structs(rows)) = mat::read(&path)?.remove("annotations") else {
             return Err(malformed(&path, None, "has no structure called annotations"));
         };
@@ -100,7 +100,7 @@ pub(super) fn cars(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> 
     };
     finish(
         ctx,
-        &[base.clone()],
+        std::slice::from_ref(&base),
         test,
         train,
         8_041,
