@@ -231,7 +231,7 @@ fn damaged_pictures_are_counted_and_what_is_missing_is_said() {
     fails(2, &["eval", "compare", "one"]);
     let list = succeeds(&["eval", "list", "--data", at]);
     assert!(
-        list.contains("imagenet-family") && list.contains("is missing"),
+        list.contains("imagenet-family") && list.contains("[not there: "),
         "{list}"
     );
 }

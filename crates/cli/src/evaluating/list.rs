@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use bifocal_data::benchmark::{self, Benchmark, Options, Task, TextTask};
+use bifocal_data::benchmark::{self, Benchmark, BenchmarkError, Options, Task, TextTask};
 
 use super::plan::{GROUPS, targets};
 
-/// All suites as text; with `data`, what was found of each, and for one that is missing what it should look like.
+/// All suites as text; with `data`, what was found of each, or the first thing that is missing.
 ///
 /// # Errors
 /// None of its own: what cannot be opened is part of the text.
@@ -26,7 +26,7 @@ pub fn list(data: Option<&Path>, options: &Options) -> Result<String> {
                 let target = &targets(&[suite.name.to_owned()], data)?[0];
                 match target.open(options) {
                     Ok(benchmark) => format!("  [found: {}]", size(&benchmark)),
-                    Err(error) => format!("  [{}]", format!("{error:#}").lines().next().unwrap_or_default()),
+                    Err(error) => format!("  [{}]", absent(&error)),
                 }
             }
         };
@@ -37,6 +37,15 @@ pub fn list(data: Option<&Path>, options: &Options) -> Result<String> {
         out.push_str(&format!("{name:<width$}  {what}\n"));
     }
     Ok(out)
+}
+
+/// Why a benchmark cannot be measured, in a few words: the layouts would fill pages. Measuring it tells the rest.
+fn absent(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(BenchmarkError::Missing { missing, .. }) => format!("not there: {missing}"),
+        Some(BenchmarkError::Incomplete { what, .. }) => format!("incomplete: {what}"),
+        _ => format!("{error:#}").lines().next().unwrap_or_default().to_owned(),
+    }
 }
 
 /// How much a benchmark holds, in words.
