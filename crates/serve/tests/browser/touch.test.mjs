@@ -50,6 +50,7 @@ check('a tap opens a picture, the grid scrolls under a finger, and more like thi
   await fingers(page, [[[100, 300], [300, 310]]]);
   assert.equal(await page.textContent('#name'), first);
   await page.locator('#side').getByRole('button', { name: /more like this/i }).tap();
+  await page.waitForFunction(() => new URLSearchParams(location.search).has('like'));
   await settled(page);
   assert.ok(query(page).get('like').endsWith(first));
 }, PHONE);
