@@ -49,6 +49,8 @@ check('a tap opens a picture, the grid scrolls under a finger, and more like thi
   assert.equal(await page.textContent('#name'), second, 'a finger that goes sideways shows the next one');
   await fingers(page, [[[100, 300], [300, 310]]]);
   assert.equal(await page.textContent('#name'), first);
+  // the same here: what fingers have moved rolls on for a while
+  await page.waitForTimeout(1500);
   await page.locator('#side').getByRole('button', { name: /more like this/i }).tap();
   await page.waitForFunction(() => new URLSearchParams(location.search).has('like'));
   await settled(page);
