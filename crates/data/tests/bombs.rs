@@ -1,6 +1,6 @@
 //! Small files that ask for much: refused or decoded, within the limits of memory and time.
 
-#[path = "common/bombs.rs"]
+#[path = "common/bombs/mod.rs"]
 mod bombs;
 
 use std::time::Duration;

@@ -6,7 +6,6 @@ use bifocal_models::adapter::normalize;
 use bifocal_models::towers::Towers;
 use bifocal_nn::engine::scalar;
 
-use super::embed::{self, Disturb, Draws};
 use super::{BatchNeeds, Contrastive, Entry, LossTerms, MethodError, Objective, Stage, TeacherRows, frozen, learns};
 use crate::batch::{Batch, Embeddings, Part};
 use crate::losses::{self, Consolidation, Divergence};
@@ -75,8 +74,6 @@ fn task(recipe: &Recipe) -> Stage {
         objective: Box::new(Task {
             contrastive: Contrastive::new(recipe),
             spec,
-            image: Disturb::of(&recipe.image_head),
-            text: Disturb::of(&recipe.text_head),
         }),
     }
 }
@@ -86,22 +83,11 @@ fn task(recipe: &Recipe) -> Stage {
 struct Task {
     contrastive: Contrastive,
     spec: ConsolidateSpec,
-    image: Disturb,
-    text: Disturb,
 }
 
 impl Objective for Task {
     fn embed(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError> {
-        let draws = |part, first| Draws::new(seed, part, first);
-        let pictures = batch
-            .images
-            .as_ref()
-            .ok_or(MethodError::NoRows { part: Part::Images })?;
-        let images = embed::image_rows(towers, pictures, self.image, draws(Part::Images, batch.first[0]))?;
-        let texts = embed::text_rows(towers, &batch.texts, self.text, draws(Part::Texts, batch.first[1]))?;
-        let all = Embeddings::of(batch)
-            .with(Part::Images, images)
-            .with(Part::Texts, texts);
+        let all = self.contrastive.rows(towers, batch, seed)?;
         let former = batch.teacher_images.clone().zip(batch.teacher_texts.clone());
         Ok(match former {
             Some((images, texts)) => all.with(Part::TeacherImages, images).with(Part::TeacherTexts, texts),

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use bifocal_models::adapter::normalize;
 use bifocal_models::towers::Towers;
 use bifocal_nn::engine::{scalar, tensor};
 use bifocal_nn::params;
@@ -53,8 +54,9 @@ impl Contrastive {
     }
 }
 
-impl Objective for Contrastive {
-    fn embed(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError> {
+impl Contrastive {
+    /// The rows of a batch as they leave the heads.
+    pub(super) fn rows(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError> {
         let draws = |part, first| Draws::new(seed, part, first);
         let pictures = batch
             .images
@@ -76,6 +78,13 @@ impl Objective for Contrastive {
             );
         }
         Ok(all)
+    }
+}
+
+impl Objective for Contrastive {
+    fn embed(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError> {
+        let rows = self.rows(towers, batch, seed)?;
+        Ok(rows.map(|_, rows| normalize(rows.clone())))
     }
 
     fn loss(&self, towers: &Towers, all: &Embeddings) -> Result<LossTerms, MethodError> {

@@ -1,6 +1,6 @@
-//! From a batch to unit rows in the joint space: towers, what disturbs features in training, heads.
+//! From a batch to rows in the joint space, not normalised: towers, what disturbs features in training, heads.
 
-use bifocal_models::adapter::{Head, normalize};
+use bifocal_models::adapter::Head;
 use bifocal_models::towers::Towers;
 use bifocal_nn::engine::tensor;
 use bifocal_nn::init::Rng;
@@ -67,24 +67,11 @@ impl Draws {
     }
 }
 
-/// Unit rows of pictures.
-///
-/// # Shapes
-/// `[n, e]`.
-pub(super) fn images(
-    towers: &Towers,
-    images: &Images,
-    disturb: Disturb,
-    draws: Draws,
-) -> Result<Tensor<2>, MethodError> {
-    image_rows(towers, images, disturb, draws).map(normalize)
-}
-
 /// Rows of pictures as they leave the head.
 ///
 /// # Shapes
 /// `[n, e]`.
-pub(super) fn image_rows(
+pub(super) fn images(
     towers: &Towers,
     images: &Images,
     disturb: Disturb,
@@ -143,24 +130,11 @@ pub(super) fn text_features(towers: &Towers, texts: &Texts, draws: Draws) -> Res
     }
 }
 
-/// Unit rows of texts.
-///
-/// # Shapes
-/// `[m, e]`.
-pub(super) fn texts(towers: &Towers, texts: &Texts, disturb: Disturb, draws: Draws) -> Result<Tensor<2>, MethodError> {
-    text_rows(towers, texts, disturb, draws).map(normalize)
-}
-
 /// Rows of texts as they leave the head.
 ///
 /// # Shapes
 /// `[m, e]`.
-pub(super) fn text_rows(
-    towers: &Towers,
-    texts: &Texts,
-    disturb: Disturb,
-    draws: Draws,
-) -> Result<Tensor<2>, MethodError> {
+pub(super) fn texts(towers: &Towers, texts: &Texts, disturb: Disturb, draws: Draws) -> Result<Tensor<2>, MethodError> {
     let features = text_features(towers, texts, draws)?;
     let draws = Draws {
         seed: mix(draws.seed, HEAD, 0),

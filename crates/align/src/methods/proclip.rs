@@ -83,7 +83,12 @@ impl Objective for Inherit {
         Ok(Embeddings::of(batch)
             .with(
                 Part::Texts,
-                embed::texts(towers, &batch.texts, self.text, draws(Part::Texts, batch.first[1]))?,
+                normalize(embed::texts(
+                    towers,
+                    &batch.texts,
+                    self.text,
+                    draws(Part::Texts, batch.first[1]),
+                )?),
             )
             .with(Part::TeacherTexts, teacher))
     }

@@ -1,6 +1,6 @@
 //! The router with a real, tiny model and a real store of the samples' photos.
 
-#[path = "../../../data/tests/common/bombs.rs"]
+#[path = "../../../data/tests/common/bombs/mod.rs"]
 mod bombs;
 mod dialects;
 mod embeddings;
