@@ -235,3 +235,56 @@ fn a_bundle_replaces_a_bundle_and_nothing_else() {
         "{names:?}"
     );
 }
+
+/// Trains on from a bundle; gives the next one.
+fn next(dir: &Path, name: &str, from: &Path, sets: &[&str]) -> PathBuf {
+    let sets: Vec<&str> = sets
+        .iter()
+        .copied()
+        .chain(["image_head.pretrained=true", "text_head.pretrained=true"])
+        .collect();
+    let recipe = common::recipe("clip", from, &dir.join("cache"), &sets);
+    let options = Options {
+        out: dir.join(name),
+        resume: false,
+    };
+    run(&recipe, &options, &mut Silent).unwrap().bundle.unwrap()
+}
+
+#[test]
+fn a_run_begins_with_the_bundle_of_a_run_that_began_with_a_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    let text_stays = "freeze=[{ pattern = \"text.*\", frozen = true }]";
+    let vision_stays = "freeze=[{ pattern = \"vision.*\", frozen = true }]";
+    let mut bundle = trained(dir.path(), "clip", &["optimizer.lr=0.05"]);
+    let mut texts = Vec::new();
+    for (name, sets) in [
+        ("both", &[][..]),
+        ("vision", &[text_stays][..]),
+        ("vision again", &[text_stays][..]),
+        ("text", &[vision_stays][..]),
+        ("text again", &[vision_stays, "run.copy_towers=true"][..]),
+        ("copied before", &[][..]),
+    ] {
+        bundle = next(dir.path(), name, &bundle, sets);
+        let model = Model::load(&bundle).expect(name);
+        texts.push(model.embed_texts(&["a dog"]).unwrap());
+    }
+    // no head and no tower has begun anew: what stays gives what it gave
+    assert_eq!(texts.len(), 6);
+    let model = Model::load(&dir.path().join("vision again/model")).unwrap();
+    let before = Model::load(&dir.path().join("both/model")).unwrap();
+    let features = |model: &Model| model.text().unwrap().embed(&["a dog"]).unwrap().0;
+    assert_eq!(features(&model), features(&before));
+    let after = Model::load(&dir.path().join("text/model")).unwrap();
+    assert_ne!(features(&after), features(&before));
+    // each refers to where a tower was trained, or to what was trained first
+    assert_eq!(
+        model.manifest().unwrap().text.pretrained.path,
+        dir.path().join("both/model").display().to_string()
+    );
+    assert_eq!(
+        after.manifest().unwrap().text.pretrained.path,
+        dir.path().join("tiny-clip").display().to_string()
+    );
+}

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod commands;
+mod continual;
 mod evaluating;
 mod failure;
 mod finder;

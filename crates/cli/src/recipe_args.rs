@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use bifocal_align::Recipe;
+use bifocal_align::recipe::Chain;
 
+use crate::failure::wrong_use;
 use crate::model;
 
 /// Which recipe, and what is changed of it.
@@ -24,10 +26,31 @@ pub struct RecipeArgs {
 impl RecipeArgs {
     /// Reads the recipe; towers that it names by a hub's name are fetched.
     pub fn load(&self) -> Result<Recipe> {
-        let recipe = Recipe::load(&self.recipe, self.profile.as_deref(), &self.set)?;
-        for name in [&recipe.vision.model, &recipe.text.model] {
-            model::fetch_named(name)?;
+        if self.chain()?.is_some() {
+            return Err(wrong_use(format!(
+                "{} is a recipe of several tasks (continual.tasks), which `bifocal train` learns one after another; this command takes one of a \
+                 single run",
+                self.recipe.display()
+            )));
         }
+        let recipe = Recipe::load(&self.recipe, self.profile.as_deref(), &self.set)?;
+        fetch(&recipe)?;
         Ok(recipe)
     }
+
+    /// As [`RecipeArgs::load`], of a recipe of several tasks; `None` when it is not one.
+    pub fn chain(&self) -> Result<Option<Chain>> {
+        let chain = Chain::load(&self.recipe, self.profile.as_deref(), &self.set)?;
+        for task in chain.iter().flat_map(|chain| &chain.tasks) {
+            fetch(&task.recipe)?;
+        }
+        Ok(chain)
+    }
+}
+
+fn fetch(recipe: &Recipe) -> Result<()> {
+    for name in [&recipe.vision.model, &recipe.text.model] {
+        model::fetch_named(name)?;
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@
 //! - [`zero_shot`](mod@zero_shot): class weights from prompts, top-1, top-5 and mean per class;
 //! - [`composition`](mod@composition) and [`rules`]: captions against hard negatives (SugarCrepe, Winoground, MMVP, ARO), rank correlation (STS);
 //! - [`calibration`](mod@calibration): what is confused, and whether certainty is deserved;
+//! - [`continual`](mod@continual): what was learnt and forgotten, task after task;
 //! - [`neighbours`], [`probe`]: what features are good for without text;
 //! - [`bootstrap`]: intervals, and whether two models differ;
 //! - [`templates`]: the prompts;
@@ -20,6 +21,7 @@ mod scores;
 pub mod bootstrap;
 pub mod calibration;
 pub mod composition;
+pub mod continual;
 pub mod neighbours;
 pub mod page;
 pub mod probe;
@@ -32,6 +34,7 @@ pub mod zero_shot;
 
 pub use bootstrap::{Interval, Paired, Unit, interval, paired};
 pub use composition::{CompositionReport, composition};
+pub use continual::{Continual, continual};
 pub use error::EvalError;
 pub use report::{Role, Table};
 pub use retrieval::{Asks, Chance, Direction, Ranks, RetrievalReport, ranks, retrieval};

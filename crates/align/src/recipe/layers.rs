@@ -8,18 +8,40 @@ use toml::{Table, Value};
 use super::{Recipe, RecipeError};
 use crate::methods;
 
+/// Reads a recipe's file.
+pub(super) fn file(path: &Path) -> Result<String, RecipeError> {
+    std::fs::read_to_string(path).map_err(|source| RecipeError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// Method defaults < file < profile < `--set`.
 pub(super) fn resolve(text: &str, path: &Path, profile: Option<&str>, sets: &[String]) -> Result<Recipe, RecipeError> {
+    whole(laid(text, path, profile, sets)?, path)
+}
+
+/// File < profile < `--set`.
+pub(super) fn laid(text: &str, path: &Path, profile: Option<&str>, sets: &[String]) -> Result<Table, RecipeError> {
     // Once for the keys: every struct takes partial tables, so that a misspelt key is found with its line, in a profile
     // that is not used as well. Once as a table, which is what layers are made of.
     let whole: Recipe = toml::from_str(text).map_err(|e| parse_error(text, path, &e))?;
+    let nested = |kind: &str, name: &str, inner: &str| RecipeError::Parse {
+        path: path.to_owned(),
+        line: line_of(text, &format!("[{kind}.{name}.{inner}")),
+        message: format!("{kind} {name:?} holds a {inner}; move it out"),
+    };
     for (name, inner) in &whole.profile {
         if !inner.profile.is_empty() {
-            return Err(RecipeError::Parse {
-                path: path.to_owned(),
-                line: line_of(text, &format!("[profile.{name}.profile")),
-                message: format!("profile {name:?} holds a profile; profiles stand side by side"),
-            });
+            return Err(nested("profile", name, "profile"));
+        }
+    }
+    for (name, inner) in &whole.task {
+        if !inner.profile.is_empty() {
+            return Err(nested("task", name, "profile"));
+        }
+        if !inner.task.is_empty() {
+            return Err(nested("task", name, "task"));
         }
     }
     let mut table: Table = toml::from_str(text).map_err(|e| parse_error(text, path, &e))?;
@@ -47,6 +69,11 @@ pub(super) fn resolve(text: &str, path: &Path, profile: Option<&str>, sets: &[St
     for set in sets {
         apply_set(&mut table, set)?;
     }
+    Ok(table)
+}
+
+/// A recipe over its method's defaults.
+pub(super) fn whole(table: Table, path: &Path) -> Result<Recipe, RecipeError> {
     let method = table.get("method").and_then(Value::as_str).unwrap_or("").to_owned();
     let entry = methods::find(&method)?;
     let mut layered: Table = match toml::from_str(entry.defaults) {
@@ -55,11 +82,16 @@ pub(super) fn resolve(text: &str, path: &Path, profile: Option<&str>, sets: &[St
     };
     merge(&mut layered, table);
     spread(&mut layered);
-    Recipe::deserialize(Value::Table(layered)).map_err(|error| RecipeError::Parse {
+    Recipe::deserialize(Value::Table(layered)).map_err(|error| unlike(path, error.message()))
+}
+
+/// What is laid together is no recipe.
+pub(super) fn unlike(path: &Path, message: &str) -> RecipeError {
+    RecipeError::Parse {
         path: path.to_owned(),
         line: 1,
-        message: explain(error.message()),
-    })
+        message: explain(message),
+    }
 }
 
 /// Lays each stage's table onto what the recipe says for all stages.
@@ -84,7 +116,7 @@ fn spread(recipe: &mut Table) {
 }
 
 /// Lays `over` onto `base`; tables are merged, everything else replaced.
-fn merge(base: &mut Table, over: Table) {
+pub(super) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),

@@ -4,12 +4,14 @@
 //! `--set key=value`. Each layer says only what it changes. The result, with every knob written out, is
 //! stored beside the run as `recipe.toml`; that file is a recipe itself and repeats the run.
 
+mod chain;
 mod check;
 mod error;
 mod layers;
 mod learning;
 mod spec;
 
+pub use chain::{Chain, ContinualSpec, Task};
 pub use error::RecipeError;
 pub use learning::{
     BadStep, ComputeSpec, Decay, FreezeRule, OptimizerKind, OptimizerSpec, Precision, RunSpec, ScheduleKind,
@@ -74,6 +76,12 @@ pub struct Recipe {
     pub compute: ComputeSpec,
     /// Checkpoints and reactions; these knobs do not change what is learnt, and may differ when a run is resumed.
     pub run: RunSpec,
+    /// Several tasks that are learnt one after another (see [`Chain`]).
+    #[serde(skip_serializing)]
+    pub continual: ContinualSpec,
+    /// What each task of `continual.tasks` does otherwise (`[task.NAME]`).
+    #[serde(skip_serializing)]
+    pub task: BTreeMap<String, Recipe>,
     /// Named partial recipes (`[profile.smoke]`): what they say replaces what stands above.
     #[serde(skip_serializing)]
     pub profile: BTreeMap<String, Recipe>,
@@ -103,6 +111,8 @@ impl Default for Recipe {
             stage: BTreeMap::new(),
             compute: ComputeSpec::default(),
             run: RunSpec::default(),
+            continual: ContinualSpec::default(),
+            task: BTreeMap::new(),
             profile: BTreeMap::new(),
         }
     }
@@ -116,11 +126,7 @@ impl Recipe {
     /// A file that cannot be read or parsed, a key that does not exist (with its line and the nearest one that does),
     /// an unknown profile or method, a value out of range.
     pub fn load(path: &Path, profile: Option<&str>, sets: &[String]) -> Result<Self, RecipeError> {
-        let text = std::fs::read_to_string(path).map_err(|source| RecipeError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&text, path, profile, sets)
+        Self::parse(&layers::file(path)?, path, profile, sets)
     }
 
     /// As [`Recipe::load`], from text; `path` is for messages.

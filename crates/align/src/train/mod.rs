@@ -12,6 +12,7 @@ mod explode;
 mod features;
 mod feed;
 mod gradient;
+mod held;
 mod judge;
 pub mod metrics;
 #[cfg(feature = "mpi")]
@@ -29,6 +30,7 @@ pub mod watch;
 pub use error::TrainError;
 pub use estimate::{Estimate, estimate};
 pub use features::{dealt, seen_by_all, text_features};
+pub use held::{Held, held_out};
 pub use pairs::{Pairs, pairs, pairs_among};
 pub use preview::{bundle_of_newest, newest_step};
 pub use progress::{Overview, Progress, Silent, StageOverview, StepReport};

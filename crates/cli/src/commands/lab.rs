@@ -10,6 +10,7 @@ use bifocal_models::bundle::{Located, locate};
 use bifocal_models::open::{TextOptions, open_text};
 use bifocal_models::text::{Attention, Pooling};
 
+use crate::lab::continual;
 use crate::lab::cost::{self, Cost};
 use crate::lab::judge::{Scores, Suite};
 use crate::lab::plan::{self, Run, Setting};
@@ -44,6 +45,9 @@ pub struct Args {
     /// Train only these rows; separate by semicolons ("sail; lift, cosine"). The table also has the others that have ended
     #[arg(long, value_delimiter = ';')]
     only: Vec<String>,
+    /// The lab of learning task after task in place of the lab of methods: docs/continual.md; its runs are in continual/ of --out
+    #[arg(long)]
+    continual: bool,
     /// Tell what would run, without running it
     #[arg(long)]
     explain: bool,
@@ -70,6 +74,9 @@ pub fn run(args: Args) -> Result<()> {
         out: args.out.clone(),
     };
     let only: Vec<String> = args.only.iter().map(|name| name.trim().to_owned()).collect();
+    if args.continual {
+        return tasks(&args, &setting, &only);
+    }
     let runs = plan::runs(&setting, args.seeds, &only)?;
     if args.explain {
         for run in &runs {
@@ -126,6 +133,21 @@ pub fn run(args: Args) -> Result<()> {
         "{}",
         std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?
     );
+    Ok(())
+}
+
+/// The lab of learning task after task.
+fn tasks(args: &Args, setting: &Setting, only: &[String]) -> Result<()> {
+    let runs = continual::runs(setting, args.seeds, only)?;
+    if args.explain {
+        continual::explain(&runs);
+        return Ok(());
+    }
+    if !args.table {
+        let base = plan::base(setting)?;
+        cost::in_a_process(&base.recipe, &base.folder)?;
+    }
+    print!("{}", continual::table(setting, &runs, args.table)?);
     Ok(())
 }
 

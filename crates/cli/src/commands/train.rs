@@ -1,14 +1,15 @@
 //! `bifocal train`: a recipe becomes a bundle.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use bifocal_align::recipe::Chain;
 use bifocal_align::train::collective::Ranks;
 use bifocal_align::train::{self, Options};
 
 use crate::output::training;
 use crate::recipe_args::RecipeArgs;
-use crate::{holdout, ranks};
+use crate::{continual, holdout, ranks};
 
 /// Trains what a recipe describes and writes a bundle.
 ///
@@ -36,6 +37,16 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
+    let out = args
+        .out
+        .unwrap_or_else(|| PathBuf::from("runs").join(args.recipe.recipe.file_stem().unwrap_or_default()));
+    if let Some(chain) = args.recipe.chain()? {
+        return match args.explain {
+            true if ranks.first() => continual::explain(&chain),
+            true => Ok(()),
+            false => learn_all(&chain, &out, args.resume, ranks),
+        };
+    }
     let recipe = args.recipe.load()?;
     if args.explain {
         if ranks.first() {
@@ -46,9 +57,6 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
         }
         return Ok(());
     }
-    let out = args
-        .out
-        .unwrap_or_else(|| PathBuf::from("runs").join(args.recipe.recipe.file_stem().unwrap_or_default()));
     let options = Options {
         out,
         resume: args.resume,
@@ -69,4 +77,13 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
     };
     println!("{}: a bundle after {} steps", bundle.display(), summary.steps);
     holdout::evaluate(&recipe, bundle, &summary.out)
+}
+
+/// A recipe of several tasks.
+fn learn_all(chain: &Chain, out: &Path, resume: bool, ranks: &dyn Ranks) -> Result<()> {
+    if let Some(matrix) = continual::run(chain, out, resume, ranks)?.filter(|_| ranks.first()) {
+        println!("{}", matrix.to_markdown());
+        println!("{}", out.join("report.html").display());
+    }
+    Ok(())
 }

@@ -36,7 +36,8 @@ pub fn write(out: &Path, outcomes: &[Outcome]) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn put(path: &Path, text: &str) -> Result<()> {
+/// Writes a text whole or not at all.
+pub fn put(path: &Path, text: &str) -> Result<()> {
     write_atomic(path, |file| file.write_all(text.as_bytes())).with_context(|| format!("writing {}", path.display()))
 }
 

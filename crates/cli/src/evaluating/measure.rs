@@ -17,7 +17,7 @@ use bifocal_models::bundle::Model;
 
 use super::examples::{best, scores, small, typical};
 use super::features::{Features, Pictures};
-use super::results::{Answer, Confused, Counts, Example, Kind, Metric, Units};
+use super::results::{Answer, Confused, Counts, Example, Kind, Metric, Units, main};
 use super::tally::Tally;
 
 /// Neighbours that vote, as DINO evaluates.
@@ -38,6 +38,13 @@ pub struct Found {
     pub confused: Vec<Confused>,
     pub examples: Vec<Example>,
     pub counts: Counts,
+}
+
+impl Found {
+    /// The number that stands for all.
+    pub fn main(&self) -> Option<f64> {
+        Some(main(&self.metrics, self.headline)?.value)
+    }
 }
 
 /// A measurement on its way.

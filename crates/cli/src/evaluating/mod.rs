@@ -14,5 +14,9 @@ pub mod run;
 mod tally;
 pub mod watch;
 
-pub use export::markdown;
+pub use export::{markdown, put};
+pub use features::Features;
 pub use list::list;
+pub use measure::measure;
+pub use report::{STYLE, Scale, heat};
+pub use results::{Kind, Metric};

@@ -194,6 +194,12 @@ pub struct Answer {
     pub picture: Option<String>,
 }
 
+/// The number that stands for all: that of the whole benchmark, or else of its first group.
+pub fn main<'a>(metrics: &'a [Metric], headline: &str) -> Option<&'a Metric> {
+    let named = || metrics.iter().filter(|m| m.name == headline);
+    named().find(|m| m.group.is_empty()).or_else(|| named().next())
+}
+
 impl Outcome {
     /// The benchmark and the corruption, as file names and tables have them.
     pub fn column(&self) -> String {
@@ -207,8 +213,7 @@ impl Outcome {
 
     /// The number that stands in the matrix.
     pub fn main(&self) -> Option<&Metric> {
-        let of_all = self.metric(&self.headline, "");
-        of_all.or_else(|| self.metrics.iter().find(|m| m.name == self.headline))
+        main(&self.metrics, &self.headline)
     }
 
     /// Writes it whole or not at all.

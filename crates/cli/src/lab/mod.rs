@@ -1,5 +1,6 @@
 //! The lab: every method on the same small real data, several seeds each, one table.
 
+pub mod continual;
 pub mod cost;
 pub mod judge;
 pub mod plan;

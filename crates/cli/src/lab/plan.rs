@@ -195,7 +195,7 @@ pub fn runs(setting: &Setting, seeds: u64, only: &[String]) -> Result<Vec<Run>> 
             names.join(", ")
         )));
     }
-    let mut all = vec![run(setting, &BASE_ROW, None)?];
+    let mut all = vec![base(setting)?];
     for seed in 1..=seeds {
         for row in ROWS {
             let wanted = only.is_empty() || only.iter().any(|name| row.name == name);
@@ -205,6 +205,11 @@ pub fn runs(setting: &Setting, seeds: u64, only: &[String]) -> Result<Vec<Run>> 
         }
     }
     Ok(all)
+}
+
+/// The run that all others start from.
+pub fn base(setting: &Setting) -> Result<Run> {
+    run(setting, &BASE_ROW, None)
 }
 
 /// Where the base's bundle is or will be.
@@ -220,6 +225,14 @@ fn folder(setting: &Setting, row: &Row, seed: Option<u64>) -> PathBuf {
     }
 }
 
+/// Where the data is: profiles say `data/…`, which stands for the folder that the lab is given.
+pub fn data_of(path: &str, setting: &Setting) -> String {
+    match Path::new(path).strip_prefix("data") {
+        Ok(below) => setting.data.join(below).display().to_string(),
+        Err(_) => path.to_owned(),
+    }
+}
+
 fn run(setting: &Setting, row: &'static Row, seed: Option<u64>) -> Result<Run> {
     let path = setting.recipes.join(format!("{}.toml", row.recipe));
     let base = base_bundle(&setting.out).display().to_string();
@@ -231,12 +244,9 @@ fn run(setting: &Setting, row: &'static Row, seed: Option<u64>) -> Result<Run> {
         Recipe::load(&path, Some(&setting.profile), sets).with_context(|| format!("row {:?} of the lab", row.name))
     };
     let mut recipe = read(&sets)?;
-    // profiles say data/…, which stands for the folder that the lab is given
     let stages = recipe.stage.values_mut().map(|stage| &mut stage.data);
     for source in stages.chain([&mut recipe.data]).flat_map(|data| &mut data.sources) {
-        if let Ok(below) = Path::new(&source.path).strip_prefix("data") {
-            source.path = setting.data.join(below).display().to_string();
-        }
+        source.path = data_of(&source.path, setting);
     }
     Ok(Run {
         row,

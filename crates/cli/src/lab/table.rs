@@ -52,7 +52,7 @@ impl Summary {
     }
 
     /// As a percentage.
-    fn percent(&self) -> String {
+    pub fn percent(&self) -> String {
         match self.sd {
             Some(sd) => format!("{:.1} ± {:.1}", 100.0 * self.mean, 100.0 * sd),
             None => format!("{:.1}", 100.0 * self.mean),

@@ -88,9 +88,9 @@ pub enum BundleError {
         /// The bundle.
         name: String,
     },
-    /// A bundle of a bundle of a bundle.
+    /// A bundle refers to another one for a tower that is not that one's own.
     #[error(
-        "{path} is a bundle that itself takes a tower from the bundle {name:?}; train it with run.copy_towers, or begin with that one", path = path.display()
+        "{path} is a bundle that itself takes this tower from {name:?}; a bundle refers to where a tower was trained: put that name in its place", path = path.display()
     )]
     Chain {
         /// The bundle in between.

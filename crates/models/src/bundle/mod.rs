@@ -16,6 +16,7 @@
 
 mod error;
 mod heads;
+mod load;
 mod locate;
 mod manifest;
 mod model;

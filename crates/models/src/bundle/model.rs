@@ -7,16 +7,12 @@ use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::{Module, params};
 
 use super::heads::{self, Side};
-use super::locate::list;
-use super::{
-    BundleError, FileEntry, Located, MANIFEST, Manifest, Reference, TextSide, VisionPart, VisionSide, locate,
-    open_text_side, open_vision_side,
-};
+use super::load::{load_text, load_vision};
+use super::{BundleError, FileEntry, MANIFEST, Manifest, TextSide, VisionSide};
 use crate::adapter::{HeadKind, normalize};
 use crate::open::{OpenError, TextEncoder, TextOptions, VisionEncoder, open_text, open_vision};
-use crate::vision::VisionTower;
 use crate::weights::safetensors::SafeTensors;
-use crate::weights::{self, TensorSource, WeightsError, strict};
+use crate::weights::{self, TensorSource, WeightsError};
 
 /// What to do when a tower is missing.
 const BOTH: &str = "to embed both, give a bundle that `bifocal train` wrote, or the folder of a CLIP";
@@ -495,96 +491,5 @@ pub(super) fn lay_over<M: Module>(module: M, source: &dyn TensorSource, prefix: 
     loaded.map_err(|error| match error {
         params::LoadError::Source(error) => error.into(),
         error @ params::LoadError::Length { .. } => BundleError::Widths(error.to_string()),
-    })
-}
-
-fn load_vision(dir: &Path, manifest: &Manifest) -> Result<(VisionEncoder, Option<PathBuf>), BundleError> {
-    match &manifest.vision {
-        VisionPart::Pretrained(reference) => {
-            let path = find(dir, "vision", reference)?;
-            refuse_chain(&path)?;
-            let encoder = open_vision_side(&path)?.encoder;
-            same("vision", &path, &encoder.fingerprint, reference)?;
-            let mut encoder = encoder.with_image_size(manifest.preprocess.size)?;
-            encoder.preprocess = manifest.preprocess.clone();
-            Ok((encoder, Some(path)))
-        }
-        VisionPart::Trained(own) => {
-            let source = open_file(dir, manifest, &own.file)?;
-            let encoder = VisionEncoder {
-                tower: strict(&source, &[], |source| VisionTower::from_tensors(&own.config, source))?,
-                preprocess: manifest.preprocess.clone(),
-                fingerprint: manifest.fingerprint.clone(),
-                name: dir.display().to_string(),
-            };
-            Ok((encoder, None))
-        }
-    }
-}
-
-fn load_text(dir: &Path, manifest: &Manifest) -> Result<(TextEncoder, PathBuf), BundleError> {
-    let part = &manifest.text;
-    let path = find(dir, "text", &part.pretrained)?;
-    let options = TextOptions {
-        pooling: Some(part.pooling),
-        attention: Some(part.attention),
-        layer: part.layer,
-        prompt: part.prompt_name.clone(),
-    };
-    refuse_chain(&path)?;
-    let mut encoder = open_text_side(&path, &options)?.encoder;
-    same("text", &path, &encoder.fingerprint, &part.pretrained)?;
-    if let Some(file) = &part.trained {
-        let source = open_file(dir, manifest, file)?;
-        let both = format!("{} {}", encoder.fingerprint, manifest.fingerprint);
-        encoder.fingerprint = blake3::hash(both.as_bytes()).to_hex().to_string();
-        encoder.tower = strict(&source, &[], |source| lay_over(encoder.tower, source, ""))?;
-    }
-    Ok((encoder, path))
-}
-
-fn find(dir: &Path, side: &'static str, reference: &Reference) -> Result<PathBuf, BundleError> {
-    match locate(&reference.path, Some(dir)) {
-        Located::At(path) => Ok(path),
-        Located::Nowhere(places) => Err(BundleError::TowerMissing {
-            side,
-            name: reference.path.clone(),
-            looked: list(&places),
-        }),
-    }
-}
-
-/// A bundle may refer to another bundle, but that one to pretrained towers only: otherwise bundles could refer to each other in a circle.
-fn refuse_chain(path: &Path) -> Result<(), BundleError> {
-    if !path.join(MANIFEST).is_file() {
-        return Ok(());
-    }
-    let inner = Manifest::read(path)?;
-    let mut towers = vec![inner.text.pretrained];
-    if let VisionPart::Pretrained(reference) = inner.vision {
-        towers.push(reference);
-    }
-    let bundle = |reference: &Reference| match locate(&reference.path, Some(path)) {
-        Located::At(path) => path.join(MANIFEST).is_file(),
-        Located::Nowhere(_) => false,
-    };
-    match towers.into_iter().find(bundle) {
-        None => Ok(()),
-        Some(reference) => Err(BundleError::Chain {
-            path: path.to_owned(),
-            name: reference.path,
-        }),
-    }
-}
-
-fn same(side: &'static str, path: &Path, found: &str, reference: &Reference) -> Result<(), BundleError> {
-    if found == reference.fingerprint {
-        return Ok(());
-    }
-    Err(BundleError::OtherTower {
-        side,
-        path: path.to_owned(),
-        found: found.to_owned(),
-        expected: reference.fingerprint.clone(),
     })
 }

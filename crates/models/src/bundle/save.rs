@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bifocal_data::Preprocess;
 use bifocal_nn::engine::scalar;
 
+use super::load::original;
 use super::manifest::FORMAT;
 use super::{
     BundleError, FileEntry, MANIFEST, Manifest, Model, OwnTower, REFERENCE, Reference, Standardize, TextPart,
@@ -174,22 +175,27 @@ fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
         }
     }
     write("heads.safetensors", &heads)?;
+    let text_trained = parts.text.trained && parts.towers.text.is_some();
+    let [vision_from, text_from] = [
+        original(&parts.vision, false, false)?,
+        original(&parts.text, true, text_trained)?,
+    ];
     // both towers may come from one folder
-    let together = parts.vision.path == parts.text.path;
+    let together = vision_from.path == text_from.path;
     let folders = if together { ["towers"; 2] } else { ["vision", "text"] };
     let vision = match &parts.towers.vision {
         Some(tower) if parts.vision.trained => VisionPart::Trained(OwnTower {
             config: tower.config(),
             file: write("vision.safetensors", &tower.tensors())?,
         }),
-        _ => VisionPart::Pretrained(refer(dir, folders[0], &parts.vision, parts.copy_towers)?),
+        _ => VisionPart::Pretrained(refer(dir, folders[0], &vision_from, parts.copy_towers)?),
     };
     let trained = match &parts.towers.text {
         Some(tower) if parts.text.trained => Some(write("text.safetensors", &host_tensors(tower))?),
         _ => None,
     };
     let text = TextPart {
-        pretrained: refer(dir, folders[1], &parts.text, parts.copy_towers)?,
+        pretrained: refer(dir, folders[1], &text_from, parts.copy_towers)?,
         trained,
         pooling: parts.pooling,
         attention: parts.attention,

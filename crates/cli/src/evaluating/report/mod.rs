@@ -11,8 +11,13 @@ use bifocal_eval::page::whole;
 use super::export::{in_order, put};
 use super::results::Outcome;
 
+pub use parts::{Scale, heat};
+
 /// Name of the page.
 const FILE: &str = "report.html";
+
+/// What tables of numbers look like.
+pub const STYLE: &str = include_str!("style.css");
 
 /// Writes the page.
 ///
@@ -31,7 +36,7 @@ fn html(outcomes: &[Outcome]) -> String {
     for column in all.clean() {
         suite::section(&mut main, &all, &column);
     }
-    whole("Evaluation", include_str!("style.css"), &main, "")
+    whole("Evaluation", STYLE, &main, "")
 }
 
 /// Results by model and benchmark.
