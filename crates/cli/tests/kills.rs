@@ -68,9 +68,6 @@ fn runs_for(child: &mut Child, time: Duration) -> bool {
 }
 
 fn survives(method: &str, sets: &[&str]) {
-    let kills = number("BIFOCAL_KILLS").unwrap_or(3);
-    let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos().into());
-    let seed = number("BIFOCAL_KILL_SEED").unwrap_or_else(clock);
     let dir = tempfile::tempdir().expect("a folder");
     let model = tiny::write_clip(dir.path());
     let every = ["run.checkpoint_every=1", "run.evaluate_every=4", "schedule.steps=20"];
@@ -78,28 +75,36 @@ fn survives(method: &str, sets: &[&str]) {
     let recipe = dir.path().join("recipe.toml");
     let resolved = tiny::recipe(method, &model, Path::new("cache"), &sets);
     std::fs::write(&recipe, resolved.to_toml()).expect("write");
-
-    let (whole, clock) = (dir.path().join("whole"), Instant::now());
-    to_the_end(&recipe, &whole);
-    let lasts = clock.elapsed();
-    let expected = result(&whole);
-    for file in [
+    let files = [
         "metrics.jsonl",
         "evaluations.jsonl",
         "model/bifocal.json",
         "checkpoints/best/state.json",
-    ] {
+    ];
+    killed_and_resumed(method, dir.path(), &recipe, &files);
+}
+
+/// Compares what killed and resumed runs leave with what an unbroken one does, in which `files` have to be.
+fn killed_and_resumed(method: &str, dir: &Path, recipe: &Path, files: &[&str]) {
+    let kills = number("BIFOCAL_KILLS").unwrap_or(3);
+    let clock = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos().into());
+    let seed = number("BIFOCAL_KILL_SEED").unwrap_or_else(clock);
+    let (whole, clock) = (dir.join("whole"), Instant::now());
+    to_the_end(recipe, &whole);
+    let lasts = clock.elapsed();
+    let expected = result(&whole);
+    for file in files {
         assert!(expected.contains_key(Path::new(file)), "{method}: no {file}");
     }
 
     let mut rng = Rng::new(seed);
     let (mut killed, mut writing, mut compared) = (0, 0, 0);
     while killed < kills {
-        let folder = dir.path().join(format!("broken-{compared}"));
+        let folder = dir.join(format!("broken-{compared}"));
         let mut over = false;
         while killed < kills && !over {
             let quiet = || Stdio::null();
-            let child = train(&recipe, &folder).stdout(quiet()).stderr(quiet()).spawn();
+            let child = train(recipe, &folder).stdout(quiet()).stderr(quiet()).spawn();
             let mut child = child.expect("the binary starts");
             let moment = lasts.mul_f64(rng.below(1000) as f64 / 1000.0);
             over = !runs_for(&mut child, moment);
@@ -112,7 +117,7 @@ fn survives(method: &str, sets: &[&str]) {
                 writing += u64::from(unfinished(&folder));
             }
         }
-        to_the_end(&recipe, &folder);
+        to_the_end(recipe, &folder);
         let found = result(&folder);
         assert_eq!(
             found.keys().collect::<Vec<_>>(),
@@ -184,4 +189,20 @@ fn cclip() {
 #[test]
 fn proclip() {
     survives("proclip", &["distill.ema=0.5", "distill.lambda=0.01"]);
+}
+
+/// Also between tasks, and while what a task has done is measured.
+#[test]
+fn task_after_task() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let recipe = common::chain(dir.path(), "cache", 6);
+    let files = [
+        "matrix.json",
+        "measured-0.json",
+        "measured-2.json",
+        "1-first/metrics.jsonl",
+        "1-first/model/bifocal.json",
+        "2-second/model/vision.safetensors",
+    ];
+    killed_and_resumed("task after task", dir.path(), &recipe, &files);
 }

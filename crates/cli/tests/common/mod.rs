@@ -83,3 +83,55 @@ run = {{ checkpoint_every = 20, cache = {cache:?} }}
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
+
+/// A recipe of two tasks on halves of the samples' photos; C-CLIP on the tiny model.
+pub fn chain(dir: &Path, cache: &str, steps: u64) -> PathBuf {
+    let model = tiny::write_clip(dir);
+    let lines = std::fs::read_to_string(samples("photos/captions.jsonl")).expect("captions");
+    let lines: Vec<&str> = lines.lines().collect();
+    let half = |name: &str, lines: &[&str]| {
+        let folder = dir.join(name);
+        std::fs::create_dir_all(folder.join("images")).expect("create");
+        std::fs::write(folder.join("captions.jsonl"), lines.join("\n")).expect("write");
+        for line in lines {
+            let (_, rest) = line.split_once("images/").expect("a picture");
+            let name = rest.split('"').next().expect("a name");
+            std::fs::copy(samples("photos/images").join(name), folder.join("images").join(name)).expect("copy");
+        }
+        folder
+    };
+    let (a, b) = lines.split_at(lines.len() / 2);
+    let (a, b) = (half("a", a), half("b", b));
+    let labelled = dir.join("labelled");
+    let photos = std::fs::read_dir(samples("photos/images")).expect("list");
+    for (file, class) in photos.take(4).zip(["thing", "scene"].iter().cycle()) {
+        let file = file.expect("entry");
+        std::fs::create_dir_all(labelled.join(class)).expect("create");
+        std::fs::copy(file.path(), labelled.join(class).join(file.file_name())).expect("copy");
+    }
+    let path = dir.join("chain.toml");
+    let keeps = format!("zero-shot={}", labelled.display());
+    let text = format!(
+        r#"
+method = "cclip"
+embed_dim = 12
+vision = {{ model = {model:?} }}
+text = {{ model = {model:?} }}
+lora = {{ rank = 2 }}
+optimizer = {{ lr = 1e-3 }}
+schedule = {{ steps = {steps} }}
+data = {{ batch = 6 }}
+run = {{ checkpoint_every = 1, cache = {cache:?} }}
+[continual]
+tasks = ["first", "second"]
+keeps = [{keeps:?}]
+[task.first.data]
+sources = [{{ path = {a:?}, holdout = 8 }}]
+[task.second]
+optimizer = {{ lr = 2e-3 }}
+data = {{ sources = [{{ path = {b:?}, holdout = 8 }}] }}
+"#
+    );
+    std::fs::write(&path, text).expect("write");
+    path
+}
