@@ -5,11 +5,13 @@
 //! stored beside the run as `recipe.toml`; that file is a recipe itself and repeats the run.
 
 mod check;
+mod continual;
 mod error;
 mod layers;
 mod learning;
 mod spec;
 
+pub use continual::{ElasticSpec, ReferenceSpec};
 pub use error::RecipeError;
 pub use learning::{
     BadStep, ComputeSpec, Decay, FreezeRule, OptimizerKind, OptimizerSpec, Precision, RunSpec, ScheduleKind,
@@ -54,6 +56,10 @@ pub struct Recipe {
     pub distill: DistillSpec,
     /// What C-CLIP holds on to, and how.
     pub consolidate: ConsolidateSpec,
+    /// What EWC holds on to.
+    pub elastic: ElasticSpec,
+    /// What ZSCL looks at beside the task.
+    pub reference: ReferenceSpec,
     /// How much of what was learnt is kept.
     pub merge: MergeSpec,
     /// How LLM2CLIP tunes its language model.
@@ -93,6 +99,8 @@ impl Default for Recipe {
             loss: LossSpec::default(),
             distill: DistillSpec::default(),
             consolidate: ConsolidateSpec::default(),
+            elastic: ElasticSpec::default(),
+            reference: ReferenceSpec::default(),
             merge: MergeSpec::default(),
             caption: CaptionSpec::default(),
             lora: LoraSpec::default(),

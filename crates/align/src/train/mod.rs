@@ -12,6 +12,7 @@ mod explode;
 mod features;
 mod feed;
 mod gradient;
+mod importance;
 mod judge;
 pub mod metrics;
 #[cfg(feature = "mpi")]
