@@ -93,6 +93,8 @@ pub struct Batch {
     pub teacher_images: Option<Tensor<2>>,
     /// What the teacher makes of the texts, `[m, width]`.
     pub teacher_texts: Option<Tensor<2>>,
+    /// Pictures of no task with what a teacher makes of them; their texts are the teacher's rows of them.
+    pub reference: Option<Box<Batch>>,
     /// Samples, texts and negatives that come before in the whole step: dropout and noise are drawn by place.
     pub first: [usize; 3],
 }
@@ -108,7 +110,7 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Some of the samples, in order.
+    /// Some of the samples, in order, with as large a part of the reference.
     ///
     /// # Panics
     /// When the range is empty or goes beyond the samples.
@@ -140,6 +142,11 @@ impl Batch {
             negatives: negatives.filter(|(_, counts)| counts.iter().any(|&n| n > 0)),
             teacher_images: self.teacher_images.as_ref().map(|all| rows(all, samples.clone())),
             teacher_texts: self.teacher_texts.as_ref().map(|all| rows(all, texts.clone())),
+            reference: self.reference.as_ref().and_then(|all| {
+                let at = |sample: usize| all.len() * sample / self.len();
+                let range = at(samples.start)..at(samples.end);
+                (!range.is_empty()).then(|| Box::new(all.part(range)))
+            }),
             first: [
                 self.first[0] + samples.start,
                 self.first[1] + texts.start,
@@ -164,6 +171,8 @@ pub enum Part {
     TeacherImages,
     /// The texts as the teacher sees them.
     TeacherTexts,
+    /// The reference pictures.
+    Reference,
 }
 
 /// What a stage's towers and heads make of samples: rows that its loss compares.

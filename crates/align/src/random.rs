@@ -30,5 +30,9 @@ pub(crate) const NOISE: u64 = 6;
 pub(crate) const HEAD: u64 = 7;
 /// Changes of a sample's picture, and the choice of its captions by group.
 pub(crate) const SAMPLE: u64 = 8;
+/// Which rows of a source are taken.
+pub(crate) const TAKE: u64 = 9;
+/// The order of reference pictures.
+pub(crate) const REFERENCE: u64 = 10;
 /// This and above: one for each source.
 pub(crate) const EXTRA: u64 = 16;

@@ -117,16 +117,33 @@ fn unreached_and_wrongly_reached(method: &str, stage: &str) -> (Vec<String>, Vec
             before: 0,
         })
     };
-    let pixels = (0..n * common::SIDE * common::SIDE * 3).map(|_| rng.normal()).collect();
+    let mut pixels = || {
+        let pixels = (0..n * common::SIDE * common::SIDE * 3).map(|_| rng.normal()).collect();
+        Some(Images::Pixels(ImageBatch::square(pixels, n, common::SIDE).unwrap()))
+    };
+    let (images, others) = (pixels(), pixels());
+    let mut rows = |count: usize| Init::Normal(1.0).tensor([count, recipe.embed_dim], &mut rng);
+    let reference = Batch {
+        images: others,
+        texts: Texts::Features(rows(n)),
+        positives: Positives::diagonal(n),
+        queries: None,
+        negatives: None,
+        teacher_images: Some(rows(n)),
+        teacher_texts: None,
+        reference: None,
+        first: [0; 3],
+    };
     let per = stage.needs.captions;
     let batch = Batch {
-        images: Some(Images::Pixels(ImageBatch::square(pixels, n, common::SIDE).unwrap())),
+        images,
         texts: tokens(per * n, 0),
         positives: Positives::new(n, (0..per * n).map(|i| i / per).collect()).unwrap(),
         queries: Some(tokens(n, 3)),
         negatives: Some((tokens(n, 7), vec![1; n])),
-        teacher_images: Some(Init::Normal(1.0).tensor([n, recipe.embed_dim], &mut rng)),
-        teacher_texts: Some(Init::Normal(1.0).tensor([per * n, recipe.embed_dim], &mut rng)),
+        teacher_images: Some(rows(n)),
+        teacher_texts: Some(rows(per * n)),
+        reference: Some(Box::new(reference)),
         first: [0; 3],
     };
     let all = stage.objective.embed(&towers, &batch, 9).unwrap();

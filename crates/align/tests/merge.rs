@@ -89,3 +89,66 @@ fn a_part_of_what_was_learnt_is_in_the_weights() {
     }
     assert!(moved > 10, "{moved} of {} tensors have moved", none.len());
 }
+
+/// ZSCL's weight ensemble: an even average that began with what the model was.
+#[test]
+fn the_average_along_the_way_is_in_the_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let common = ["optimizer.lr=0.01", "schedule.steps=7", "run.keep=9"];
+    let tensors = |path: &Path| {
+        let tensors = SafeTensors::open(path).unwrap();
+        let load = |name: String| (name.clone(), tensors.load(&name).unwrap().data);
+        tensors.names().into_iter().map(load).collect::<BTreeMap<_, _>>()
+    };
+    let model = common::write_clip(dir.path());
+    let ran = |name: &str, more: &[&str]| {
+        let sets: Vec<&str> = common.iter().chain(more).copied().collect();
+        let recipe = common::recipe("clip", &model, &dir.path().join("cache"), &sets);
+        let options = Options {
+            out: dir.path().join(name),
+            resume: false,
+        };
+        run(&recipe, &options, &mut Silent).unwrap();
+        let at = |step: u64| {
+            tensors(
+                &options
+                    .out
+                    .join(format!("checkpoints/step-{step:012}/weights.safetensors")),
+            )
+        };
+        let vision = tensors(&options.out.join("model/vision.safetensors"));
+        (vision, [2, 4, 6, 7].map(at), Ran::read(&options.out))
+    };
+    let (begin, _, _) = ran("none", &["merge.keep=0"]);
+    let (last, plain, way) = ran("last", &[]);
+    let (averaged, kept, other) = ran("averaged", &["merge.average_every=2"]);
+    // what learns goes its way all the same
+    assert!(way.losses().eq(other.losses()));
+    for (name, first) in &begin {
+        let name = &format!("vision.{name}");
+        let [two, four, six, _] = &plain;
+        let mean = |i: usize| {
+            let sum = [first, &two[name], &four[name], &six[name]]
+                .iter()
+                .map(|all| f64::from(all[i]))
+                .sum::<f64>();
+            (sum / 4.0) as f32
+        };
+        let expected: Vec<f32> = (0..first.len()).map(mean).collect();
+        let name = name.trim_start_matches("vision.");
+        close(&averaged[name], &expected, name);
+        assert_eq!(last[name], plain[3][&format!("vision.{name}")], "{name}");
+    }
+    // heads and scale, too: checkpoints hold the average of all that learns
+    let mut heads = 0;
+    for (name, after) in &plain[1] {
+        let of = |at: usize| &kept[at][&format!("average.{name}")];
+        let step = |i: usize| of(0)[i] + (after[i] - of(0)[i]) / 3.0;
+        let expected: Vec<f32> = (0..after.len()).map(step).collect();
+        close(of(1), &expected, name);
+        assert_eq!(kept[1][name], *after, "{name}");
+        assert_eq!(of(2), of(3), "step 7 is none of every second");
+        heads += usize::from(name.contains("_head."));
+    }
+    assert!(heads > 1);
+}

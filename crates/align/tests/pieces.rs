@@ -31,7 +31,14 @@ fn pieces_make_the_whole() {
         "lora.dropout=0.3",
         "lora.targets=[\"text.*\", \"vision.*\"]",
     ];
+    let former = format!(
+        "elastic.former={:?}",
+        common::importance(&model, dir.path()).display().to_string()
+    );
+    let ewc = [former.as_str(), "elastic.weight=1e3", "elastic.batches=2"];
     for (method, sets) in [
+        ("ewc", &ewc[..]),
+        ("zscl", &["reference.batch=5", "merge.average_every=2"]),
         ("clip", &lora[..]),
         ("siglip", &["loss.captions=3"]),
         ("llm2clip", &["stage.caption.data.batch=6"]),

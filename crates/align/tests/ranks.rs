@@ -106,6 +106,26 @@ fn proclip_over_both_stages() {
 }
 
 #[test]
+fn zscl_with_reference_pictures_of_two() {
+    let reference = format!("reference.sources=[{{path={:?}, take=9}}]", common::photos());
+    let sets = [
+        &reference,
+        "reference.batch=5",
+        "reference.weight=0.5",
+        "merge.average_every=3",
+    ];
+    equal_to_one("zscl", &sets, &[2, 4]);
+}
+
+#[test]
+fn ewc_whose_penalty_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let former = common::importance(&common::write_clip(dir.path()), dir.path());
+    let former = format!("elastic.former={:?}", former.display().to_string());
+    equal_to_one("ewc", &[&former, "elastic.weight=100", "elastic.batches=2"], &[2, 4]);
+}
+
+#[test]
 fn sail_lift_and_flame() {
     equal_to_one("sail", &[], &[3]);
     equal_to_one("lift", &["loss.kind=cosine", "loss.captions=1"], &[2]);

@@ -141,6 +141,68 @@ fn clip_in_pieces_from_pixels_and_tokens() {
 }
 
 #[test]
+fn zscl_with_its_average() {
+    let reference = format!("reference.sources=[{{path={:?}, take=9}}]", common::photos());
+    interrupted_equals_unbroken("zscl", &[&reference, "reference.batch=5", "merge.average_every=3"]);
+}
+
+#[test]
+fn ewc_with_what_it_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let former = common::importance(&common::write_clip(dir.path()), dir.path());
+    let former = format!("elastic.former={:?}", former.display().to_string());
+    let sets = [
+        former.as_str(),
+        "elastic.weight=100",
+        "elastic.batches=2",
+        "schedule.steps=4",
+    ];
+    interrupted_equals_unbroken("ewc", &sets);
+}
+
+/// After the last step, while the importance of weights is measured.
+#[test]
+fn ewc_that_ends_while_it_measures() {
+    struct Measuring {
+        kill: bool,
+        seen: bool,
+    }
+    impl Progress for Measuring {
+        fn features(&mut self, what: &str, done: usize, _total: usize) {
+            self.seen |= what.contains("importance") && done == 1;
+            assert!(!(self.kill && self.seen), "killed");
+        }
+
+        fn stop(&mut self) -> bool {
+            self.seen
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let sets = ["elastic.batches=3", "schedule.steps=2"];
+    let recipe = common::recipe("ewc", &model, &dir.path().join("cache"), &sets);
+    let unbroken = to_the_end(&recipe, &dir.path().join("unbroken"), false);
+    assert!(unbroken.contains_key(Path::new("importance.safetensors")));
+    for kill in [true, false] {
+        let out = dir.path().join(format!("{kill}"));
+        let options = Options {
+            out: out.clone(),
+            resume: false,
+        };
+        let mut measuring = Measuring { kill, seen: false };
+        match catch_unwind(AssertUnwindSafe(|| run(&recipe, &options, &mut measuring))) {
+            Err(_) => assert!(kill),
+            Ok(summary) => {
+                let summary = summary.unwrap();
+                assert!(!kill && summary.bundle.is_none() && summary.steps == 2);
+            }
+        }
+        assert!(!out.join("importance.safetensors").exists() && !out.join("model").exists());
+        assert!(to_the_end(&recipe, &out, true) == unbroken, "{kill}");
+    }
+}
+
+#[test]
 fn siglip_lit_flame_and_lift() {
     for (method, sets) in [
         ("siglip", &["schedule.steps=3"][..]),

@@ -187,6 +187,19 @@ fn cclip() {
 }
 
 #[test]
+fn ewc() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let former = tiny::importance(&tiny::write_clip(dir.path()), dir.path());
+    let former = format!("elastic.former={:?}", text(&former));
+    survives("ewc", &[&former, "elastic.weight=100", "elastic.batches=6"]);
+}
+
+#[test]
+fn zscl() {
+    survives("zscl", &["reference.batch=4", "merge.average_every=2"]);
+}
+
+#[test]
 fn proclip() {
     survives("proclip", &["distill.ema=0.5", "distill.lambda=0.01"]);
 }

@@ -112,6 +112,14 @@ fn every_recipe_trains_as_it_did() {
         &[format!("vision.model={:?}", text(&clip))],
     );
     let both = ["vision", "text"].map(|side| format!("{side}.model={:?}", text(&clip)));
-    smoke.run("cclip", "cclip", "smoke", &both);
+    for recipe in ["cclip", "ewc", "zscl"] {
+        smoke.run(recipe, recipe, "smoke", &both);
+    }
+    let former = smoke.at("ewc/importance.safetensors");
+    let mut after = ["vision", "text"]
+        .map(|side| format!("{side}.model={:?}", text(&smoke.at("ewc/model"))))
+        .to_vec();
+    after.push(format!("elastic.former={:?}", text(&former)));
+    smoke.run("ewc-after", "ewc", "smoke", &after);
     assert!(smoke.wrong.is_empty(), "{:#?}", smoke.wrong);
 }

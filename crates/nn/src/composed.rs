@@ -51,6 +51,11 @@ pub fn gated(gate_up: Tensor<2>, act: Activation) -> Tensor<2> {
     }
 }
 
+/// See [`crate::fused::elastic`].
+pub fn elastic(x: Tensor<1>, importance: Tensor<1>, center: Tensor<1>, weight: f32) -> Tensor<1> {
+    ((x - center).powi_scalar(2) * importance).sum() * (0.5 * weight)
+}
+
 /// See [`crate::fused::layer_norm`].
 pub fn layer_norm(x: Tensor<2>, w: Tensor<1>, b: Tensor<1>, eps: f32) -> Tensor<2> {
     let centred = x.clone() - x.mean_dim(1);

@@ -80,6 +80,35 @@ pub fn visit<M: Module>(module: &M, mut each: impl FnMut(ParamInfo, &dyn Fn() ->
     });
 }
 
+struct Flat<'a> {
+    path: Path,
+    each: &'a mut dyn FnMut(&str, Tensor<1>),
+}
+
+impl ModuleVisitor for Flat<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        let size: usize = value.dims().iter().product();
+        (self.each)(&self.path.name(), value.reshape([size]));
+    }
+}
+
+/// Calls `each` with every parameter as a vector; one that learns is recorded, so that a loss may be made of it.
+pub fn vectors<M: Module>(module: &M, mut each: impl FnMut(&str, Tensor<1>)) {
+    module.visit(&mut Flat {
+        path: Path::default(),
+        each: &mut each,
+    });
+}
+
 /// All parameters in the order of their fields.
 pub fn list<M: Module>(module: &M) -> Vec<ParamInfo> {
     let mut all = Vec::new();

@@ -1,6 +1,7 @@
 //! Distillation of similarity distributions (open_clip's `DistillClipLoss`; learning without forgetting over a batch's own pairs).
 
 use bifocal_nn::Tensor;
+use bifocal_nn::engine;
 use bifocal_nn::fused::{self, Divergence};
 
 /// What a teacher makes of the same pictures and texts; it gets no gradient.
@@ -18,7 +19,7 @@ pub struct TeacherRows {
 /// divided by `temperature` first.
 ///
 /// With [`Divergence::CrossEntropy`] and temperature 1 it is open_clip's loss. Where a paper multiplies by the square of the temperature (ZSCL:
-/// arXiv 2303.06628, temperature 2), its method does.
+/// arXiv 2303.06628, temperature 2), [`reference_distillation`] does.
 ///
 /// # Shapes
 /// `images` `[n, d]` and `texts` `[m, d]`, rows of unit length; `scale` and the result `[1]`.
@@ -39,6 +40,28 @@ pub fn similarity_distillation(
         teacher.scale / temperature,
         divergence,
     )
+}
+
+/// What ZSCL adds in its two directions (arXiv 2303.06628; the authors' code): T²·CE(softmax(t / T), softmax(s / T)) over the teacher's texts for each
+/// picture, and over the pictures for each of those texts. The texts are the teacher's on both sides and the scale is the model's, so that only
+/// `images` differ; a scale that learns gets the gradient of the model's side.
+///
+/// # Shapes
+/// `images` `[n, d]`, the teacher's `[n, d]` and `[m, d]`, rows of unit length; `scale` and the result `[1]`.
+pub fn reference_distillation(
+    images: Tensor<2>,
+    teacher: [Tensor<2>; 2],
+    scale: Tensor<1>,
+    temperature: f32,
+) -> Tensor<1> {
+    let [seen, texts] = teacher.map(Tensor::detach);
+    let teacher = TeacherRows {
+        images: seen,
+        texts: texts.clone(),
+        scale: engine::scalar(scale.clone()),
+    };
+    let mean = similarity_distillation(images, texts, scale, teacher, temperature, Divergence::CrossEntropy);
+    mean * (2.0 * temperature * temperature)
 }
 
 #[cfg(test)]
@@ -97,6 +120,48 @@ mod tests {
                 case.with_extra(rows)
             })
             .collect()
+    }
+
+    /// The teacher's pictures are the first rows of `extra`, its texts the case's own.
+    fn reference(case: &Case, of: Leaves) -> Tensor<1> {
+        let n = case.positives.images();
+        let seen = of.extra.slice([0..n, 0..case.dim]);
+        reference_distillation(of.images, [seen, of.texts], of.scale, 2.0)
+    }
+
+    fn naive_reference(case: &Case) -> f64 {
+        let (n, m) = (case.positives.images(), case.positives.of_text().len());
+        let student = |i: usize, j: usize| f64::from(case.scale) / 2.0 * case.dot(i, j);
+        let seen = Case {
+            images: case.extra[..n * case.dim].to_vec(),
+            ..case.clone()
+        };
+        let teacher = |i: usize, j: usize| f64::from(case.scale) / 2.0 * seen.dot(i, j);
+        let one = |at: &dyn Fn(usize) -> (usize, usize), count: usize| -> f64 {
+            let lse = |z: &dyn Fn(usize, usize) -> f64| testing::log_sum_exp((0..count).map(|k| z(at(k).0, at(k).1)));
+            let (s, t) = (lse(&student), lse(&teacher));
+            let term = |k: usize| (teacher(at(k).0, at(k).1) - t).exp() * (s - student(at(k).0, at(k).1));
+            (0..count).map(term).sum()
+        };
+        let rows: f64 = (0..n).map(|i| one(&|j| (i, j), m)).sum();
+        let columns: f64 = (0..m).map(|j| one(&|i| (i, j), n)).sum();
+        4.0 * (rows / n as f64 + columns / m as f64)
+    }
+
+    #[test]
+    fn of_references_equals_pytorch_and_its_naive_twin() {
+        testing::against_fixture("distill_zscl", reference);
+        for case in cases() {
+            let expected = naive_reference(&case);
+            testing::close(testing::value(&case, reference), expected, 1e-5 * expected.max(1.0));
+            let grads = testing::gradients(&case, reference).0;
+            assert!(
+                grads[1].iter().chain(&grads[2]).all(|&g| g == 0.0),
+                "the teacher learns"
+            );
+            // without texts of its own, a case is that of a student whose pictures alone move
+            testing::finite_differences_of_images(&case, reference, naive_reference);
+        }
     }
 
     const BOTH: [Divergence; 2] = [Divergence::CrossEntropy, Divergence::KullbackLeibler];

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use bifocal_nn::Tensor;
-use bifocal_nn::fused::{Softmax, Targets, softmax_pairs};
+use bifocal_nn::engine::tensor;
+use bifocal_nn::fused::{Softmax, Targets, embedding, softmax_pairs};
 
 use super::{Positives, Shard, stack};
 
@@ -42,6 +43,39 @@ pub fn infonce_with(
         None => texts,
     };
     softmax_pairs(images, candidates, scale, &Arc::new(what))
+}
+
+/// What label smoothing adds to [`infonce_with`] for each unit of the share that it spreads evenly over all candidates: with targets (1 − ε)·own + ε·even,
+/// the loss is `infonce_with + ε·smoothing`.
+///
+/// The cross-entropy to an even target is the one to a picture's own texts plus how much more similar those are than all candidates are on the mean; and
+/// the mean over all pairs is the product of two mean rows, so that this takes no pass over the pairs.
+///
+/// # Shapes
+/// As [`infonce_with`].
+pub fn smoothing(
+    images: Tensor<2>,
+    texts: Tensor<2>,
+    extra: Option<Tensor<2>>,
+    scale: Tensor<1>,
+    positives: &Positives,
+) -> Tensor<1> {
+    let n = positives.images();
+    let owners: Vec<u32> = positives.of_text().iter().map(|&image| image as u32).collect();
+    let share = |share: &f32| share / n as f32;
+    // every picture counts alike
+    let by_text = tensor(positives.shares().iter().map(share).collect(), [1, owners.len()]);
+    let own = (embedding(images.clone(), &owners.into()) * texts.clone()).sum_dim(1);
+    let own = by_text.clone().matmul(own);
+    let picture = images.mean_dim(0);
+    let asked = by_text.matmul(texts.clone());
+    let candidate = match extra {
+        Some(extra) => stack(vec![texts, extra]),
+        None => texts,
+    };
+    let candidate = candidate.mean_dim(0);
+    let even = (picture * (asked + candidate)).sum_dim(1) * 0.5;
+    scale * (own - even).reshape([1])
 }
 
 /// One process's part of [`infonce`] over a batch that several hold: its pictures against all texts, and its texts against all pictures.
@@ -103,6 +137,47 @@ mod tests {
     fn loss(case: &Case, of: Leaves) -> Tensor<1> {
         let extra = (!case.extra.is_empty()).then_some(of.extra);
         infonce_with(of.images, of.texts, extra, of.scale, &case.positives)
+    }
+
+    const SMOOTHED: f32 = 0.2;
+
+    /// With an even part of each target, as PyTorch's `label_smoothing` has it.
+    fn naive_smoothed(case: &Case) -> f64 {
+        let (n, m) = (case.positives.images(), case.positives.of_text().len());
+        let (others, scale) = (case.extra.len() / case.dim, f64::from(case.scale));
+        let even = |i: usize| {
+            let own: f64 = (0..m).map(|j| case.dot(i, j)).sum();
+            (own + (0..others).map(|k| case.dot_extra(i, k)).sum::<f64>()) / (m + others) as f64
+        };
+        let mut total = 0.0;
+        for (j, &i) in case.positives.of_text().iter().enumerate() {
+            let mates = case.positives.of_text().iter().filter(|&&k| k == i).count();
+            let column = (0..n).map(|k| case.dot(k, j)).sum::<f64>() / n as f64;
+            total += scale * (2.0 * case.dot(i, j) - even(i) - column) / mates as f64;
+        }
+        naive(case) + f64::from(SMOOTHED) * total / (2 * n) as f64
+    }
+
+    fn smoothed(case: &Case, of: Leaves) -> Tensor<1> {
+        let extra = (!case.extra.is_empty()).then(|| of.extra.clone());
+        let more = smoothing(
+            of.images.clone(),
+            of.texts.clone(),
+            extra,
+            of.scale.clone(),
+            &case.positives,
+        );
+        loss(case, of) + more * SMOOTHED
+    }
+
+    #[test]
+    fn smoothed_targets_equal_pytorch_and_their_naive_twin_with_its_slope() {
+        testing::against_fixture("infonce_smoothed", smoothed);
+        testing::against_fixture("infonce_smoothed_extra", smoothed);
+        for case in cases() {
+            testing::close(testing::value(&case, smoothed), naive_smoothed(&case), 1e-5);
+            testing::finite_differences(&case, smoothed, naive_smoothed);
+        }
     }
 
     fn cases() -> Vec<Case> {

@@ -238,6 +238,15 @@ pub(crate) fn finite_differences_of_student(
     }
 }
 
+/// As [`finite_differences`], where all but the pictures are a teacher's.
+pub(crate) fn finite_differences_of_images(
+    case: &Case,
+    loss: impl Fn(&Case, Leaves) -> Tensor<1>,
+    naive: impl Fn(&Case) -> f64,
+) {
+    differences(case, loss, naive, &[|c| &mut c.images]);
+}
+
 fn differences(
     case: &Case,
     loss: impl Fn(&Case, Leaves) -> Tensor<1>,

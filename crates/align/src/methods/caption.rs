@@ -34,6 +34,7 @@ pub(super) fn stage(name: &'static str, recipe: &Recipe) -> Stage {
             ..BatchNeeds::captions(1)
         },
         keeps_teacher: false,
+        elastic: false,
         projector: None,
         objective: Box::new(CaptionContrastive {
             scale: recipe.caption.scale,

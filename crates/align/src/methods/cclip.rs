@@ -70,6 +70,7 @@ fn task(recipe: &Recipe) -> Stage {
             ..Contrastive::needs(recipe)
         },
         keeps_teacher: false,
+        elastic: false,
         projector: looks_through.then(|| spec.projector.clone()),
         objective: Box::new(Task {
             contrastive: Contrastive::new(recipe),

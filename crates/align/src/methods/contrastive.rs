@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bifocal_models::adapter::normalize;
 use bifocal_models::towers::Towers;
 use bifocal_nn::engine::{scalar, tensor};
-use bifocal_nn::params;
+use bifocal_nn::{Tensor, params};
 
 use super::embed::{self, Disturb, Draws};
 use super::{BatchNeeds, LossTerms, MethodError, Negatives, Objective, Stage};
@@ -38,6 +38,7 @@ impl Contrastive {
             rules,
             needs: Self::needs(recipe),
             keeps_teacher: false,
+            elastic: false,
             projector: None,
             objective: Box::new(Self::new(recipe)),
         }
@@ -55,18 +56,24 @@ impl Contrastive {
 }
 
 impl Contrastive {
+    /// The rows of a batch's pictures as they leave the head; noise is drawn as for this part.
+    pub(super) fn pictures(
+        &self,
+        towers: &Towers,
+        batch: &Batch,
+        seed: u64,
+        part: Part,
+    ) -> Result<Tensor<2>, MethodError> {
+        let pictures = batch.images.as_ref().ok_or(MethodError::NoRows { part })?;
+        let draws = Draws::new(seed, part, batch.first[0]);
+        embed::images(towers, pictures, self.image, draws)
+    }
+
     /// The rows of a batch as they leave the heads.
     pub(super) fn rows(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError> {
         let draws = |part, first| Draws::new(seed, part, first);
-        let pictures = batch
-            .images
-            .as_ref()
-            .ok_or(MethodError::NoRows { part: Part::Images })?;
         let mut all = Embeddings::of(batch)
-            .with(
-                Part::Images,
-                embed::images(towers, pictures, self.image, draws(Part::Images, batch.first[0]))?,
-            )
+            .with(Part::Images, self.pictures(towers, batch, seed, Part::Images)?)
             .with(
                 Part::Texts,
                 embed::texts(towers, &batch.texts, self.text, draws(Part::Texts, batch.first[1]))?,
@@ -93,8 +100,19 @@ impl Objective for Contrastive {
         Ok(match self.loss.kind {
             LossKind::Infonce => {
                 let extra = all.rows.get(&Part::Negatives).cloned();
+                let share = self.loss.smoothing;
+                let even = (share > 0.0).then(|| {
+                    let (images, texts, extra) = (images.clone(), texts.clone(), extra.clone());
+                    losses::smoothing(images, texts, extra, scale.clone(), &all.positives) * share
+                });
                 let loss = losses::infonce_with(images, texts, extra, scale, &all.positives);
-                LossTerms::one("infonce", loss)
+                LossTerms::one(
+                    "infonce",
+                    match even {
+                        Some(even) => loss + even,
+                        None => loss,
+                    },
+                )
             }
             LossKind::Sigmoid => {
                 let bias = towers

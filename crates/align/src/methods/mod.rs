@@ -9,6 +9,7 @@ mod cclip;
 mod clip;
 mod contrastive;
 mod embed;
+mod ewc;
 mod flame;
 mod lift;
 mod lit;
@@ -17,6 +18,7 @@ mod proclip;
 mod sail;
 mod sharelock;
 mod siglip;
+mod zscl;
 
 use std::fmt::Debug;
 
@@ -29,6 +31,7 @@ use crate::recipe::{FreezeRule, Recipe, RecipeError};
 use crate::train::collective::RankError;
 
 pub use contrastive::Contrastive;
+pub(crate) use ewc::Elastic;
 
 /// A stretch of training with its own objective and its own set of learning parameters.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub struct Stage {
     pub needs: BatchNeeds,
     /// Whether a copy of the vision tower and its head, as they are when the stage begins, is kept as [`Towers::teacher`].
     pub keeps_teacher: bool,
+    /// Whether what former tasks need holds its parameters, and what this one needs is measured at its end (`[elastic]` of the recipe).
+    pub elastic: bool,
     /// Layers that its loss looks through, as [`Towers::projector`]; they are no part of the finished model.
     pub projector: Option<HeadConfig>,
     /// How samples become a loss.
@@ -61,6 +66,8 @@ pub struct BatchNeeds {
     pub negatives: Negatives,
     /// Whose rows of the same pictures or texts come with a batch.
     pub teacher: Option<TeacherRows>,
+    /// Whether pictures of no task come beside, with what a teacher makes of them and of a text of each (`[reference]` of the recipe).
+    pub reference: bool,
 }
 
 impl BatchNeeds {
@@ -72,6 +79,7 @@ impl BatchNeeds {
             queries: None,
             negatives: Negatives::None,
             teacher: None,
+            reference: false,
         }
     }
 
@@ -221,6 +229,8 @@ pub const METHODS: &[Entry] = &[
     lift::ENTRY,
     proclip::ENTRY,
     cclip::ENTRY,
+    ewc::ENTRY,
+    zscl::ENTRY,
 ];
 
 /// The method of a name.

@@ -58,6 +58,7 @@ fn inherit(recipe: &Recipe) -> Stage {
             ..BatchNeeds::captions(recipe.loss.captions)
         },
         keeps_teacher: false,
+        elastic: false,
         projector: None,
         objective: Box::new(Inherit {
             spec: recipe.distill.clone(),
@@ -110,6 +111,7 @@ fn tune(recipe: &Recipe) -> Stage {
         rules: vec![frozen("text.*")],
         needs: Contrastive::needs(recipe),
         keeps_teacher: true,
+        elastic: false,
         projector: None,
         objective: Box::new(Tune {
             contrastive: Contrastive::new(recipe),

@@ -143,7 +143,10 @@ fn replay(tasks: &mut [Task], share: f64) -> Result<(), RecipeError> {
         let own = &mut task.recipe.data.sources;
         let kept: Vec<_> = own.iter().cloned().collect();
         own.extend(former.iter().cloned());
-        former.extend(kept); // MERGE: take = share
+        former.extend(kept.into_iter().map(|mut source| {
+            source.take = share;
+            source
+        }));
     }
     Ok(())
 }

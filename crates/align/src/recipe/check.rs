@@ -1,6 +1,6 @@
 //! Values that no run can work with.
 
-use super::{HeadKind, HeadSpec, LossKind, NewVision, Recipe, RecipeError, SourceKind};
+use super::{HeadKind, HeadSpec, LossKind, NewVision, Recipe, RecipeError, SourceKind, SourceSpec};
 use crate::methods;
 
 impl Recipe {
@@ -73,16 +73,51 @@ impl Recipe {
         within("consolidate.weight", f64::from(held.weight), 0.0, 1e6)?;
         within("consolidate.temperature", f64::from(held.temperature), 1e-3, 1e3)?;
         within("merge.keep", f64::from(merge.keep), 0.0, 1.0)?;
+        let one_stage = |key, none| {
+            need(none || self.running().len() == 1, key, || {
+                "only runs of one stage can keep a part of what they have learnt; take it out, or skip the other stages"
+                    .to_owned()
+            })
+        };
+        one_stage("merge.keep", merge.keep == 1.0)?;
+        one_stage("merge.average_every", merge.average_every == 0)?;
+        need(
+            merge.average_every == 0 || self.lora.rank == 0,
+            "merge.average_every",
+            || "the average of adapters is not that of what they add; set it to 0, or lora.rank to 0".to_owned(),
+        )?;
+        self.check_elastic()?;
+        self.check_reference()?;
         let consolidates = self.method == "cclip" && held.weight > 0.0;
         need(!consolidates || self.data.augment.is_none(), "data.augment", || {
             "what the model made of a picture before is computed once, of the picture as it is; take [data.augment] out, or set \
              consolidate.weight to 0"
                 .to_owned()
-        })?;
-        need(merge.keep == 1.0 || self.running().len() == 1, "merge.keep", || {
-            "only runs of one stage can keep a part of what they have learnt; set it to 1, or skip the other stages"
+        })
+    }
+
+    fn check_elastic(&self) -> Result<(), RecipeError> {
+        let elastic = &self.elastic;
+        within("elastic.weight", f64::from(elastic.weight), 0.0, 1e12)?;
+        within("elastic.batches", elastic.batches as f64, 1.0, 1e9)?;
+        need(self.method != "ewc" || self.lora.rank == 0, "lora.rank", || {
+            "adapters begin anew with each task, so that there is nothing about them to hold on to; set it to 0"
                 .to_owned()
         })
+    }
+
+    fn check_reference(&self) -> Result<(), RecipeError> {
+        let reference = &self.reference;
+        within("reference.weight", f64::from(reference.weight), 0.0, 1e6)?;
+        within("reference.temperature", f64::from(reference.temperature), 1e-3, 1e3)?;
+        within("reference.batch", reference.batch as f64, 0.0, 1_048_576.0)?;
+        check_sources(&reference.sources)?;
+        let standardizes = self.image_head.standardize_input || self.text_head.standardize_input;
+        need(
+            !self.has_reference() || !standardizes,
+            "image_head.standardize_input",
+            || "reference pictures pass through heads as a teacher's do; set it to false in both heads".to_owned(),
+        )
     }
 
     /// Whether what a head makes of a sample depends on the others.
@@ -92,6 +127,11 @@ impl Recipe {
 
     /// Checks that a batch can be split over processes.
     pub(crate) fn check_ranks(&self, ranks: usize) -> Result<(), RecipeError> {
+        need(!self.has_reference() || ranks <= self.data.batch, "data.batch", || {
+            format!(
+                "{ranks} processes share reference pictures as they share those of the task; set it to {ranks} at least"
+            )
+        })?;
         need(ranks == 1 || !self.needs_whole_batch(), "image_head.batch_norm", || {
             format!(
                 "a head with batch_norm needs the whole batch at once, which {ranks} processes do not have; set it to false in both \
@@ -123,6 +163,12 @@ impl Recipe {
         within("loss.bias_init", f64::from(loss.bias_init), -1e4, 1e4)?;
         within("loss.captions", loss.captions as f64, 1.0, 64.0)?;
         within("loss.negatives", loss.negatives as f64, 0.0, 64.0)?;
+        within("loss.smoothing", f64::from(loss.smoothing), 0.0, 0.99)?;
+        need(
+            loss.smoothing == 0.0 || loss.kind == LossKind::Infonce,
+            "loss.smoothing",
+            || "only targets of a softmax can be smoothed; set it to 0, or loss.kind to infonce".to_owned(),
+        )?;
         let one = loss.kind != LossKind::Cosine || loss.captions == 1;
         need(one, "loss.captions", || {
             "the cosine loss compares a picture with one text; set it to 1".to_owned()
@@ -165,24 +211,33 @@ impl Recipe {
         need(!self.data.sources.is_empty(), "data.sources", || {
             "nothing to learn from; add a [[data.sources]] with a path".to_owned()
         })?;
-        for source in &self.data.sources {
-            need(!source.path.is_empty(), "data.sources.path", || {
-                "a source has no path".to_owned()
-            })?;
-            within("data.sources.weight", source.weight, 1e-6, 1e6)?;
-            within("data.sources.holdout", source.holdout, 0.0, 1e12)?;
-            for template in &source.templates {
-                need(template.contains("{}"), "data.sources.templates", || {
-                    format!("{template:?} has no {{}}, where the caption goes")
-                })?;
-            }
-            let held = source.kind == SourceKind::Classifier && source.holdout > 0.0;
-            need(!held, "data.sources.holdout", || {
-                "a classifier's rows are not pictures; hold out captions instead".to_owned()
+        check_sources(&self.data.sources)
+    }
+}
+
+/// Of data that a stage or a reference reads.
+fn check_sources(sources: &[SourceSpec]) -> Result<(), RecipeError> {
+    for source in sources {
+        need(!source.path.is_empty(), "data.sources.path", || {
+            "a source has no path".to_owned()
+        })?;
+        within("data.sources.weight", source.weight, 1e-6, 1e6)?;
+        within("data.sources.holdout", source.holdout, 0.0, 1e12)?;
+        within("data.sources.take", source.take, 0.0, 1e12)?;
+        for template in &source.templates {
+            need(template.contains("{}"), "data.sources.templates", || {
+                format!("{template:?} has no {{}}, where the caption goes")
             })?;
         }
-        Ok(())
+        let classes = source.kind == SourceKind::Classifier;
+        need(!classes || source.holdout == 0.0, "data.sources.holdout", || {
+            "a classifier's rows are not pictures; hold out captions instead".to_owned()
+        })?;
+        need(!classes || source.take == 0.0, "data.sources.take", || {
+            "a classifier's rows are taken all; set it to 0".to_owned()
+        })?;
     }
+    Ok(())
 }
 
 fn check_new(new: &NewVision) -> Result<(), RecipeError> {

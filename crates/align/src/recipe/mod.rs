@@ -7,12 +7,14 @@
 mod chain;
 mod check;
 mod error;
+mod hold;
 mod layers;
 mod learning;
 mod spec;
 
 pub use chain::{Chain, ContinualSpec, Task};
 pub use error::RecipeError;
+pub use hold::{ElasticSpec, ReferenceSpec};
 pub use learning::{
     BadStep, ComputeSpec, Decay, FreezeRule, OptimizerKind, OptimizerSpec, Precision, RunSpec, ScheduleKind,
     ScheduleSpec,
@@ -56,6 +58,10 @@ pub struct Recipe {
     pub distill: DistillSpec,
     /// What C-CLIP holds on to, and how.
     pub consolidate: ConsolidateSpec,
+    /// What EWC holds on to.
+    pub elastic: ElasticSpec,
+    /// What ZSCL looks at beside the task.
+    pub reference: ReferenceSpec,
     /// How much of what was learnt is kept.
     pub merge: MergeSpec,
     /// How LLM2CLIP tunes its language model.
@@ -101,6 +107,8 @@ impl Default for Recipe {
             loss: LossSpec::default(),
             distill: DistillSpec::default(),
             consolidate: ConsolidateSpec::default(),
+            elastic: ElasticSpec::default(),
+            reference: ReferenceSpec::default(),
             merge: MergeSpec::default(),
             caption: CaptionSpec::default(),
             lora: LoraSpec::default(),

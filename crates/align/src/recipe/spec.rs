@@ -214,6 +214,8 @@ pub struct LossSpec {
     pub captions: usize,
     /// Texts drawn per picture and step from the group `negatives` of a source; they are candidates that no picture belongs to (`infonce`).
     pub negatives: usize,
+    /// Share of each target that is spread evenly over all candidates (label smoothing, `infonce`).
+    pub smoothing: f32,
 }
 
 impl Default for LossSpec {
@@ -227,6 +229,7 @@ impl Default for LossSpec {
             normalizer: Normalizer::Images,
             captions: 1,
             negatives: 0,
+            smoothing: 0.0,
         }
     }
 }
@@ -316,6 +319,9 @@ pub struct MergeSpec {
     pub keep: f32,
     /// Whether what LoRA adds is taken with its factor alpha / rank; the paper can be read either way.
     pub scaled: bool,
+    /// Every so many steps the weights enter an even average, which began with those before the run and is what the finished model has (the weight
+    /// ensemble of ZSCL); 0: the model has the weights of the last step.
+    pub average_every: u64,
 }
 
 impl Default for MergeSpec {
@@ -323,6 +329,7 @@ impl Default for MergeSpec {
         Self {
             keep: 1.0,
             scaled: true,
+            average_every: 0,
         }
     }
 }
@@ -408,6 +415,9 @@ pub struct SourceSpec {
     pub templates: Vec<String>,
     /// Kept out of training and listed in `holdout.json` of the run: below 1 a share of the rows, otherwise their number.
     pub holdout: f64,
+    /// How many of the other rows are learnt from, drawn by the recipe's seed: below 1 a share of them, otherwise their number; 0: all. What is held
+    /// out does not depend on it, so that a later run can repeat a part of what an earlier one has learnt (replay).
+    pub take: f64,
 }
 
 impl Default for SourceSpec {
@@ -421,6 +431,7 @@ impl Default for SourceSpec {
             weight: 1.0,
             templates: Vec::new(),
             holdout: 0.0,
+            take: 0.0,
         }
     }
 }

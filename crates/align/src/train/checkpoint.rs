@@ -332,7 +332,8 @@ fn encode(snapshot: &Snapshot) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
     Ok(files)
 }
 
-fn tensors<'a>(all: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>) -> Result<Vec<u8>, String> {
+/// The bytes of a file of tensors.
+pub(super) fn tensors<'a>(all: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>) -> Result<Vec<u8>, String> {
     let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = all
         .map(|(name, shape, data)| (name, shape, data.iter().flat_map(|v| v.to_le_bytes()).collect()))
         .collect();

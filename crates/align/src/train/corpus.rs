@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bifocal_data::split::{HoldOut, split};
-use bifocal_data::{CaptionMix, Dataset, ImageSource};
+use bifocal_data::{CaptionMix, Dataset, ImageSource, Sample};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::draw::Share;
-use crate::recipe::{DataSpec, SourceKind, SourceSpec};
+use crate::random::{TAKE, mix};
+use crate::recipe::{SourceKind, SourceSpec};
 
 /// Largest list of class names that is read, in bytes.
 const MAX_CLASS_FILE: u64 = 256 << 20;
@@ -86,16 +87,16 @@ enum Names {
 }
 
 impl Corpus {
-    /// Opens all sources.
-    pub fn open(spec: &DataSpec, facets: &[String]) -> Result<Self, TrainError> {
+    /// Opens all sources; `seed` decides which rows are taken where a source does not take all.
+    pub fn open(sources: &[SourceSpec], facets: &[String], seed: u64) -> Result<Self, TrainError> {
         let mut corpus = Self {
             facets: facets.to_vec(),
             ..Self::default()
         };
-        for source in &spec.sources {
+        for source in sources {
             let first = corpus.rows.len();
             match source.kind {
-                SourceKind::Captions => corpus.add_captions(source)?,
+                SourceKind::Captions => corpus.add_captions(source, seed)?,
                 SourceKind::Classifier => corpus.add_classes(source)?,
             }
             if corpus.rows.len() == first {
@@ -112,7 +113,7 @@ impl Corpus {
         Ok(corpus)
     }
 
-    fn add_captions(&mut self, spec: &SourceSpec) -> Result<(), TrainError> {
+    fn add_captions(&mut self, spec: &SourceSpec, seed: u64) -> Result<(), TrainError> {
         let path = Path::new(&spec.path);
         let mix = mix_of(spec);
         let dataset = Dataset::open(path)?;
@@ -126,7 +127,11 @@ impl Corpus {
             HoldOut::Count(spec.holdout as usize)
         };
         let held: BTreeSet<usize> = split(&keys, HOLDOUT_SEED, how).held_out.into_iter().collect();
+        let left = left_out(&dataset.samples, &held, spec, seed);
         for (i, sample) in dataset.samples.into_iter().enumerate() {
+            if left.contains(&i) {
+                continue;
+            }
             let held = held.contains(&i);
             let (texts, groups) = self.fill_groups(&sample.captions, spec);
             let negatives = sample.captions.get(&spec.negatives).into_iter().flatten();
@@ -294,6 +299,24 @@ fn wanted<'a>(captions: &'a BTreeMap<String, Vec<String>>, spec: &'a SourceSpec)
     }
 }
 
+/// The rows for training that a source does not take: what is held out was chosen before, so that it is the same whatever is taken.
+fn left_out(samples: &[Sample], held: &BTreeSet<usize>, spec: &SourceSpec, seed: u64) -> BTreeSet<usize> {
+    if spec.take == 0.0 {
+        return BTreeSet::new();
+    }
+    let speaks = |sample: &Sample| wanted(&sample.captions, spec).iter().any(|(_, all)| !all.is_empty());
+    let rows: Vec<usize> = (0..samples.len())
+        .filter(|i| !held.contains(i) && speaks(&samples[*i]))
+        .collect();
+    let keys: Vec<&str> = rows.iter().map(|&i| samples[i].key.as_str()).collect();
+    let count = match spec.take {
+        share if share < 1.0 => ((share * rows.len() as f64).round() as usize).max(1),
+        count => count as usize,
+    };
+    let drawn = split(&keys, mix(seed, TAKE, 0), HoldOut::Count(count));
+    drawn.train.into_iter().map(|i| rows[i]).collect()
+}
+
 fn mix_of(spec: &SourceSpec) -> Option<Arc<CaptionMix>> {
     (!spec.mix.weights().is_empty()).then(|| Arc::new(spec.mix.clone()))
 }
@@ -316,17 +339,61 @@ mod tests {
             templates: vec!["{}".to_owned(), "a photo of a {}.".to_owned()],
             ..SourceSpec::default()
         };
-        let spec = DataSpec {
-            batch: 2,
-            class_rows: crate::recipe::ClassRows::Weights,
-            sources: vec![source],
-            ..DataSpec::default()
-        };
-        let corpus = Corpus::open(&spec, &[]).expect("open");
+        let corpus = Corpus::open(&[source], &[], 0).expect("open");
         let pictures: Vec<_> = corpus.rows.iter().map(|r| r.picture.clone()).collect();
         assert_eq!(pictures, [Picture::Class(0), Picture::Class(7)]);
         assert_eq!(corpus.rows[0].texts, [0, 1]);
         assert_eq!(corpus.rows[1].texts, [2, 3, 4, 5, 0, 1]);
         assert_eq!(corpus.texts[1], "a photo of a tench.");
+    }
+
+    /// Keys of the rows and of what is held out of a source of the fifty photos.
+    fn opened(seed: u64, source: SourceSpec) -> (BTreeSet<String>, Vec<HeldOut>, usize) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/photos");
+        let source = SourceSpec {
+            path: path.display().to_string(),
+            languages: vec!["en".to_owned()],
+            ..source
+        };
+        let corpus = Corpus::open(&[source], &[], seed).expect("open");
+        let keys: BTreeSet<String> = corpus.rows.iter().map(|row| row.key.clone()).collect();
+        assert_eq!(keys.len(), corpus.rows.len());
+        assert!(
+            corpus
+                .rows
+                .iter()
+                .flat_map(|row| &row.texts)
+                .all(|&t| (t as usize) < corpus.texts.len())
+        );
+        (keys, corpus.held_out, corpus.texts.len())
+    }
+
+    #[test]
+    fn what_is_taken_is_drawn_after_what_is_held_out() {
+        let take = |seed, take| {
+            let source = SourceSpec {
+                holdout: 10.0,
+                take,
+                ..SourceSpec::default()
+            };
+            opened(seed, source)
+        };
+        let (all, held, texts) = take(1, 0.0);
+        assert_eq!((all.len(), held.len()), (40, 10));
+        for (share, count) in [(0.25, 10), (0.001, 1), (7.0, 7), (1.0, 1), (40.0, 40), (1000.0, 40)] {
+            let (rows, still_held, fewer) = take(1, share);
+            assert_eq!(rows.len(), count, "{share}");
+            assert!(rows.is_subset(&all));
+            assert_eq!(still_held, held, "{share}");
+            // nothing is computed of texts that nobody learns from
+            assert_eq!(fewer < texts, count < 40, "{share}");
+        }
+        assert_eq!(take(1, 7.0), take(1, 7.0));
+        assert_ne!(take(1, 7.0).0, take(2, 7.0).0);
+        assert_eq!(take(1, 7.0).1, take(2, 7.0).1);
+        assert!(
+            take(1, 7.0).0.is_subset(&take(1, 8.0).0),
+            "more are added to those there are"
+        );
     }
 }

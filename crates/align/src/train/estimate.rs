@@ -49,6 +49,11 @@ impl Estimate {
 /// As [`super::run`], before its second step.
 pub fn estimate(recipe: &Recipe, overview: &Overview) -> Result<Vec<Estimate>, TrainError> {
     let mut small = recipe.clone();
+    // as large a part of the reference
+    let part = small.data.batch.min(TRIED) as f64 / small.data.batch.max(1) as f64;
+    if small.reference.batch > 0 {
+        small.reference.batch = ((small.reference.batch as f64 * part).round() as usize).max(1);
+    }
     let all = small.stage.values_mut().map(|stage| &mut stage.data);
     for data in all.chain([&mut small.data]) {
         data.batch = data.batch.min(TRIED);

@@ -34,7 +34,7 @@ pub(crate) struct Features<'a> {
     cache: &'a Path,
     prompt: Option<&'a str>,
     precision: Precision,
-    ranks: &'a dyn Ranks,
+    pub ranks: &'a dyn Ranks,
     /// Whether rows are noise in place of what a tower would give.
     pub made_up: bool,
 }

@@ -74,6 +74,8 @@ pub(crate) struct Feed {
     pub teacher_texts: Option<Table>,
     /// Random changes of pictures that learn.
     pub augment: Option<Augment>,
+    /// Pictures of no task that come with each batch.
+    pub reference: Option<Box<Feed>>,
     /// Pictures that could not be read, told once each.
     pub told: BTreeSet<String>,
 }
@@ -120,8 +122,7 @@ impl Feed {
             ImageFeed::None => {}
             ImageFeed::Features(table) => images = Some(Images::Features(table.gather(drawn.iter().map(|d| d.row)))),
             ImageFeed::Pixels(preprocess) => {
-                let loaded = self.pixels(preprocess, &mut drawn, &mut own, number, &mut warnings, ranks)?;
-                pixels = loaded.map(Images::Pixels);
+                pixels = self.pixels(preprocess, &mut drawn, &mut own, number, &mut warnings, ranks)?;
             }
         }
         warnings.retain(|(path, _)| self.told.insert(path.clone()));
@@ -154,6 +155,7 @@ impl Feed {
             }),
             teacher_images: (self.teacher_images.as_ref()).map(|table| table.gather(drawn.iter().map(|d| d.row))),
             teacher_texts: (self.teacher_texts.as_ref()).map(|table| table.gather(numbers.iter().copied())),
+            reference: None,
             first: [0; 3],
         };
         // all but pixels is at hand for the whole batch, and the parts that others hold decide what comes before this one
@@ -162,19 +164,26 @@ impl Feed {
             n if n == batch.len() => Some(batch),
             _ => Some(batch.part(own)),
         };
-        let part = part.map(|part| match pixels {
-            Some(pixels) => Batch {
-                images: Some(pixels),
-                ..part
-            },
-            None => part,
-        });
-        Ok(Sampled {
-            batches: vec![part],
+        let mut sampled = Sampled {
             keys: drawn.iter().map(|d| self.rows[d.row].key.clone()).collect(),
             broken: self.broken(&drawn),
             warnings: warnings.into_iter().map(|(_, warning)| warning).collect(),
-        })
+            batches: Vec::new(),
+        };
+        let mut reference = None;
+        if let Some(feed) = &mut self.reference {
+            let beside = feed.batch(step, number, ranks)?;
+            reference = beside.batches.into_iter().flatten().next().map(Box::new);
+            sampled.broken.extend(beside.broken);
+            sampled.warnings.extend(beside.warnings);
+        }
+        let part = part.map(|part| Batch {
+            images: pixels.map(Images::Pixels).or(part.images),
+            reference,
+            ..part
+        });
+        sampled.batches.push(part);
+        Ok(sampled)
     }
 
     /// Pictures that learn, those of this rank; what cannot be read at any rank is taken out of what was drawn, and `own` moves with it.

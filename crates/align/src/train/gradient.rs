@@ -12,13 +12,14 @@ use std::collections::BTreeMap;
 use bifocal_models::towers::Towers;
 use bifocal_nn::engine::{scalar, tensor, values};
 use bifocal_nn::optim::Gradients;
-use bifocal_nn::{Tensor, params};
+use bifocal_nn::{Tensor, checkpoint, params, precision};
 use serde::{Deserialize, Serialize};
 
 use super::collective::{RankError, Ranks, Wait};
 use crate::batch::{Batch, Embeddings, Part};
 use crate::losses::Positives;
 use crate::methods::{LossTerms, MethodError, Objective};
+use crate::recipe::ComputeSpec;
 
 /// What a batch gives.
 pub(crate) struct Computed {
@@ -39,8 +40,21 @@ impl Computed {
     }
 }
 
+/// As [`compute`], as a recipe says.
+pub(crate) fn compute_as(
+    how: &ComputeSpec,
+    objective: &dyn Objective,
+    towers: &Towers,
+    batch: Option<&Batch>,
+    seed: u64,
+    ranks: &dyn Ranks,
+) -> Result<Computed, MethodError> {
+    let compute = || compute(objective, towers, batch, how.micro_batch, seed, ranks);
+    precision::scope(how.precision.into(), || checkpoint::scope(how.recompute, compute))
+}
+
 /// Computes loss and gradient of a batch of which this rank holds a part, or nothing: in pieces of `micro` samples if that is not 0.
-pub(crate) fn compute(
+fn compute(
     objective: &dyn Objective,
     towers: &Towers,
     batch: Option<&Batch>,

@@ -10,6 +10,7 @@ use super::checkpoint::{Checkpoints, Snapshot, State};
 use super::collective::{Alone, Ranks, Wait};
 use super::explode::Losses;
 use super::feed::{Feed, Sampled};
+use super::importance;
 use super::judge::Judge;
 use super::metrics::{Log, Metrics, Timing};
 use super::plan::Plan;
@@ -258,6 +259,9 @@ impl Session<'_> {
                     return Ok(self.summary(resumed_from, None));
                 }
             }
+            if prepared.stage.elastic && !self.importance(&setup, index, &trainer, &mut feed)? {
+                return Ok(self.summary(resumed_from, None));
+            }
             drop(feed);
             setup.take_back(trainer);
             if index + 1 < setup.stages.len() {
@@ -303,6 +307,7 @@ impl Session<'_> {
         self.state.stage_step += 1;
         self.state.samples += sampled.keys.len() as u64;
         self.state.optimizer_step = trainer.optimizer().steps();
+        trainer.average(self.state.stage_step);
         let (logit_scale, logit_bias) = trainer.temperature();
         let skipped = outcome.bad.is_some();
         let metrics = Metrics {
@@ -339,6 +344,27 @@ impl Session<'_> {
         });
         self.last = Some(metrics);
         Ok(())
+    }
+
+    /// Measures how much each weight matters to what the run has learnt, and leaves it to the runs that come after; false when the run is asked to stop
+    /// meanwhile. One that is resumed does it again.
+    fn importance(
+        &mut self,
+        setup: &Setup,
+        index: usize,
+        trainer: &Trainer,
+        feed: &mut Feed,
+    ) -> Result<bool, TrainError> {
+        let towers = setup.finished(self.recipe, trainer.finished());
+        let measured = importance::measure(&setup.stages[index], towers, feed, self.progress, self.ranks)?;
+        let Some(measured) = measured else { return Ok(false) };
+        if self.ranks.first() {
+            let held = importance::added((*setup.held).clone(), measured);
+            let path = self.out.join(importance::IMPORTANCE_FILE);
+            write(&path, &importance::encode(&held)?)?;
+        }
+        self.ranks.barrier(Wait::Work)?;
+        Ok(true)
     }
 
     /// Notes the samples of a step that cannot be taken, and stops the run unless the recipe says to go on.
@@ -384,7 +410,7 @@ impl Session<'_> {
             logs.sync()?;
             let mut retrievals = Vec::new();
             if let Some(judge) = judge {
-                let rows = judge.embed(trainer.towers())?;
+                let rows = judge.embed(&trainer.finished())?;
                 let evaluation = judge.evaluate(&rows, self.state.step)?;
                 self.progress.evaluated(&evaluation);
                 best = logs.watch.evaluated(&evaluation)?;

@@ -1,19 +1,19 @@
 //! From a recipe to everything that a run needs: towers, heads, data.
 
-use std::collections::BTreeSet;
+mod finish;
+mod reference;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bifocal_data::{ImageSource, Limits, ResizeMode};
 use bifocal_models::adapter::{Head, HeadConfig};
-use bifocal_models::bundle::{
-    self, Located, Manifest, Model, Parts, SaveTower, Standardize, locate, open_text_side, open_vision_side,
-};
+use bifocal_models::bundle::{Located, Model, Standardize, locate, open_text_side, open_vision_side};
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::towers::{Teacher, Towers};
 use bifocal_nn::engine::{tensor, values};
-use bifocal_nn::lora::{self, Fold};
-use bifocal_nn::params;
-use bifocal_nn::{Module, ema};
+use bifocal_nn::{Module, params};
 
 use super::build::{all_params, attach, check_stage, from_scratch, heads, projector, text_options, untrained};
 use super::collective::Ranks;
@@ -21,14 +21,16 @@ use super::corpus::{Corpus, Picture, Row};
 use super::draw::Draw;
 use super::features::Features;
 use super::feed::{Feed, ImageFeed, Table, TextFeed};
+use super::importance;
 use super::judge::{HeldImages, HeldTexts, Judge};
 use super::plan::Plan;
 use super::schedule::Schedule;
 use super::trainer::Trainer;
 use super::{Overview, Progress, StageOverview, TrainError};
-use crate::methods::{self, Stage, TeacherRows};
+use crate::losses::Held;
+use crate::methods::{self, Elastic, Stage, TeacherRows};
 use crate::random::{INIT, mix};
-use crate::recipe::{MergeSpec, Recipe, RecipeError};
+use crate::recipe::{Recipe, RecipeError, SourceSpec};
 
 /// A pretrained tower: as the recipe names it and where it was found.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub(crate) struct Prepared {
     pub schedule: Schedule,
     /// Into [`Setup::corpora`].
     pub corpus: usize,
+    /// Likewise: pictures of no task.
+    reference: Option<usize>,
 }
 
 /// A run before its first step and between its stages.
@@ -73,6 +77,11 @@ pub(crate) struct Setup {
     vision_origin: Origin,
     text_origin: Origin,
     teacher_origin: Option<Origin>,
+    /// What reference pictures are compared by, if not by the model that the run starts from.
+    reference_origin: Option<Origin>,
+    /// What former tasks need, and a hash of where it was read.
+    pub held: Arc<BTreeMap<String, Held>>,
+    held_hash: String,
     /// The heads of pictures and texts as the run began.
     former: [Head; 2],
     image_head: HeadConfig,
@@ -89,19 +98,21 @@ impl Setup {
     /// Opens towers and data, builds heads. Computes no features and writes nothing.
     pub fn open(recipe: &Recipe) -> Result<Self, TrainError> {
         let mut corpora: Vec<Corpus> = Vec::new();
-        let mut known: Vec<(crate::recipe::DataSpec, usize)> = Vec::new();
+        let mut known: Vec<Vec<SourceSpec>> = Vec::new();
+        let mut corpus = |sources: &[SourceSpec]| {
+            if let Some(same) = known.iter().position(|known| known == sources) {
+                return Ok::<_, TrainError>(same);
+            }
+            corpora.push(Corpus::open(sources, &recipe.text.facets, recipe.seed)?);
+            known.push(sources.to_vec());
+            Ok(known.len() - 1)
+        };
         let mut stages = Vec::new();
         for (stage, recipe) in methods::stages(recipe)? {
-            let same = known.iter().find(|(data, _)| data.sources == recipe.data.sources);
-            let corpus = match same {
-                Some((_, corpus)) => *corpus,
-                None => {
-                    corpora.push(Corpus::open(&recipe.data, &recipe.text.facets)?);
-                    known.push((recipe.data.clone(), corpora.len() - 1));
-                    corpora.len() - 1
-                }
-            };
-            stages.push((stage, recipe, corpus));
+            let of_task = corpus(&recipe.data.sources)?;
+            let sources = recipe.reference.sources(&recipe.data);
+            let reference = stage.needs.reference.then(|| corpus(sources)).transpose()?;
+            stages.push((stage, recipe, (of_task, reference)));
         }
         let (vision_origin, mut vision) = match &recipe.vision.new {
             Some(new) => (Origin::nowhere(), from_scratch(new, recipe.seed)),
@@ -136,6 +147,11 @@ impl Setup {
             }),
             false => None,
         };
+        let referred = stages.iter().any(|(stage, _, _)| stage.needs.reference);
+        let reference_origin = match recipe.reference.teacher.as_str() {
+            name if referred && !name.is_empty() => Some(find("reference.teacher", name)?),
+            _ => None,
+        };
         for (which, (_, recipe, _)) in stages.iter().enumerate() {
             attach(
                 &recipe.lora,
@@ -150,9 +166,19 @@ impl Setup {
             towers.projector = Some(projector(config, recipe)?);
         }
         let params = all_params(&towers, &vision.encoder, &text.encoder);
+        let holds = stages.iter().any(|(stage, _, _)| stage.elastic);
+        let (held_hash, held) = importance::former(if holds { &recipe.elastic.former } else { "" }, &params)?;
+        let held = Arc::new(held);
         let stages = stages
             .into_iter()
-            .map(|(stage, recipe, corpus)| {
+            .map(|(mut stage, recipe, (corpus, reference))| {
+                if stage.elastic && !held.is_empty() && recipe.elastic.weight > 0.0 {
+                    stage.objective = Box::new(Elastic {
+                        task: stage.objective,
+                        held: Arc::clone(&held),
+                        weight: recipe.elastic.weight,
+                    });
+                }
                 let rules: Vec<_> = stage.rules.iter().chain(&recipe.freeze).cloned().collect();
                 let length = draw(&recipe, &corpora[corpus]).epoch_length();
                 if length < recipe.data.batch as u64 {
@@ -178,6 +204,7 @@ impl Setup {
                     stage,
                     recipe,
                     corpus,
+                    reference,
                 })
             })
             .collect::<Result<Vec<_>, TrainError>>()?;
@@ -191,6 +218,9 @@ impl Setup {
             vision_origin,
             text_origin,
             teacher_origin,
+            reference_origin,
+            held,
+            held_hash,
             former,
             image_head,
             text_head,
@@ -230,6 +260,10 @@ impl Setup {
         for corpus in &self.corpora {
             all.push(' ');
             all.push_str(&corpus.fingerprint());
+        }
+        if !self.held_hash.is_empty() {
+            all.push(' ');
+            all.push_str(&self.held_hash);
         }
         blake3::hash(all.as_bytes()).to_hex().to_string()
     }
@@ -271,21 +305,12 @@ impl Setup {
             ranks,
         );
         features.made_up = self.features_are_made_up;
-        let learning_with = |key: &'static str, tower: &str| RecipeError::Value {
-            key,
-            message: format!("features change while the {tower} tower learns; freeze it, or take this out"),
-        };
         let (vision_still, text_still) = (self.stands_still("vision.", stage), self.stands_still("text.", stage));
         // pictures that cannot be read are left out of this stage's rows, not of the corpus: what a resumed run learns from must not depend
         // on the stages before
         let corpus = &mut self.corpora[self.stages[stage].corpus].clone();
-        if let Some(row) = corpus.without_picture().filter(|_| needs.images) {
-            return Err(TrainError::Data {
-                path: row.key.clone().into(),
-                message:
-                    "is texts alone, and this stage learns from pictures; give it data of its own ([stage.NAME.data])"
-                        .to_owned(),
-            });
+        if needs.images {
+            with_pictures(corpus)?;
         }
         let images = if !needs.images {
             ImageFeed::None
@@ -342,6 +367,7 @@ impl Setup {
             }
             _ => {}
         }
+        let reference = self.reference(stage, &features, progress)?.map(Box::new);
         Ok(Feed {
             rows: corpus.rows.clone(),
             draw: draw(&recipe, corpus),
@@ -352,6 +378,7 @@ impl Setup {
             teacher_images,
             teacher_texts,
             augment: recipe.data.augment,
+            reference,
             told: BTreeSet::new(),
         })
     }
@@ -478,63 +505,24 @@ impl Setup {
     pub fn take_back(&mut self, trainer: Trainer) {
         self.moving = Some(trainer.into_towers());
     }
+}
 
-    /// Writes the bundle.
-    pub fn save(&self, recipe: &Recipe, dir: &Path) -> Result<Manifest, TrainError> {
-        let Some(towers) = &self.moving else {
-            unreachable!("the last trainer has given the towers back");
-        };
-        let mut towers = towers.clone();
-        towers.teacher = None;
-        towers.projector = None;
-        towers.vision = towers
-            .vision
-            .map(|tower| merged(tower, &self.vision.tower, &recipe.merge));
-        towers.text = towers.text.map(|tower| merged(tower, &self.text.tower, &recipe.merge));
-        let tower = |origin: &Origin, fingerprint: &str, trained: bool| SaveTower {
-            name: origin.name.clone(),
-            path: origin.path.clone(),
-            fingerprint: fingerprint.to_owned(),
-            trained,
-        };
-        let parts = Parts {
-            method: &recipe.method,
-            licence: None,
-            vision: tower(&self.vision_origin, &self.vision.fingerprint, towers.vision.is_some()),
-            text: tower(&self.text_origin, &self.text_fingerprint, towers.text.is_some()),
-            towers: &towers,
-            pooling: self.text.pooling,
-            attention: self.text.attention,
-            layer: recipe.text.layer,
-            prompt_name: recipe.text.prompt_name.clone(),
-            prompt: recipe.text.facets.first().cloned().or_else(|| self.prompt.clone()),
-            preprocess: self.vision.preprocess.clone(),
-            image_head: self.image_head.clone(),
-            text_head: self.text_head.clone(),
-            standardize_image: self.standardize_image.as_ref(),
-            standardize_text: self.standardize_text.as_ref(),
-            copy_towers: recipe.run.copy_towers,
-        };
-        Ok(bundle::save(dir, &parts)?)
+fn learning_with(key: &'static str, tower: &str) -> RecipeError {
+    RecipeError::Value {
+        key,
+        message: format!("features change while the {tower} tower learns; freeze it, or take this out"),
     }
 }
 
-/// A tower with what its adapters add in its weights: as much as the recipe keeps of that, and of what the other parameters have moved since
-/// `former`.
-fn merged<M: Module>(tower: M, former: &M, spec: &MergeSpec) -> M {
-    let fold = Fold {
-        coefficient: spec.keep,
-        scaled: spec.scaled,
-    };
-    let moved = match spec.keep {
-        1.0 => Ok(tower),
-        keep => ema::update(tower, former, f64::from(keep), |name| {
-            (!name.contains(".lora.")).then(|| name.to_owned())
+/// Refuses rows that are texts alone.
+fn with_pictures(corpus: &Corpus) -> Result<(), TrainError> {
+    match corpus.without_picture() {
+        None => Ok(()),
+        Some(row) => Err(TrainError::Data {
+            path: row.key.clone().into(),
+            message: "is texts alone, and this stage learns from pictures; give it data of its own ([stage.NAME.data])"
+                .to_owned(),
         }),
-    };
-    match moved {
-        Ok(tower) => lora::merge(tower, fold).0,
-        Err(error) => unreachable!("a tower that has learnt has the parameters it began with: {error}"),
     }
 }
 

@@ -1,14 +1,14 @@
 //! One step: batches in, weights changed, metrics out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 
 use bifocal_models::adapter::Head;
 use bifocal_models::towers::Towers;
 use bifocal_models::weights::HostTensor;
 use bifocal_nn::engine::scalar;
 use bifocal_nn::optim::{Gradients, Optimizer};
-use bifocal_nn::precision;
-use bifocal_nn::{checkpoint, params};
+use bifocal_nn::{ema, params};
 
 use super::checkpoint::Snapshot;
 use super::collective::Ranks;
@@ -28,7 +28,19 @@ pub(crate) struct Trainer {
     plan: Plan,
     /// What changes in this stage, or did in an earlier one: the weights that a checkpoint holds.
     learnt: BTreeSet<String>,
+    /// The even average of the weights along the way (`merge.average_every`).
+    average: Option<Towers>,
     recipe: Recipe,
+}
+
+/// Before the names of averaged weights in a checkpoint.
+const AVERAGE: &str = "average.";
+
+fn unfit(error: params::LoadError<String>) -> String {
+    match error {
+        params::LoadError::Source(message) => message,
+        params::LoadError::Length { .. } => "a tensor has another size".to_owned(),
+    }
 }
 
 /// Numbers of a step.
@@ -44,7 +56,13 @@ pub(crate) struct Outcome {
 impl Trainer {
     /// Makes the plan's parameters learn, with a fresh optimizer.
     pub fn new(towers: Towers, plan: &Plan, learnt: BTreeSet<String>, recipe: &Recipe) -> Self {
+        let begin = || Towers {
+            teacher: None,
+            projector: None,
+            ..params::set_trainable(towers.clone(), |_| false)
+        };
         Self {
+            average: (recipe.merge.average_every > 0).then(begin),
             towers: Some(params::set_trainable(towers, |name| plan.learns(name))),
             optimizer: Optimizer::new(recipe.optimizer.config()),
             plan: plan.clone(),
@@ -54,7 +72,11 @@ impl Trainer {
     }
 
     /// Puts a checkpoint's weights and optimizer state in place; all of it has to fit.
-    pub fn restore(&mut self, snapshot: Snapshot) -> Result<(), String> {
+    pub fn restore(&mut self, mut snapshot: Snapshot) -> Result<(), String> {
+        let all = std::mem::take(&mut snapshot.weights).into_iter();
+        let (averaged, weights) = all.partition(|(name, _)| name.starts_with(AVERAGE));
+        snapshot.weights = weights;
+        self.restore_average(averaged)?;
         let strange = snapshot.weights.keys().find(|name| !self.learnt.contains(*name));
         let strange = strange.or_else(|| snapshot.moments.keys().find(|name| !self.plan.learns(name)));
         if let Some(name) = strange {
@@ -78,13 +100,69 @@ impl Trainer {
                 None => Err(format!("the checkpoint does not have {name}")),
             }
         });
-        self.towers = Some(loaded.map_err(|error| match error {
-            params::LoadError::Source(message) => message,
-            params::LoadError::Length { .. } => "a tensor has another size".to_owned(),
-        })?);
+        self.towers = Some(loaded.map_err(unfit)?);
         let steps = snapshot.state.optimizer_step;
         self.optimizer = Optimizer::restore(self.recipe.optimizer.config(), steps, snapshot.moments);
         Ok(())
+    }
+
+    fn restore_average(&mut self, mut averaged: BTreeMap<String, HostTensor>) -> Result<(), String> {
+        let Some(average) = self.average.take() else {
+            return match averaged.pop_first() {
+                Some((name, _)) => Err(format!("the checkpoint has {name}, and this run averages nothing")),
+                None => Ok(()),
+            };
+        };
+        let loaded = params::load(average, |name, shape| {
+            if !self.plan.learns(name) {
+                return Ok(None);
+            }
+            match averaged.remove(&format!("{AVERAGE}{name}")) {
+                Some(tensor) if tensor.shape == shape => Ok(Some(tensor.data)),
+                Some(tensor) => Err(format!("the average of {name} is {:?}, not {shape:?}", tensor.shape)),
+                None => Err(format!("the checkpoint does not have the average of {name}")),
+            }
+        });
+        self.average = Some(loaded.map_err(unfit)?);
+        match averaged.pop_first() {
+            Some((name, _)) => Err(format!("the checkpoint has {name}, which does not learn in this run")),
+            None => Ok(()),
+        }
+    }
+
+    /// After so many steps: lets the weights into the average where they are due. θ̂ ← (θ̂·n + θ) / (n + 1), with n = 1 for what the run began with
+    /// (ZSCL, arXiv 2303.06628).
+    pub fn average(&mut self, steps: u64) {
+        let every = self.recipe.merge.average_every;
+        if every == 0 || !steps.is_multiple_of(every) {
+            return;
+        }
+        if let Some(average) = self.average.take() {
+            let n = (steps / every) as f64;
+            let same = |name: &str| self.plan.learns(name).then(|| name.to_owned());
+            self.average = match ema::update(average, self.towers(), n / (n + 1.0), same) {
+                Ok(average) => Some(average),
+                Err(error) => unreachable!("the average is a copy of what it follows: {error}"),
+            };
+        }
+    }
+
+    /// The towers as the run leaves them: with averaged weights, where it averages.
+    pub fn finished(&self) -> Towers {
+        let towers = self.towers().clone();
+        let Some(average) = &self.average else {
+            return towers;
+        };
+        let mut averaged = BTreeMap::new();
+        params::visit(average, |info, values| {
+            if self.plan.learns(&info.name) {
+                averaged.insert(info.name, values());
+            }
+        });
+        match params::load(towers, |name, _| Ok::<_, Infallible>(averaged.remove(name))) {
+            Ok(towers) => towers,
+            Err(error) => unreachable!("the average is a copy of what it follows: {error}"),
+        }
     }
 
     /// Takes a step at a learning rate on the mean over batches, of each of which this rank holds a part or nothing, as the recipe's `[compute]`
@@ -110,9 +188,8 @@ impl Trainer {
         let mut sum: Option<Gradients> = None;
         for (i, batch) in (index * times..).zip(batches) {
             let seed = mix(self.recipe.seed, STEP, i);
-            let compute = || gradient::compute(objective, self.towers(), batch.as_ref(), how.micro_batch, seed, ranks);
-            let compute = || checkpoint::scope(how.recompute, compute);
-            let Computed { loss, terms, grads } = precision::scope(how.precision.into(), compute)?;
+            let Computed { loss, terms, grads } =
+                gradient::compute_as(how, objective, self.towers(), batch.as_ref(), seed, ranks)?;
             outcome.loss += loss * share;
             for (name, value) in terms {
                 *outcome.terms.entry(name.to_owned()).or_default() += value * share;
@@ -158,14 +235,11 @@ impl Trainer {
     }
 
     /// The towers, for the next stage.
-    pub fn into_towers(mut self) -> Towers {
-        match self.towers.take() {
-            Some(towers) => towers,
-            None => unreachable!("a step gives the towers back before it ends"),
-        }
+    pub fn into_towers(self) -> Towers {
+        self.finished()
     }
 
-    /// Values of what learns or has learnt.
+    /// Values of what learns or has learnt, and averages.
     pub fn learnt(&self) -> BTreeMap<String, HostTensor> {
         let mut weights = BTreeMap::new();
         params::visit(self.towers(), |info, values| {
@@ -177,6 +251,17 @@ impl Trainer {
                 weights.insert(info.name, tensor);
             }
         });
+        if let Some(average) = &self.average {
+            params::visit(average, |info, values| {
+                if self.plan.learns(&info.name) {
+                    let tensor = HostTensor {
+                        shape: info.shape,
+                        data: values(),
+                    };
+                    weights.insert(format!("{AVERAGE}{}", info.name), tensor);
+                }
+            });
+        }
         weights
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use bifocal_align::Recipe;
+use bifocal_align::train::{Options, Silent, run};
 use bifocal_models::text::{ClipText, ClipTextConfig};
 use bifocal_models::vision::{Vit, VitConfig};
 use bifocal_models::weights::{HostTensor, TensorSource, WeightsError};
@@ -175,6 +176,18 @@ pub fn recipe(method: &str, model: &Path, cache: &Path, sets: &[&str]) -> Recipe
     );
     let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
     Recipe::parse(&text, Path::new("test.toml"), None, &sets).unwrap()
+}
+
+/// What a short run of EWC leaves for the runs after it.
+pub fn importance(model: &Path, dir: &Path) -> PathBuf {
+    let sets = ["schedule.steps=3", "optimizer.lr=0.01", "elastic.batches=3"];
+    let recipe = recipe("ewc", model, &dir.join("cache"), &sets);
+    let options = Options {
+        out: dir.join("former"),
+        resume: false,
+    };
+    run(&recipe, &options, &mut Silent).unwrap();
+    options.out.join("importance.safetensors")
 }
 
 /// All files below a folder with their contents.

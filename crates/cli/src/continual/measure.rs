@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use bifocal_align::recipe::Chain;
-use bifocal_align::train::{self, Held};
+use bifocal_align::train::{self, HeldPicture};
 use bifocal_data::ImageSource;
 use bifocal_data::benchmark::{Benchmark, Options};
 use bifocal_eval::{Asks, Ranks, Unit, ranks};
@@ -44,7 +44,7 @@ pub struct Recall {
 
 /// What models are asked.
 pub struct Asked {
-    tests: Vec<(String, Vec<Held>)>,
+    tests: Vec<(String, Vec<HeldPicture>)>,
     keeps: Vec<(String, Benchmark)>,
     /// Digest of all of that.
     pub digest: String,
@@ -149,7 +149,7 @@ struct Seen {
     owners: Vec<usize>,
 }
 
-fn see(model: &Model, features: &Features<'_>, held: &[Held]) -> Result<Seen> {
+fn see(model: &Model, features: &Features<'_>, held: &[HeldPicture]) -> Result<Seen> {
     let sources: Vec<ImageSource> = held.iter().map(|held| held.image.clone()).collect();
     let pictures = features.pictures(model, &sources, None)?;
     for bad in &pictures.bad {

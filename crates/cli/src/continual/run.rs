@@ -86,7 +86,7 @@ pub fn run(chain: &Chain, out: &Path, resume: bool, ranks: &dyn Ranks) -> Result
         let folder = out.join(format!("{number}-{}", task.name));
         let recipe = match &start {
             None => task.recipe.clone(),
-            Some(bundle) => from(&task.recipe, bundle),
+            Some(bundle) => from(&task.recipe, bundle, &chain.tasks[0].recipe),
         };
         if ranks.first() {
             eprintln!("task {number} of {}: {}", chain.tasks.len(), task.name);
@@ -121,9 +121,17 @@ pub fn run(chain: &Chain, out: &Path, resume: bool, ranks: &dyn Ranks) -> Result
     progress.matrix().map(Some)
 }
 
-/// A task's recipe, starting from the bundle of the one before.
-fn from(recipe: &Recipe, bundle: &Path) -> Recipe {
+/// A task's recipe, starting from the bundle of the one before. `first`: the recipe of the first task.
+fn from(recipe: &Recipe, bundle: &Path, first: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
+    if recipe.method == "ewc" {
+        let former = bundle.with_file_name(train::IMPORTANCE_FILE);
+        recipe.elastic.former = former.display().to_string();
+    }
+    // what the model before the first task made of reference pictures is what is held on to
+    if recipe.method == "zscl" && recipe.reference.teacher.is_empty() {
+        recipe.reference.teacher.clone_from(&first.vision.model);
+    }
     recipe.vision.model = bundle.display().to_string();
     recipe.text.model.clone_from(&recipe.vision.model);
     // nothing of what the tasks before have learnt begins anew

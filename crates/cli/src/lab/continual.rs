@@ -53,7 +53,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "EWC",
         what: "fine-tuning with a spring on each weight, as stiff as the weight mattered to the tasks before",
-        sets: &["method=ewc"],
+        sets: &["method=ewc", "elastic.batches=8", "elastic.weight=1e6"],
     },
     Row {
         name: "LwF",
@@ -68,8 +68,13 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "ZSCL",
-        what: "fine-tuning beside the first model's similarities of reference pictures, weights averaged on the way",
-        sets: &["method=zscl"],
+        what: "fine-tuning beside the first model's similarities of 600 photos that it had learnt, weights averaged on the way",
+        sets: &[
+            "method=zscl",
+            "reference.sources=[{ path = \"data/flickr8k\", languages = [\"en\"], holdout = 200 }]",
+            "reference.batch=16",
+            "merge.average_every=5",
+        ],
     },
     Row {
         name: "replay",
@@ -145,11 +150,10 @@ fn run(setting: &Setting, row: &'static Row, seed: u64) -> Result<Run> {
         .with_context(|| format!("row {:?} of the lab of continual learning", row.name))?;
     let mut chain = chain.with_context(|| format!("{} names no tasks", path.display()))?;
     let place = |task: &mut Task| {
-        task.recipe
-            .data
-            .sources
-            .iter_mut()
-            .for_each(|s| s.path = data_of(&s.path, setting))
+        let recipe = &mut task.recipe;
+        for source in recipe.data.sources.iter_mut().chain(&mut recipe.reference.sources) {
+            source.path = data_of(&source.path, setting);
+        }
     };
     chain.tasks.iter_mut().chain(&mut chain.tests).for_each(place);
     for keep in &mut chain.keeps {

@@ -8,7 +8,7 @@ use crate::recipe::Recipe;
 
 /// A picture that is not learnt from, with the captions that a recipe would use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldPicture {
     /// The picture.
     pub image: ImageSource,
     /// Its captions.
@@ -19,13 +19,13 @@ pub struct Held {
 ///
 /// # Errors
 /// Data that cannot be opened.
-pub fn held_out(recipe: &Recipe) -> Result<Vec<Held>, TrainError> {
-    let mut held: Vec<Held> = Vec::new();
+pub fn held_out(recipe: &Recipe) -> Result<Vec<HeldPicture>, TrainError> {
+    let mut held: Vec<HeldPicture> = Vec::new();
     for stage in recipe.running() {
         let recipe = recipe.of_stage(stage);
-        for (image, captions) in Corpus::open(&recipe.data, &recipe.text.facets)?.held {
+        for (image, captions) in Corpus::open(&recipe.data.sources, &recipe.text.facets, recipe.seed)?.held {
             if !captions.is_empty() && held.iter().all(|other| other.image != image) {
-                held.push(Held { image, captions });
+                held.push(HeldPicture { image, captions });
             }
         }
     }

@@ -1,0 +1,77 @@
+//! From the towers that a run ends with to its bundle.
+
+use std::path::Path;
+
+use bifocal_models::bundle::{self, Manifest, Parts, SaveTower};
+use bifocal_models::towers::Towers;
+use bifocal_nn::lora::{self, Fold};
+use bifocal_nn::{Module, ema};
+
+use super::{Origin, Setup};
+use crate::recipe::{MergeSpec, Recipe};
+use crate::train::TrainError;
+
+impl Setup {
+    /// The towers as the bundle has them: without what was there for training alone, and with as much of what was learnt as the recipe keeps.
+    pub fn finished(&self, recipe: &Recipe, mut towers: Towers) -> Towers {
+        towers.teacher = None;
+        towers.projector = None;
+        towers.vision = towers
+            .vision
+            .map(|tower| merged(tower, &self.vision.tower, &recipe.merge));
+        towers.text = towers.text.map(|tower| merged(tower, &self.text.tower, &recipe.merge));
+        towers
+    }
+
+    /// Writes the bundle.
+    pub fn save(&self, recipe: &Recipe, dir: &Path) -> Result<Manifest, TrainError> {
+        let Some(towers) = &self.moving else {
+            unreachable!("the last trainer has given the towers back");
+        };
+        let towers = self.finished(recipe, towers.clone());
+        let tower = |origin: &Origin, fingerprint: &str, trained: bool| SaveTower {
+            name: origin.name.clone(),
+            path: origin.path.clone(),
+            fingerprint: fingerprint.to_owned(),
+            trained,
+        };
+        let parts = Parts {
+            method: &recipe.method,
+            licence: None,
+            vision: tower(&self.vision_origin, &self.vision.fingerprint, towers.vision.is_some()),
+            text: tower(&self.text_origin, &self.text_fingerprint, towers.text.is_some()),
+            towers: &towers,
+            pooling: self.text.pooling,
+            attention: self.text.attention,
+            layer: recipe.text.layer,
+            prompt_name: recipe.text.prompt_name.clone(),
+            prompt: recipe.text.facets.first().cloned().or_else(|| self.prompt.clone()),
+            preprocess: self.vision.preprocess.clone(),
+            image_head: self.image_head.clone(),
+            text_head: self.text_head.clone(),
+            standardize_image: self.standardize_image.as_ref(),
+            standardize_text: self.standardize_text.as_ref(),
+            copy_towers: recipe.run.copy_towers,
+        };
+        Ok(bundle::save(dir, &parts)?)
+    }
+}
+
+/// A tower with what its adapters add in its weights: as much as the recipe keeps of that, and of what the other parameters have moved since
+/// `former`.
+fn merged<M: Module>(tower: M, former: &M, spec: &MergeSpec) -> M {
+    let fold = Fold {
+        coefficient: spec.keep,
+        scaled: spec.scaled,
+    };
+    let moved = match spec.keep {
+        1.0 => Ok(tower),
+        keep => ema::update(tower, former, f64::from(keep), |name| {
+            (!name.contains(".lora.")).then(|| name.to_owned())
+        }),
+    };
+    match moved {
+        Ok(tower) => lora::merge(tower, fold).0,
+        Err(error) => unreachable!("a tower that has learnt has the parameters it began with: {error}"),
+    }
+}
