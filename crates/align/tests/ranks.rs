@@ -109,7 +109,7 @@ fn proclip_over_both_stages() {
 fn zscl_with_reference_pictures_of_two() {
     let reference = format!("reference.sources=[{{path={:?}, take=9}}]", common::photos());
     let sets = [
-        &reference,
+        reference.as_str(),
         "reference.batch=5",
         "reference.weight=0.5",
         "merge.average_every=3",

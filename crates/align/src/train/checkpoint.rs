@@ -5,7 +5,7 @@
 //!   LATEST                    name of the newest one
 //!   best/                     the one with the best evaluation
 //!   step-000000500/
-//!     weights.safetensors     parameters that learn
+//!     weights.safetensors     parameters that learn; where they are averaged, also `average.NAME`
 //!     optimizer.safetensors   their moments, `m.NAME` and, where the optimizer has a second one, `v.NAME`
 //!     state.json              position in the run
 //!     manifest.json           length and BLAKE3 of the three files
