@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bifocal_align::Recipe;
 use bifocal_align::methods::METHODS;
-use bifocal_align::recipe::{HeadKind, LossKind};
+use bifocal_align::recipe::{Chain, HeadKind, LossKind};
 
 const BASE: &str = r#"
 method = "sail"
@@ -175,4 +175,51 @@ fn the_projects_recipes_hold_in_every_profile() {
             assert_eq!(recipe.method, method.name);
         }
     }
+}
+
+#[test]
+fn the_recipe_of_several_tasks_holds_in_every_profile() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/continual.toml");
+    let tasks = |profile, sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        let chain = Chain::load(&file, profile, &sets).unwrap_or_else(|e| panic!("{profile:?}: {e}"));
+        chain.expect("several tasks")
+    };
+    for (profile, count) in [(None, 2), (Some("smoke"), 2), (Some("lab"), 5), (Some("paper"), 8)] {
+        let chain = tasks(profile, &[]);
+        assert_eq!((chain.tasks.len(), chain.tests.len()), (count, count), "{profile:?}");
+        assert!(
+            chain.tasks.iter().all(|task| task.recipe.method == "cclip"),
+            "{profile:?}"
+        );
+    }
+    // what was read is a recipe that is read the same
+    let lab = tasks(Some("lab"), &["seed=3"]);
+    let again = Chain::parse(&lab.source, &file, None, &[])
+        .unwrap()
+        .expect("several tasks");
+    assert_eq!(again.tasks, lab.tasks);
+    assert_eq!(again.tasks[0].recipe.seed, 3);
+    assert!(
+        Chain::load(&file.with_file_name("clip.toml"), None, &[])
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[test]
+fn replay_adds_a_part_of_all_former_tasks() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/continual.toml");
+    let sets = ["continual.replay=16".to_owned()];
+    let chain = Chain::load(&file, Some("lab"), &sets).unwrap().expect("several tasks");
+    let takes: Vec<Vec<f64>> = chain
+        .tasks
+        .iter()
+        .map(|task| task.recipe.data.sources.iter().map(|source| source.take).collect())
+        .collect();
+    assert_eq!(takes[0], [160.0]);
+    assert_eq!(takes[2], [160.0, 16.0, 16.0]);
+    assert_eq!(takes[4], [160.0, 16.0, 16.0, 16.0, 16.0]);
+    // what is measured is each task's own
+    assert!(chain.tests.iter().all(|test| test.recipe.data.sources.len() == 1));
 }

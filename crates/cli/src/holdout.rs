@@ -60,7 +60,7 @@ pub fn evaluate(recipe: &Recipe, bundle: &Path, run: &Path) -> Result<()> {
             .running()
             .into_iter()
             .map(|stage| recipe.of_stage(stage).data.sources);
-        let spec = stages.flatten().find(|s| s.path == source);
+        let spec = stages.flatten().find(|s| s.path == source || s.test == source);
         let languages = spec.as_ref().map_or(&[][..], |s| &s.languages);
         let judge = Judge {
             prompt: recipe

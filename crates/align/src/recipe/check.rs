@@ -224,15 +224,22 @@ fn check_sources(sources: &[SourceSpec]) -> Result<(), RecipeError> {
         within("data.sources.weight", source.weight, 1e-6, 1e6)?;
         within("data.sources.holdout", source.holdout, 0.0, 1e12)?;
         within("data.sources.take", source.take, 0.0, 1e12)?;
+        need(
+            source.test.is_empty() || source.holdout == 0.0,
+            "data.sources.test",
+            || "the source holds out rows of its own already; set holdout to 0, or take test out".to_owned(),
+        )?;
         for template in &source.templates {
             need(template.contains("{}"), "data.sources.templates", || {
                 format!("{template:?} has no {{}}, where the caption goes")
             })?;
         }
         let classes = source.kind == SourceKind::Classifier;
-        need(!classes || source.holdout == 0.0, "data.sources.holdout", || {
-            "a classifier's rows are not pictures; hold out captions instead".to_owned()
-        })?;
+        need(
+            !classes || (source.holdout == 0.0 && source.test.is_empty()),
+            "data.sources.holdout",
+            || "a classifier's rows are not pictures; hold out captions instead".to_owned(),
+        )?;
         need(!classes || source.take == 0.0, "data.sources.take", || {
             "a classifier's rows are taken all; set it to 0".to_owned()
         })?;

@@ -415,6 +415,9 @@ pub struct SourceSpec {
     pub templates: Vec<String>,
     /// Kept out of training and listed in `holdout.json` of the run: below 1 a share of the rows, otherwise their number.
     pub holdout: f64,
+    /// A folder like `path` whose pictures are held out, where a data set comes with a part of its own for testing; in place of `holdout`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub test: String,
     /// How many of the other rows are learnt from, drawn by the recipe's seed: below 1 a share of them, otherwise their number; 0: all. What is held
     /// out does not depend on it, so that a later run can repeat a part of what an earlier one has learnt (replay).
     pub take: f64,
@@ -431,6 +434,7 @@ impl Default for SourceSpec {
             weight: 1.0,
             templates: Vec::new(),
             holdout: 0.0,
+            test: String::new(),
             take: 0.0,
         }
     }

@@ -116,9 +116,11 @@ impl Corpus {
     fn add_captions(&mut self, spec: &SourceSpec, seed: u64) -> Result<(), TrainError> {
         let path = Path::new(&spec.path);
         let mix = mix_of(spec);
-        let dataset = Dataset::open(path)?;
-        for skipped in &dataset.skipped {
-            self.unusable.push(format!("{}: {skipped}", spec.path));
+        let dataset = self.dataset(path)?;
+        if !spec.test.is_empty() {
+            for sample in self.dataset(Path::new(&spec.test))?.samples {
+                self.hold_out(sample, &spec.test, spec);
+            }
         }
         let keys: Vec<&str> = dataset.samples.iter().map(|s| s.key.as_str()).collect();
         let how = if spec.holdout < 1.0 {
@@ -132,20 +134,14 @@ impl Corpus {
             if left.contains(&i) {
                 continue;
             }
-            let held = held.contains(&i);
+            if held.contains(&i) {
+                self.hold_out(sample, &spec.path, spec);
+                continue;
+            }
             let (texts, groups) = self.fill_groups(&sample.captions, spec);
             let negatives = sample.captions.get(&spec.negatives).into_iter().flatten();
             let negatives = negatives.map(|text| self.number(text.clone())).collect();
-            if held {
-                let captions = wanted(&sample.captions, spec)
-                    .into_iter()
-                    .flat_map(|(_, captions)| captions);
-                self.held.push((sample.image.clone(), captions.cloned().collect()));
-                self.held_out.push(HeldOut {
-                    source: spec.path.clone(),
-                    image: sample.key,
-                });
-            } else if !texts.is_empty() {
+            if !texts.is_empty() {
                 self.rows.push(Row {
                     key: format!("{}/{}", spec.path.trim_end_matches('/'), sample.key),
                     picture: match sample.image.is_none() {
@@ -159,6 +155,26 @@ impl Corpus {
             }
         }
         Ok(())
+    }
+
+    fn dataset(&mut self, path: &Path) -> Result<Dataset, TrainError> {
+        let dataset = Dataset::open(path)?;
+        let told = dataset
+            .skipped
+            .iter()
+            .map(|skipped| format!("{}: {skipped}", path.display()));
+        self.unusable.extend(told);
+        Ok(dataset)
+    }
+
+    fn hold_out(&mut self, sample: Sample, source: &str, spec: &SourceSpec) {
+        let captions = wanted(&sample.captions, spec).into_iter();
+        let captions = captions.flat_map(|(_, captions)| captions).cloned().collect();
+        self.held.push((sample.image, captions));
+        self.held_out.push(HeldOut {
+            source: source.to_owned(),
+            image: sample.key,
+        });
     }
 
     fn add_classes(&mut self, spec: &SourceSpec) -> Result<(), TrainError> {
@@ -395,5 +411,38 @@ mod tests {
             take(1, 7.0).0.is_subset(&take(1, 8.0).0),
             "more are added to those there are"
         );
+    }
+
+    /// Photos of the samples, some of them in a folder of their own.
+    #[test]
+    fn a_folder_for_testing_is_held_out_whole() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let row = |name: &str| {
+            format!("{{\"image\": \"{name}\", \"captions\": {{\"en\": [\"{name}\"], \"de\": [\"ein {name}\"]}}}}\n")
+        };
+        for (folder, names) in [("train", ["a.png", "b.png"]), ("test", ["c.png", "d.png"])] {
+            std::fs::create_dir(dir.path().join(folder)).expect("create");
+            let rows: String = names.map(row).concat();
+            std::fs::write(dir.path().join(folder).join("captions.jsonl"), rows).expect("write");
+            for name in names {
+                std::fs::write(dir.path().join(folder).join(name), b"never read").expect("write");
+            }
+        }
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let source = SourceSpec {
+            path: at("train"),
+            test: at("test"),
+            languages: vec!["en".to_owned()],
+            ..SourceSpec::default()
+        };
+        let corpus = Corpus::open(&[source], &[], 1).expect("open");
+        assert_eq!(corpus.texts, ["a.png", "b.png"]);
+        let held: Vec<(&str, &str)> = corpus
+            .held_out
+            .iter()
+            .map(|h| (h.source.as_str(), h.image.as_str()))
+            .collect();
+        assert_eq!(held, [(at("test").as_str(), "c.png"), (at("test").as_str(), "d.png")]);
+        assert_eq!(corpus.held[1].1, ["d.png"]);
     }
 }
