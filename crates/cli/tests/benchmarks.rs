@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bifocal_data::benchmark::{self, Options};
+use bifocal_benchmarks::{self as benchmark, Options};
 use common::{succeeds, text};
 use serde_json::{Value, json};
 

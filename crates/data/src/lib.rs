@@ -6,7 +6,6 @@
 mod ahead;
 pub mod atomic;
 pub mod batches;
-pub mod benchmark;
 pub mod cache;
 pub mod corrupt;
 pub mod decode;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use bifocal_align::recipe::Chain;
 use bifocal_align::train::{self, HeldPicture};
 use bifocal_data::ImageSource;
-use bifocal_data::benchmark::{Benchmark, Options};
+use bifocal_benchmarks::{Benchmark, Options};
 use bifocal_eval::{Asks, Ranks, Unit, ranks};
 use bifocal_models::bundle::Model;
 use serde::{Deserialize, Serialize};

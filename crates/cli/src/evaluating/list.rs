@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use bifocal_data::benchmark::{self, Benchmark, BenchmarkError, Options, Task, TextTask};
+use bifocal_benchmarks::{self as benchmark, Benchmark, BenchmarkError, Options, Task, TextTask};
 
 use super::plan::{GROUPS, targets};
 

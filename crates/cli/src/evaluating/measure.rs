@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use bifocal_data::ImageSource;
-use bifocal_data::benchmark::{
+use bifocal_benchmarks::{
     Accuracy, Benchmark, CaptionPairs, Classification, Composition, Group, Retrieval, Rule, Task, Templates, TextTask,
 };
 use bifocal_data::corrupt::Corruption;

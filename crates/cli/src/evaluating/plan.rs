@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use bifocal_data::benchmark::{self, Benchmark, Kind, Options, Suite};
+use bifocal_benchmarks::{self as benchmark, Benchmark, Kind, Options, Suite};
 
 use crate::failure::wrong_use;
 

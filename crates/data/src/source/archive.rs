@@ -13,12 +13,13 @@ const MOST_OPEN: usize = 256;
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// A file that is opened when it is first read.
-pub(crate) struct Archive {
+pub struct Archive {
     path: PathBuf,
     file: OnceLock<File>,
 }
 
 impl Archive {
+    /// Of the file at a path; it is not touched yet.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -26,6 +27,7 @@ impl Archive {
         }
     }
 
+    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -100,13 +100,16 @@ impl Columns {
     }
 }
 
-pub(crate) enum Record<'a> {
+/// A line, or several where a field in quotes goes over lines.
+pub enum Record<'a> {
+    /// Its fields, without their quotes.
     Fields(Vec<&'a [u8]>),
+    /// More than is read of one.
     TooLong,
 }
 
 /// Records one after the other; memory stays bounded whatever a file holds between two quotes.
-pub(crate) struct Records<R> {
+pub struct Records<R> {
     from: R,
     parser: Reader,
     input: Vec<u8>,

@@ -148,7 +148,7 @@ pub(super) fn label_by_folder(samples: &mut [Sample]) -> Layout {
 }
 
 /// Whether the file is called like a picture.
-pub(crate) fn has_image_ending(path: &Path) -> bool {
+pub fn has_image_ending(path: &Path) -> bool {
     has_ending(path, &ENDINGS)
 }
 

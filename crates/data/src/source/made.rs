@@ -21,7 +21,7 @@ pub struct Planes {
 
 impl Planes {
     /// The pixels at `offset` of an open file; `name` is for messages.
-    pub(crate) fn new(archive: &Arc<Archive>, name: &str, offset: u64, side: u16) -> Self {
+    pub fn new(archive: &Arc<Archive>, name: &str, offset: u64, side: u16) -> Self {
         let side = u32::from(side);
         let member = Member {
             archive: archive.clone(),

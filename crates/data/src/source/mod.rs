@@ -19,12 +19,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub(crate) use archive::Archive;
+pub use archive::Archive;
 pub use braces::expand;
-pub(crate) use csv::{Record, Records};
+pub use csv::{Record, Records};
 pub use error::SourceError;
 pub use find::{Finder, shard_of};
-pub(crate) use folder::has_image_ending;
+pub use folder::has_image_ending;
 use jsonl::Table;
 pub use made::{Planes, Region};
 #[cfg(feature = "parquet")]
@@ -32,7 +32,7 @@ pub use parquet::Cell;
 pub use picture::{Facts, ImageSource, Member};
 use rayon::prelude::*;
 use rows::Rows;
-pub(crate) use rows::inside;
+pub use rows::inside;
 
 /// One picture and what is known about it.
 #[derive(Debug, Clone, PartialEq, Eq)]

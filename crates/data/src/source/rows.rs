@@ -106,7 +106,7 @@ pub(super) fn add_caption(captions: &mut Captions, group: &str, text: &str) {
 }
 
 /// The path with `/` between its parts when it stays inside the root.
-pub(crate) fn inside(image: &str) -> Result<String, String> {
+pub fn inside(image: &str) -> Result<String, String> {
     let outside = || "the path leads out of the data folder; only paths below it are read".to_owned();
     let mut parts = Vec::new();
     for part in Path::new(image).components() {

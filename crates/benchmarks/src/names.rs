@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::context::{Context, json, malformed};
-use super::{BenchmarkError, Prompts, Templates};
+use crate::context::{Context, json, malformed};
+use crate::{BenchmarkError, Prompts, Templates};
 
 /// Classes of ImageNet-1k.
-pub(super) const IMAGENET: usize = 1000;
+pub(crate) const IMAGENET: usize = 1000;
 
 /// Their wnids, sorted, one a line: the line is the class.
-pub(super) const WNIDS: &str = include_str!("../../data/imagenet_wnids.txt");
+pub(crate) const WNIDS: &str = include_str!("../data/imagenet_wnids.txt");
 
 /// Languages whose names of ImageNet's classes are part of the program, and their templates.
 const LANGUAGES: [(&str, &str); 5] = [
@@ -35,16 +35,16 @@ struct Library {
 }
 
 /// The names of a set that come with the program; none if there are none.
-pub(super) fn library(language: &str, set: &str) -> Vec<String> {
+pub(crate) fn library(language: &str, set: &str) -> Vec<String> {
     // the file is part of the program and a test reads all of it
-    serde_json::from_str::<Library>(include_str!("../../data/class_names.json"))
+    serde_json::from_str::<Library>(include_str!("../data/class_names.json"))
         .ok()
         .and_then(|mut l| l.languages.get_mut(language)?.remove(set))
         .unwrap_or_default()
 }
 
 /// English names with the templates of the set.
-pub(super) fn english(names: Vec<String>, templates: &'static str) -> Vec<Prompts> {
+pub(crate) fn english(names: Vec<String>, templates: &'static str) -> Vec<Prompts> {
     vec![Prompts {
         language: "en".to_owned(),
         classes: (0..names.len()).collect(),
@@ -54,14 +54,14 @@ pub(super) fn english(names: Vec<String>, templates: &'static str) -> Vec<Prompt
 }
 
 /// Checks that only English was asked for.
-pub(super) fn english_only(ctx: &Context) -> Result<(), BenchmarkError> {
+pub(crate) fn english_only(ctx: &Context) -> Result<(), BenchmarkError> {
     match ctx.options.languages.iter().find(|l| l.as_str() != "en") {
         None => Ok(()),
         Some(other) => Err(unknown(ctx, other, "en")),
     }
 }
 
-pub(super) fn unknown(ctx: &Context, language: &str, known: &str) -> BenchmarkError {
+pub(crate) fn unknown(ctx: &Context, language: &str, known: &str) -> BenchmarkError {
     BenchmarkError::Language {
         suite: ctx.suite.name,
         language: language.to_owned(),
@@ -70,7 +70,7 @@ pub(super) fn unknown(ctx: &Context, language: &str, known: &str) -> BenchmarkEr
 }
 
 /// Names and templates of some of ImageNet's classes in each language that was asked for. Class k of the task is `classes[k]` of the 1000.
-pub(super) fn imagenet_prompts(ctx: &Context, classes: &[usize]) -> Result<Vec<Prompts>, BenchmarkError> {
+pub(crate) fn imagenet_prompts(ctx: &Context, classes: &[usize]) -> Result<Vec<Prompts>, BenchmarkError> {
     let asked = match ctx.options.languages.as_slice() {
         [] => vec!["en".to_owned()],
         some => some.to_vec(),
@@ -96,7 +96,7 @@ pub(super) fn imagenet_prompts(ctx: &Context, classes: &[usize]) -> Result<Vec<P
 }
 
 /// Names and templates of Babel-ImageNet, from the files of CLIP_benchmark.
-pub(super) fn babel_prompts(ctx: &mut Context) -> Result<Vec<Prompts>, BenchmarkError> {
+pub(crate) fn babel_prompts(ctx: &mut Context) -> Result<Vec<Prompts>, BenchmarkError> {
     let folder: PathBuf = ctx.options.class_names.clone().unwrap_or_else(|| ctx.root.to_owned());
     let names = folder.join("babel_imagenet.json");
     let templates = folder.join("nllb_dist13b_prompts.json");

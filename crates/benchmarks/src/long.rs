@@ -6,10 +6,10 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, SeqAccess, Visitor};
 
-use super::context::{Context, json, json_lines, malformed, names, reader, text};
-use super::karpathy::Rows;
-use super::languages::english_retrieval;
-use super::{BenchmarkError, Task};
+use crate::context::{Context, json, json_lines, malformed, names, reader, text};
+use crate::karpathy::Rows;
+use crate::languages::english_retrieval;
+use crate::{BenchmarkError, Task};
 
 /// Entries of the list that make up the benchmark.
 const SHARE: usize = 1000;
@@ -26,7 +26,7 @@ struct Turn {
 }
 
 /// The first 1000 entries of a list that is more than a gigabyte long.
-pub(super) fn sharegpt4v(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn sharegpt4v(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let path = ctx.path(&["share-captioner_coco_lcs_sam_1246k_1107.json"])?;
     let mut first = Vec::new();
     let mut stream = serde_json::Deserializer::from_reader(reader(&path)?);
@@ -98,7 +98,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for First<'_, T> {
 }
 
 /// Pictures by number; the first line of `caption/N.txt`.
-pub(super) fn urban(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn urban(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let captions = ctx.path(&["Urban1k/caption", "caption"])?;
     let pictures = ctx.path(&["Urban1k/image", "image"])?;
     let mut numbers: Vec<u64> = names(&captions)?
@@ -129,7 +129,7 @@ struct Docci {
 }
 
 /// The test split; newlines within descriptions stay.
-pub(super) fn docci(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn docci(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let path = ctx.path(&["docci_descriptions.jsonlines"])?;
     let rows = json_lines::<Docci>(&path)?.into_iter().filter(|d| d.split == "test");
     let rows = rows.map(|d| (d.image_file, vec![d.description])).collect();
@@ -147,13 +147,13 @@ struct Dci {
 }
 
 /// All splits together, short and extra caption as one text.
-pub(super) fn dci(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn dci(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = ctx.path(&["densely_captioned_images", "annotations"])?;
-    let base = super::lists::without(base, "annotations");
-    let splits: BTreeMap<String, Vec<String>> = json(&super::lists::file(ctx, &base, "splits.json")?)?;
+    let base = crate::lists::without(base, "annotations");
+    let splits: BTreeMap<String, Vec<String>> = json(&crate::lists::file(ctx, &base, "splits.json")?)?;
     let mut rows = Rows::new();
     for name in splits.values().flatten() {
-        let inside = crate::source::inside(name).map_err(|e| malformed(&base.join("splits.json"), None, e))?;
+        let inside = bifocal_data::source::inside(name).map_err(|e| malformed(&base.join("splits.json"), None, e))?;
         let annotation = base.join("annotations").join(inside);
         if !annotation.is_file() {
             // counted as missing

@@ -6,18 +6,18 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::context::{Context, malformed, words};
-use super::lists::{file, without};
-use super::names::{english, english_only};
-use super::{Accuracy, BenchmarkError, Classification, Task};
-use crate::source::{Archive, ImageSource, Planes};
+use crate::context::{Context, malformed, words};
+use crate::lists::{file, without};
+use crate::names::{english, english_only};
+use crate::{Accuracy, BenchmarkError, Classification, Task};
+use bifocal_data::source::{Archive, ImageSource, Planes};
 
 const SIDE: u16 = 32;
 const PIXELS: usize = 3 * 32 * 32;
 
 type Labelled = (Vec<ImageSource>, Vec<usize>);
 
-pub(super) fn cifar10(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn cifar10(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = ctx.path(&["cifar-10-batches-bin", "test_batch.bin"])?;
     let base = without(base, "test_batch.bin");
     let train = ["1", "2", "3", "4", "5"].map(|n| format!("data_batch_{n}.bin"));
@@ -25,7 +25,7 @@ pub(super) fn cifar10(ctx: &mut Context) -> Result<(Task, String), BenchmarkErro
 }
 
 /// The label is the second byte; the first is one of 20 superclasses.
-pub(super) fn cifar100(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn cifar100(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = ctx.path(&["cifar-100-binary", "fine_label_names.txt"])?;
     let base = without(base, "fine_label_names.txt");
     cifar(

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::context::{Context, folders, lines, malformed, pictures, words};
-use super::names::{english, english_only, library};
-use super::{Accuracy, BenchmarkError, Classification, Task};
-use crate::source::ImageSource;
+use crate::context::{Context, folders, lines, malformed, pictures, words};
+use crate::names::{english, english_only, library};
+use crate::{Accuracy, BenchmarkError, Classification, Task};
+use bifocal_data::source::ImageSource;
 
 type Labelled = (Vec<ImageSource>, Vec<usize>);
 /// File name and class.
 type Entries = Vec<(String, usize)>;
 
-pub(super) fn food101(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn food101(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = ctx.path(&["food-101", "food101", "meta"]).map(|p| without(p, "meta"))?;
     let classes = words(&file(ctx, &base, "meta/classes.txt")?)?;
     let read = |ctx: &Context, name: &str| {
@@ -33,7 +33,7 @@ pub(super) fn food101(ctx: &mut Context) -> Result<(Task, String), BenchmarkErro
     .map(|task| (task, "The 25,250 test pictures.".to_owned()))
 }
 
-pub(super) fn dtd(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn dtd(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = ctx.path(&["dtd", "labels"]).map(|p| without(p, "labels"))?;
     let lists = ["labels/test1.txt", "labels/train1.txt", "labels/val1.txt"];
     let lists = lists
@@ -70,7 +70,7 @@ pub(super) fn dtd(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     })
 }
 
-pub(super) fn sun397(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn sun397(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = ctx
         .path(&["SUN397", "ClassName.txt"])
         .map(|p| without(p, "ClassName.txt"))?;
@@ -106,7 +106,7 @@ pub(super) fn sun397(ctx: &mut Context) -> Result<(Task, String), BenchmarkError
     .map(|task| (task, "Partition 1 of the ten: 50 test pictures a class.".to_owned()))
 }
 
-pub(super) fn pets(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn pets(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = ctx
         .path(&["oxford-iiit-pet", "annotations"])
         .map(|p| without(p, "annotations"))?;
@@ -161,7 +161,7 @@ pub(super) fn pets(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> 
     .map(|task| (task, "The 3,669 test pictures; mean over 37 breeds.".to_owned()))
 }
 
-pub(super) fn aircraft(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn aircraft(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = ctx.path(&["fgvc-aircraft-2013b/data", "data", "images_variant_test.txt"]);
     let base = base.map(|p| without(p, "images_variant_test.txt"))?;
     let classes = words(&file(ctx, &base, "variants.txt")?)?;
@@ -196,7 +196,7 @@ pub(super) fn aircraft(ctx: &mut Context) -> Result<(Task, String), BenchmarkErr
 }
 
 /// Pictures of each class by name: the first 30 train, the others are the test.
-pub(super) fn caltech101(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn caltech101(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     const TRAIN: usize = 30;
     english_only(ctx)?;
     let base = ctx.path(&["caltech101/101_ObjectCategories", "101_ObjectCategories"])?;
@@ -233,13 +233,13 @@ pub(super) fn caltech101(ctx: &mut Context) -> Result<(Task, String), BenchmarkE
 }
 
 /// The task from lists; the test must be whole, and so must the training pictures when they are wanted.
-pub(super) fn finish(
+pub(crate) fn finish(
     ctx: &mut Context,
     folders: &[PathBuf],
     test: Entries,
     train: Option<Entries>,
     expected: usize,
-    prompts: Vec<super::Prompts>,
+    prompts: Vec<crate::Prompts>,
     headline: Accuracy,
 ) -> Result<Task, BenchmarkError> {
     english_only(ctx)?;
@@ -292,7 +292,7 @@ fn by_folder(
 }
 
 /// A file below the set's folder.
-pub(super) fn file(ctx: &Context, base: &Path, name: &str) -> Result<PathBuf, BenchmarkError> {
+pub(crate) fn file(ctx: &Context, base: &Path, name: &str) -> Result<PathBuf, BenchmarkError> {
     let path = base.join(name);
     if path.is_file() {
         Ok(path)
@@ -302,7 +302,7 @@ pub(super) fn file(ctx: &Context, base: &Path, name: &str) -> Result<PathBuf, Be
 }
 
 /// The folder itself when it was found by what is in it.
-pub(super) fn without(path: PathBuf, name: &str) -> PathBuf {
+pub(crate) fn without(path: PathBuf, name: &str) -> PathBuf {
     match path.parent() {
         Some(parent) if path.file_name().is_some_and(|n| n == name) => parent.to_owned(),
         _ => path,

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::context::{Context, json, lines, malformed};
-use super::languages::{english_retrieval, first_captions};
-use super::{BenchmarkError, Task};
+use crate::context::{Context, json, lines, malformed};
+use crate::languages::{english_retrieval, first_captions};
+use crate::{BenchmarkError, Task};
 
 /// File name and captions of each picture.
-pub(super) type Rows = Vec<(String, Vec<String>)>;
+pub(crate) type Rows = Vec<(String, Vec<String>)>;
 
 /// BLIP's lists, and LLM2CLIP's of long captions.
 #[derive(Deserialize)]
-pub(super) struct Listed {
+pub(crate) struct Listed {
     image: String,
     caption: OneOrMany,
 }
@@ -26,7 +26,7 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-pub(super) fn flickr30k(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn flickr30k(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let rows = if let Some(path) = ctx.optional(&["flickr30k_test.json"]) {
         listed(&path)?
     } else if let Some(path) = ctx.optional(&["flickr30k_test_karpathy.txt"]) {
@@ -52,7 +52,7 @@ pub(super) fn flickr30k(ctx: &mut Context) -> Result<(Task, String), BenchmarkEr
 }
 
 /// Some of the 5,000 pictures have six or seven captions, 25,010 in all: the first five count.
-pub(super) fn coco(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn coco(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let rows = if let Some(path) = ctx.optional(&["coco_karpathy_test.json"]) {
         listed(&path)?
     } else if let Some(path) = ctx.optional(&["coco_test_karpathy.json"]) {
@@ -72,7 +72,7 @@ pub(super) fn coco(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> 
 }
 
 /// COCO's validation pictures of 2017 (Long-CLIP; LIFT with one caption each).
-pub(super) fn coco_2017(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn coco_2017(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let path = ctx.path(&["annotations/captions_val2017.json", "captions_val2017.json"])?;
     let rows = instances(&path)?;
     let captions = ctx.options.captions.unwrap_or(5);
@@ -85,7 +85,7 @@ pub(super) fn coco_2017(ctx: &mut Context) -> Result<(Task, String), BenchmarkEr
 }
 
 /// `[{"image": …, "caption": "…" or ["…"]}]`.
-pub(super) fn listed(path: &Path) -> Result<Rows, BenchmarkError> {
+pub(crate) fn listed(path: &Path) -> Result<Rows, BenchmarkError> {
     let rows: Vec<Listed> = json(path)?;
     let texts = |caption| match caption {
         OneOrMany::One(text) => vec![text],
@@ -95,7 +95,7 @@ pub(super) fn listed(path: &Path) -> Result<Rows, BenchmarkError> {
 }
 
 /// CLIP_benchmark's text files: a line of headings, then `name.jpg,caption`. The pictures are in the order of their first caption.
-pub(super) fn caption_lines(path: &Path) -> Result<Rows, BenchmarkError> {
+pub(crate) fn caption_lines(path: &Path) -> Result<Rows, BenchmarkError> {
     let mut rows = Grouped::default();
     for (number, line) in lines(path)?.into_iter().skip(1) {
         // captions have commas, names may have ones too
@@ -108,7 +108,7 @@ pub(super) fn caption_lines(path: &Path) -> Result<Rows, BenchmarkError> {
 }
 
 /// The original file: `name.jpg#0<tab>caption`. Only pictures that `wanted` names, without their ending.
-pub(super) fn tokens(path: &Path, wanted: &HashSet<String>) -> Result<Rows, BenchmarkError> {
+pub(crate) fn tokens(path: &Path, wanted: &HashSet<String>) -> Result<Rows, BenchmarkError> {
     let mut rows = Grouped::default();
     for (number, line) in lines(path)? {
         let parts = line

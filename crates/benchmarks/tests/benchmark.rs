@@ -1,13 +1,13 @@
 //! Traps of the benchmarks' layouts, at the size that they have.
 
-#[path = "common/mutate.rs"]
+#[path = "../../data/tests/common/mutate.rs"]
 mod mutate;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use bifocal_data::benchmark::{self, BenchmarkError, Composition, Options, Rule, Task, open};
+use bifocal_benchmarks::{self as benchmark, BenchmarkError, Composition, Options, Rule, Task, open};
 use bifocal_data::{Conventions, ImageSource, Limits};
 use mutate::{Random, mutate};
 

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::context::{Context, json};
-use super::names::english_only;
-use super::pairs::Shared;
-use super::{BenchmarkError, Composition, Group, Item, Rule, Task};
-use crate::source::ImageSource;
-use crate::transform::Rect;
+use crate::context::{Context, json};
+use crate::names::english_only;
+use crate::pairs::Shared;
+use crate::{BenchmarkError, Composition, Group, Item, Rule, Task};
+use bifocal_data::source::ImageSource;
+use bifocal_data::transform::Rect;
 
 /// Relations that say the same, or nothing to be seen, when their sides change places; the authors' mean leaves them out.
-const SYMMETRIC: &str = include_str!("../../data/aro_symmetric.txt");
+const SYMMETRIC: &str = include_str!("../data/aro_symmetric.txt");
 /// Pairs of attributes with fewer items are not part of the mean.
 const FEWEST: usize = 25;
 
@@ -38,7 +38,7 @@ struct Order {
     caption_options: Vec<String>,
 }
 
-pub(super) fn aro(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn aro(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     english_only(ctx)?;
     let folders = ["images", ""].map(|f| ctx.root.join(f));
     let mut shared = Shared::default();
@@ -113,7 +113,7 @@ fn order(ctx: &mut Context, name: &str, images: &mut Vec<ImageSource>) -> Result
     let mut items = Vec::new();
     for entry in json::<Vec<Order>>(&path)? {
         if entry.caption_options.len() < 2 {
-            return Err(super::context::malformed(
+            return Err(crate::context::malformed(
                 &path,
                 Some(items.len() + 1),
                 "expected at least two caption_options",

@@ -6,16 +6,16 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::context::{Context, json_lines, lines, malformed};
-use super::karpathy::listed;
-use super::languages::all_or_asked;
-use super::names::english_only;
-use super::{BenchmarkError, CaptionPairs, Task, TextTask};
-use crate::source::{Dataset, Record, Records};
+use crate::context::{Context, json_lines, lines, malformed};
+use crate::karpathy::listed;
+use crate::languages::all_or_asked;
+use crate::names::english_only;
+use crate::{BenchmarkError, CaptionPairs, Task, TextTask};
+use bifocal_data::source::{Dataset, Record, Records};
 
 /// The first caption of a picture is the query and its second is what is looked for (LLM2CLIP); in a table of translations the queries are in
 /// one language and the candidates in the other.
-pub(super) fn caption_pairs(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn caption_pairs(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     if let Some(path) = ctx.optional(&["multi30k.jsonl"]) {
         return translations(ctx, &path);
     }
@@ -96,7 +96,7 @@ fn translations(ctx: &Context, path: &Path) -> Result<(Task, String), BenchmarkE
 }
 
 /// The STS benchmark's test pairs: the official table without headings, GLUE's or the hub's with headings, or JSON lines.
-pub(super) fn sts(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn sts(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     english_only(ctx)?;
     let rows = if let Some(path) = ctx.optional(&["stsbenchmark/sts-test.csv", "sts-test.csv"]) {
         official(&path)?

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::context::{Context, json, json_lines, malformed};
-use super::names::english_only;
-use super::{BenchmarkError, Composition, Group, Item, Rule, Task};
-use crate::source::{ImageSource, Record, Records};
+use crate::context::{Context, json, json_lines, malformed};
+use crate::names::english_only;
+use crate::{BenchmarkError, Composition, Group, Item, Rule, Task};
+use bifocal_data::source::{ImageSource, Record, Records};
 
 /// Pictures that several items share, by name.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     pub images: Vec<ImageSource>,
     known: HashMap<String, Option<usize>>,
 }
@@ -55,7 +55,7 @@ const CREPE: [(&str, usize); 7] = [
     ("swap_obj", 245),
 ];
 
-pub(super) fn sugarcrepe(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn sugarcrepe(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     english_only(ctx)?;
     let folders = ["val2017", "images", "coco/images", ""].map(|f| ctx.root.join(f));
     let mut shared = Shared::default();
@@ -117,7 +117,7 @@ struct Wino {
 }
 
 /// Winoground as on the hub: `examples.jsonl` and the unpacked pictures.
-pub(super) fn winoground(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn winoground(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     english_only(ctx)?;
     let path = ctx.path(&["data/examples.jsonl", "examples.jsonl"])?;
     let folders = ["data/images", "images", "data", ""].map(|f| ctx.root.join(f));
@@ -176,7 +176,7 @@ const PATTERNS: [&str; 9] = [
 ];
 
 /// 135 pairs; the pattern is the place of a pair, while the column Type only names the folder of its pictures.
-pub(super) fn mmvp(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn mmvp(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     english_only(ctx)?;
     let path = ctx.path(&["Questions.csv"])?;
     let base = ctx.path(&["MLLM_VLM Images", "MMVP_VLM_Images", "images"])?;
@@ -251,7 +251,7 @@ fn statements(path: &Path) -> Result<Vec<Statement>, BenchmarkError> {
         match id.trim().parse() {
             Ok(id) => rows.push(Statement {
                 id,
-                kind: crate::source::inside(kind.trim()).map_err(|_| wrong())?,
+                kind: bifocal_data::source::inside(kind.trim()).map_err(|_| wrong())?,
                 statement: statement.trim().to_owned(),
             }),
             // the headings

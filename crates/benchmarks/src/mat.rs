@@ -8,8 +8,8 @@ use std::path::Path;
 
 use flate2::read::ZlibDecoder;
 
-use super::BenchmarkError;
-use super::context::{MAX_FILE, bytes, malformed};
+use crate::BenchmarkError;
+use crate::context::{MAX_FILE, bytes, malformed};
 
 /// Deepest cells within cells.
 const MAX_DEPTH: usize = 8;
@@ -18,7 +18,7 @@ const MAX_ELEMENTS: usize = 1 << 22;
 
 /// A variable. Arrays are flat, in column order.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Numbers(Vec<f64>),
     Text(String),
     Cells(Vec<Value>),
@@ -44,7 +44,7 @@ impl Value {
 }
 
 /// The variables of a file.
-pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Value>, BenchmarkError> {
+pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, Value>, BenchmarkError> {
     let wrong = |reason: String| {
         malformed(
             path,

@@ -1,12 +1,12 @@
 //! Flowers102 and Stanford Cars, whose labels are MATLAB files.
 
-use super::context::{Context, malformed};
-use super::lists::{file, finish, without};
-use super::mat::{self, Value};
-use super::names::{english, library};
-use super::{Accuracy, BenchmarkError, Task};
+use crate::context::{Context, malformed};
+use crate::lists::{file, finish, without};
+use crate::mat::{self, Value};
+use crate::names::{english, library};
+use crate::{Accuracy, BenchmarkError, Task};
 
-pub(super) fn flowers(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn flowers(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = without(ctx.path(&["flowers-102", "imagelabels.mat"])?, "imagelabels.mat");
     let numbers = |name: &str, variable: &str| {
         let path = file(ctx, &base, name)?;
@@ -57,7 +57,7 @@ pub(super) fn flowers(ctx: &mut Context) -> Result<(Task, String), BenchmarkErro
     })
 }
 
-pub(super) fn cars(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn cars(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let base = without(ctx.path(&["stanford_cars", "devkit"])?, "devkit");
     let meta = file(ctx, &base, "devkit/cars_meta.mat")?;
     let Some(Value::Cells(names)) = mat::read(&meta)?.remove("class_names") else {

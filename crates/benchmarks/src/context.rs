@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::{BenchmarkError, Options, Suite};
-use crate::source::{ImageSource, Skipped, has_image_ending, inside};
+use crate::{BenchmarkError, Options, Suite};
+use bifocal_data::source::{ImageSource, Skipped, has_image_ending, inside};
 
 /// Largest list or annotation file that is read whole, in bytes.
-pub(super) const MAX_FILE: u64 = 1 << 28;
+pub(crate) const MAX_FILE: u64 = 1 << 28;
 /// Most entries of a folder that are looked at.
 const MAX_ENTRIES: usize = 4_000_000;
 
 /// A benchmark's folder while it is read.
-pub(super) struct Context<'a> {
+pub(crate) struct Context<'a> {
     pub suite: &'static Suite,
     pub root: &'a Path,
     pub options: &'a Options,
@@ -121,7 +121,7 @@ impl<'a> Context<'a> {
 }
 
 /// An error about a file.
-pub(super) fn malformed(path: &Path, line: Option<usize>, reason: impl Into<String>) -> BenchmarkError {
+pub(crate) fn malformed(path: &Path, line: Option<usize>, reason: impl Into<String>) -> BenchmarkError {
     BenchmarkError::Malformed {
         path: path.to_owned(),
         line: line.map(|l| l as u64),
@@ -130,7 +130,7 @@ pub(super) fn malformed(path: &Path, line: Option<usize>, reason: impl Into<Stri
 }
 
 /// The bytes of a file within the limit.
-pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, BenchmarkError> {
+pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>, BenchmarkError> {
     let io = |e: std::io::Error| malformed(path, None, format!("cannot be read: {e}"));
     let mut bytes = Vec::new();
     File::open(path)
@@ -143,7 +143,7 @@ pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, BenchmarkError> {
 }
 
 /// The text of a file within the limit.
-pub(super) fn text(path: &Path) -> Result<String, BenchmarkError> {
+pub(crate) fn text(path: &Path) -> Result<String, BenchmarkError> {
     let text = String::from_utf8(bytes(path)?).map_err(|e| malformed(path, None, format!("is not UTF-8: {e}")))?;
     Ok(match text.strip_prefix('\u{feff}') {
         Some(rest) => rest.to_owned(),
@@ -152,7 +152,7 @@ pub(super) fn text(path: &Path) -> Result<String, BenchmarkError> {
 }
 
 /// The lines of a file that are not blank, with their numbers from 1, without spaces at their ends.
-pub(super) fn lines(path: &Path) -> Result<Vec<(usize, String)>, BenchmarkError> {
+pub(crate) fn lines(path: &Path) -> Result<Vec<(usize, String)>, BenchmarkError> {
     let text = text(path)?;
     let numbered = text.lines().map(str::trim).enumerate();
     Ok(numbered
@@ -162,17 +162,17 @@ pub(super) fn lines(path: &Path) -> Result<Vec<(usize, String)>, BenchmarkError>
 }
 
 /// The lines of a file that are not blank.
-pub(super) fn words(path: &Path) -> Result<Vec<String>, BenchmarkError> {
+pub(crate) fn words(path: &Path) -> Result<Vec<String>, BenchmarkError> {
     Ok(lines(path)?.into_iter().map(|(_, l)| l).collect())
 }
 
 /// A JSON file.
-pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, BenchmarkError> {
+pub(crate) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, BenchmarkError> {
     serde_json::from_slice(&bytes(path)?).map_err(|e| malformed(path, None, format!("is not the JSON expected: {e}")))
 }
 
 /// A file with one JSON object a line.
-pub(super) fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, BenchmarkError> {
+pub(crate) fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, BenchmarkError> {
     let wrong =
         |line: usize, e: serde_json::Error| malformed(path, Some(line), format!("is not the JSON expected: {e}"));
     lines(path)?
@@ -182,14 +182,14 @@ pub(super) fn json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Ben
 }
 
 /// A buffered file, for lists that are larger than [`MAX_FILE`].
-pub(super) fn reader(path: &Path) -> Result<BufReader<File>, BenchmarkError> {
+pub(crate) fn reader(path: &Path) -> Result<BufReader<File>, BenchmarkError> {
     File::open(path)
         .map(BufReader::new)
         .map_err(|e| malformed(path, None, format!("cannot be read: {e}")))
 }
 
 /// The names in a folder, sorted; hidden ones and names that are not UTF-8 are left out.
-pub(super) fn names(folder: &Path) -> Result<Vec<String>, BenchmarkError> {
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>, BenchmarkError> {
     let io = |e: std::io::Error| malformed(folder, None, format!("cannot be read: {e}"));
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)?.take(MAX_ENTRIES) {
@@ -201,14 +201,14 @@ pub(super) fn names(folder: &Path) -> Result<Vec<String>, BenchmarkError> {
 }
 
 /// The folders in a folder, sorted by name.
-pub(super) fn folders(folder: &Path) -> Result<Vec<String>, BenchmarkError> {
+pub(crate) fn folders(folder: &Path) -> Result<Vec<String>, BenchmarkError> {
     let mut names = names(folder)?;
     names.retain(|n| folder.join(n).is_dir());
     Ok(names)
 }
 
 /// The pictures in a folder, sorted by name.
-pub(super) fn pictures(folder: &Path) -> Result<Vec<ImageSource>, BenchmarkError> {
+pub(crate) fn pictures(folder: &Path) -> Result<Vec<ImageSource>, BenchmarkError> {
     let names = names(folder)?;
     let paths = names.iter().map(|n| folder.join(n));
     Ok(paths.filter(|p| has_image_ending(p)).map(ImageSource::File).collect())

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::context::Context;
-use super::{Benchmark, BenchmarkError, Options, Task};
-use super::{aro, cifar, imagenet, karpathy, languages, lists, long, matlab, objectnet, own, pairs, texts};
+use crate::context::Context;
+use crate::{Benchmark, BenchmarkError, Options, Task};
+use crate::{aro, cifar, imagenet, karpathy, languages, lists, long, matlab, objectnet, own, pairs, texts};
 
 /// What a suite asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -41,7 +41,7 @@ pub struct Suite {
 }
 
 impl Suite {
-    pub(super) fn open(&'static self, root: &Path, options: &Options) -> Result<Benchmark, BenchmarkError> {
+    pub(crate) fn open(&'static self, root: &Path, options: &Options) -> Result<Benchmark, BenchmarkError> {
         let mut ctx = Context::new(self, root, options);
         if !root.is_dir() {
             return Err(ctx.absent("the folder itself"));

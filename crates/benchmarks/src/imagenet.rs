@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use super::context::{Context, folders, lines, malformed, pictures};
-use super::names::{self, WNIDS};
-use super::{Accuracy, BenchmarkError, Classification, Task};
-use crate::source::ImageSource;
+use crate::context::{Context, folders, lines, malformed, pictures};
+use crate::names::{self, WNIDS};
+use crate::{Accuracy, BenchmarkError, Classification, Task};
+use bifocal_data::source::ImageSource;
 
 type Labelled = (Vec<ImageSource>, Vec<usize>);
 
 /// The validation set, in folders by wnid, or flat beside `val.txt` with lines "name label".
-pub(super) fn imagenet(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn imagenet(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let (images, labels) = validation(ctx)?;
     let prompts = names::imagenet_prompts(ctx, &(0..names::IMAGENET).collect::<Vec<_>>())?;
     let train = match ctx.optional(&["train", "ILSVRC2012_img_train"]) {
@@ -22,7 +22,7 @@ pub(super) fn imagenet(ctx: &mut Context) -> Result<(Task, String), BenchmarkErr
 }
 
 /// ImageNet's pictures with the names of Babel-ImageNet: a language has names for some of the classes, and only these count.
-pub(super) fn babel(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn babel(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let prompts = names::babel_prompts(ctx)?;
     let (images, labels) = validation(ctx)?;
     let protocol = "ImageNet's validation pictures; each language with those classes that Babel-ImageNet names in it, and NLLB's templates.";
@@ -31,7 +31,7 @@ pub(super) fn babel(ctx: &mut Context) -> Result<(Task, String), BenchmarkError>
 }
 
 /// ImageNet-V2: the folder's NAME is the class, so that "10" is class 10 although it sorts before "2".
-pub(super) fn v2(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn v2(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let root = ctx.root.to_owned();
     let places = [
         "imagenetv2-matched-frequency-format-val",
@@ -63,22 +63,22 @@ pub(super) fn v2(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
 }
 
 /// ImageNet-A, the choice is among its 200 classes alone.
-pub(super) fn a(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn a(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     subset(ctx, "imagenet-a", 7_500)
 }
 
 /// ImageNet-R, likewise.
-pub(super) fn r(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn r(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     subset(ctx, "imagenet-r", 30_000)
 }
 
 /// ImageNet-O, likewise: plain accuracy over its 200 classes, not the out-of-distribution score of its authors.
-pub(super) fn o(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn o(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     subset(ctx, "imagenet-o", 2_000)
 }
 
 /// ImageNet-Sketch, 1000 classes.
-pub(super) fn sketch(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn sketch(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let folder = wnid_folder(ctx, &["sketch", "imagenet-sketch", ""])?;
     let (images, labels) = by_wnid(&folder)?;
     ctx.complete(images.len(), 50_889, "pictures")?;
@@ -106,7 +106,7 @@ fn classification(
     images: Vec<ImageSource>,
     labels: Vec<usize>,
     classes: usize,
-    prompts: Vec<super::Prompts>,
+    prompts: Vec<crate::Prompts>,
     train: Option<Labelled>,
 ) -> Task {
     Task::Classification(Classification {

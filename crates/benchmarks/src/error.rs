@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::source::SourceError;
+use bifocal_data::source::SourceError;
 
 /// What is wrong with a benchmark's folder.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub use error::BenchmarkError;
 pub use suites::{Kind, Suite, list, suite};
 
-use crate::source::{ImageSource, Skipped};
+use bifocal_data::source::{ImageSource, Skipped};
 
 /// A data set that is ready to be evaluated on.
 #[derive(Debug, Clone, PartialEq)]

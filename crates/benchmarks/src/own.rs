@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::context::{Context, bytes, malformed, text, words};
-use super::languages::{all_or_asked, first_captions};
-use super::names::{english, english_only};
-use super::{Accuracy, BenchmarkError, Captions, Classification, Prompts, Retrieval, Task, Templates};
-use crate::source::{Dataset, ImageSource};
+use crate::context::{Context, bytes, malformed, text, words};
+use crate::languages::{all_or_asked, first_captions};
+use crate::names::{english, english_only};
+use crate::{Accuracy, BenchmarkError, Captions, Classification, Prompts, Retrieval, Task, Templates};
+use bifocal_data::source::{Dataset, ImageSource};
 
 /// Labelled pictures: `labels.jsonl`, a CSV with labels, or a folder for each class.
-pub(super) fn zero_shot(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn zero_shot(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     if ctx.optional(&["test/nshards.txt"]).is_some() {
         return webdataset(ctx);
     }
@@ -50,7 +50,7 @@ pub(super) fn zero_shot(ctx: &mut Context) -> Result<(Task, String), BenchmarkEr
 }
 
 /// Captioned pictures: `captions.jsonl` and all else that [`Dataset::open`] reads.
-pub(super) fn retrieval(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn retrieval(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     if ctx.optional(&["test/nshards.txt"]).is_some() {
         return webdataset(ctx);
     }
@@ -86,7 +86,7 @@ pub(super) fn retrieval(ctx: &mut Context) -> Result<(Task, String), BenchmarkEr
 
 /// CLIP_benchmark's own layout: `test/nshards.txt`, `test/0.tar` …, `classnames.txt`, `zeroshot_classification_templates.txt`, and
 /// `dataset_type.txt` with "retrieval" for captions (one a line of `.txt`).
-pub(super) fn webdataset(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn webdataset(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let kind = match ctx.optional(&["dataset_type.txt"]) {
         Some(path) => text(&path)?.trim().to_lowercase(),
         None => "classification".to_owned(),

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::context::{Context, json_lines, lines, malformed, names};
-use super::karpathy::{Rows, caption_lines, tokens};
-use super::names::unknown;
-use super::{BenchmarkError, Captions, Retrieval, Task};
+use crate::context::{Context, json_lines, lines, malformed, names};
+use crate::karpathy::{Rows, caption_lines, tokens};
+use crate::names::unknown;
+use crate::{BenchmarkError, Captions, Retrieval, Task};
 
 /// XM3600's languages.
 const XM3600: [&str; 36] = [
@@ -17,7 +17,7 @@ const XM3600: [&str; 36] = [
 ];
 
 impl Captions {
-    pub(super) fn new(language: &str) -> Self {
+    pub(crate) fn new(language: &str) -> Self {
         Self {
             language: language.to_owned(),
             captions: Vec::new(),
@@ -26,7 +26,7 @@ impl Captions {
 }
 
 /// The languages that were asked for, or all.
-pub(super) fn all_or_asked(ctx: &Context, known: &[String]) -> Result<Vec<String>, BenchmarkError> {
+pub(crate) fn all_or_asked(ctx: &Context, known: &[String]) -> Result<Vec<String>, BenchmarkError> {
     let asked = &ctx.options.languages;
     match asked.iter().find(|l| !known.contains(l)) {
         Some(other) => Err(unknown(ctx, other, &known.join(", "))),
@@ -36,7 +36,7 @@ pub(super) fn all_or_asked(ctx: &Context, known: &[String]) -> Result<Vec<String
 }
 
 /// For protocols: "the first 5 captions".
-pub(super) fn first_captions(limit: usize) -> String {
+pub(crate) fn first_captions(limit: usize) -> String {
     match limit {
         usize::MAX => "all captions".to_owned(),
         1 => "only the first caption".to_owned(),
@@ -45,14 +45,14 @@ pub(super) fn first_captions(limit: usize) -> String {
 }
 
 /// English retrieval from rows; pictures that are not there are counted, and captions beyond `most` are left out.
-pub(super) fn english_retrieval(
+pub(crate) fn english_retrieval(
     ctx: &mut Context,
     folders: &[PathBuf],
     rows: Rows,
     most: usize,
     expected: usize,
 ) -> Result<Task, BenchmarkError> {
-    super::names::english_only(ctx)?;
+    crate::names::english_only(ctx)?;
     let mut images = Vec::new();
     let mut english = Captions::new("en");
     for (name, captions) in rows {
@@ -73,7 +73,7 @@ pub(super) fn english_retrieval(
 }
 
 /// The first caption of each language.
-pub(super) fn xm3600(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn xm3600(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let path = ctx.path(&["captions.jsonl", "xm3600/captions.jsonl"])?;
     let folders = ["images", "xm3600/images", ""].map(|f| ctx.root.join(f));
     let languages = all_or_asked(ctx, &XM3600.map(str::to_owned))?;
@@ -120,7 +120,7 @@ pub(super) fn xm3600(ctx: &mut Context) -> Result<(Task, String), BenchmarkError
 }
 
 /// The test of 2016: line k of each language describes picture k.
-pub(super) fn multi30k(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn multi30k(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let folder = ctx.path(&["data/task1/raw", "raw", ""])?;
     let list = ctx.path(&[
         "data/task1/image_splits/test_2016_flickr.txt",
@@ -151,7 +151,7 @@ pub(super) fn multi30k(ctx: &mut Context) -> Result<(Task, String), BenchmarkErr
 }
 
 /// 1,000 pictures of COCO; line k of each language describes picture k.
-pub(super) fn xtd10(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn xtd10(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     const LANGUAGES: [(&str, &str); 11] = [
         ("en", "XTD10/test_1kcaptions_en.txt"),
         ("de", "MIC/test_1kcaptions_de.txt"),
@@ -218,7 +218,7 @@ fn parallel(
 }
 
 /// Chinese captions of Flickr8k's test pictures, beside the English ones if these are there.
-pub(super) fn flickr8k_cn(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn flickr8k_cn(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     let mut known: Vec<(String, Rows)> = Vec::new();
     let read = |ctx: &Context, clip: &str, original: &str| {
         if let Some(path) = ctx.optional(&[clip]) {

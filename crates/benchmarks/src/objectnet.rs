@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::context::{Context, json, pictures};
-use super::lists::file;
-use super::names::{english, english_only};
-use super::{Accuracy, BenchmarkError, Classification, Task};
+use crate::context::{Context, json, pictures};
+use crate::lists::file;
+use crate::names::{english, english_only};
+use crate::{Accuracy, BenchmarkError, Classification, Task};
 
 /// Folders that map to ImageNet, with ObjectNet's own labels in lower case as names.
-pub(super) fn objectnet(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
+pub(crate) fn objectnet(ctx: &mut Context) -> Result<(Task, String), BenchmarkError> {
     english_only(ctx)?;
     let base = ctx.path(&["objectnet-1.0/images", "images"])?;
     let mappings = ctx.path(&["objectnet-1.0/mappings", "mappings", ""])?;
@@ -17,7 +17,7 @@ pub(super) fn objectnet(ctx: &mut Context) -> Result<(Task, String), BenchmarkEr
     let (mut images, mut labels, mut names) = (Vec::new(), Vec::new(), Vec::new());
     for (folder, label) in label_of.iter().filter(|(_, label)| shared.contains_key(*label)) {
         let folder =
-            base.join(crate::source::inside(folder).map_err(|e| super::context::malformed(&mappings, None, e))?);
+            base.join(bifocal_data::source::inside(folder).map_err(|e| crate::context::malformed(&mappings, None, e))?);
         let more = if folder.is_dir() {
             pictures(&folder)?
         } else {
