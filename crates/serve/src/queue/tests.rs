@@ -131,15 +131,16 @@ fn many_requests_become_one_batch_and_each_gets_its_rows() {
 fn requests_take_turns_and_the_budget_of_tokens_is_kept() {
     let (queue, quarter) = (queue(), BATCH_TOKENS / 4);
     let _many = fill(&queue, (0..12).map(|_| text(1, quarter)).collect());
-    let _also = fill(&queue, (0..6).map(|_| text(2, quarter)).collect());
+    let _also = fill(&queue, (0..10).map(|_| text(2, quarter)).collect());
     assert_eq!(taken(&queue), [(0, 0), (1, 0), (0, 1), (1, 1)]);
     assert_eq!(taken(&queue), [(0, 2), (1, 2), (0, 3), (1, 3)]);
+    assert_eq!(taken(&queue), [(0, 4), (1, 4), (0, 5), (1, 5)]);
     // what is left of a request is small in the end, and goes first
-    assert_eq!(taken(&queue), [(1, 4), (1, 5)]);
-    assert_eq!(taken(&queue), [(0, 4), (0, 5), (0, 6), (0, 7)]);
+    assert_eq!(taken(&queue), [(1, 6), (1, 7), (1, 8), (1, 9)]);
+    assert_eq!(taken(&queue), [(0, 6), (0, 7), (0, 8), (0, 9)]);
     // one that is larger than the budget goes alone
     let _long = fill(&queue, vec![text(3, 3 * BATCH_TOKENS), text(3, 1)]);
-    assert_eq!(taken(&queue), [(0, 8), (0, 9), (0, 10), (0, 11)]);
+    assert_eq!(taken(&queue), [(0, 10), (0, 11)]);
     assert_eq!(taken(&queue), [(2, 0)]);
     assert_eq!(taken(&queue), [(2, 1)]);
     assert!(taken(&queue).is_empty());
