@@ -39,6 +39,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=1, help="a factor on all rates")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", action="append", help="a kind of load, as often as wanted, to find which one it is that takes memory")
     args = parser.parse_args()
     target = urllib.parse.urlsplit(args.url)
     picture = open(args.picture, "rb").read()
@@ -113,6 +114,7 @@ def main():
         ("goes away", 0.5, goes_away, {None}),
         ("slow reader", 0.1, slow_reader, {None}),
     ]
+    kinds = [kind for kind in kinds if not args.only or kind[0] in args.only]
     seen, wrong, times, lock, done = collections.Counter(), collections.Counter(), [], threading.Lock(), threading.Event()
 
     def once(name, act, right, draw):

@@ -56,7 +56,9 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse(); // wrong use ends here with exit code 2
     // a service that waits for its next request gives back what the last ones took
-    if !matches!(cli.command, Command::Serve(_)) {
+    if matches!(cli.command, Command::Serve(_)) {
+        allocator::keep_huge_pages();
+    } else {
         allocator::keep_memory();
     }
     let result = match cli.command {

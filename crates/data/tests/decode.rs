@@ -182,6 +182,18 @@ fn truncated_pictures_are_errors() {
         let e = decode(&jpeg[..jpeg.len() - cut], &Limits::default()).unwrap_err();
         assert_eq!(e, DecodeError::Truncated { format: "JPEG" });
     }
+    // the decoder makes up the last bits of a lossy WebP
+    for case in cases().iter().filter(|case| case.name.starts_with("webp")) {
+        for cut in [2, 3, 8] {
+            let e = decode(&case.file[..case.file.len() - cut], &Limits::default()).expect_err(&case.name);
+            assert_eq!(
+                e,
+                DecodeError::Truncated { format: "WebP" },
+                "{} without {cut} bytes",
+                case.name
+            );
+        }
+    }
     let png = file("png");
     assert_eq!(
         decode(&png[..png.len() - 40], &Limits::default()).unwrap_err().cause(),

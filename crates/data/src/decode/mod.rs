@@ -274,8 +274,10 @@ fn decode_other(
         DecodeError::Damaged { .. } if sniff::cut_off(bytes, format) => DecodeError::Truncated { format: name },
         other => other,
     };
-    if format == ImageFormat::Tiff {
-        tiff::check(bytes, limits.alloc)?;
+    match format {
+        ImageFormat::Tiff => tiff::check(bytes, limits.alloc)?,
+        ImageFormat::WebP if sniff::cut_off(bytes, format) => return Err(DecodeError::Truncated { format: name }),
+        _ => {}
     }
     let mut reader = ImageReader::with_format(Watched::new(bytes, budget), format);
     let mut inner = image::Limits::default();

@@ -93,7 +93,7 @@ fn text(bytes: &[u8]) -> Option<String> {
 }
 
 /// Whether the frame around the pixels says that bytes are missing at the end. Asked once a decoder has failed, to name
-/// the cause: decoders differ in what they call it.
+/// the cause: decoders differ in what they call it. That of WebP does not fail where only the last bits are missing, and is asked before.
 pub(super) fn cut_off(bytes: &[u8], format: ImageFormat) -> bool {
     let declared = |at: usize, extra: u64| {
         bytes
@@ -103,15 +103,63 @@ pub(super) fn cut_off(bytes: &[u8], format: ImageFormat) -> bool {
     match format {
         ImageFormat::Png => !bytes.windows(4).any(|w| w == b"IEND"),
         ImageFormat::Gif => bytes.iter().rev().find(|&&b| b != 0) != Some(&0x3b),
-        ImageFormat::WebP => declared(4, 8),
+        ImageFormat::WebP => webp_cut_off(bytes),
         ImageFormat::Bmp => declared(2, 0),
         _ => false,
+    }
+}
+
+/// Whether a WebP file ends before what it says that it holds, as libwebp sees it: the first part of a simple file has to be whole, and in an
+/// extended one (`VP8X`) all parts up to the end that the file gives in its head. A missing byte of padding is nothing.
+fn webp_cut_off(bytes: &[u8]) -> bool {
+    let number = |at: usize| {
+        let four = bytes.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(four)).ok()
+    };
+    let Some(end) = number(4).map(|size| size.saturating_add(8)) else {
+        return true;
+    };
+    let mut at = 12;
+    loop {
+        let Some(content) = number(at + 4).map(|size| (at + 8).saturating_add(size)) else {
+            return true;
+        };
+        if content > bytes.len() {
+            return true;
+        }
+        let is_extended = bytes.get(12..16) == Some(b"VP8X");
+        at = content + content % 2;
+        if !is_extended || at >= end {
+            return false;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_webp_file_is_whole_to_the_end_that_it_gives() {
+        let part = |kind: &[u8; 4], size: u32| {
+            [
+                &kind[..],
+                &size.to_le_bytes(),
+                &vec![7; size as usize + size as usize % 2],
+            ]
+            .concat()
+        };
+        let riff = |parts: Vec<u8>| [&b"RIFF"[..], &(parts.len() as u32 + 4).to_le_bytes(), b"WEBP", &parts].concat();
+        let simple = riff([part(b"VP8 ", 31), part(b"XMP ", 8)].concat());
+        // 12 bytes of head, 8 of the part's, 31 of content, one of padding: what comes after them is not looked at
+        for len in 0..=simple.len() {
+            assert_eq!(webp_cut_off(&simple[..len]), len < 51, "{len}");
+        }
+        let extended = riff([part(b"VP8X", 10), part(b"VP8L", 20), part(b"EXIF", 5)].concat());
+        for len in 0..=extended.len() {
+            assert_eq!(webp_cut_off(&extended[..len]), len < extended.len() - 1, "{len}");
+        }
+    }
 
     #[test]
     fn text_is_told_apart_from_pictures() {

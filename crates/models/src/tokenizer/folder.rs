@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{SpecialTokens, Tokenizer, TokenizerError, guard, spm};
+use super::{REMEMBERED, SpecialTokens, Tokenizer, TokenizerError, guard, spm};
 use crate::weights::gguf::Gguf;
 
 /// The largest `tokenizer.json`; that of a vocabulary of 262,144 has 33 MB.
@@ -118,12 +118,21 @@ fn longest(tokenizer: Tokenizer, folder: &Path, config: &Value) -> Result<Tokeni
 pub(super) fn from_json(path: &Path, json: &[u8]) -> Result<Tokenizer, TokenizerError> {
     let malformed = |detail: String| TokenizerError::malformed(path, format!("it is no tokenizer.json: {detail}"));
     let mut inner = guard(|| tokenizers::Tokenizer::from_bytes(json)).map_err(malformed)?;
+    let mut model = inner.get_model().clone();
+    model.resize_cache(if has_words(&inner) { REMEMBERED } else { 0 });
+    inner.with_model(model);
     let max_length = inner.get_truncation().map(|t| t.max_length);
     inner.with_padding(None);
     // (switching truncation off cannot fail, but the signature says that it might)
     inner.with_truncation(None).map_err(|e| malformed(e.to_string()))?;
     let (prefix, suffix) = guard(|| affixes(&inner)).map_err(malformed)?;
     Tokenizer::new(inner, path, prefix, suffix).with_max_length(max_length)
+}
+
+/// Whether a text is taken apart into words before the model sees it.
+fn has_words(inner: &tokenizers::Tokenizer) -> bool {
+    let encoded = guard(|| inner.encode("a b c", false));
+    encoded.is_ok_and(|text| text.get_word_ids().iter().flatten().any(|&word| word > 0))
 }
 
 /// What the post-processor puts around a text, seen on a text of one letter.

@@ -14,7 +14,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, decoders};
 
-use super::{SpecialTokens, Tokenizer, TokenizerError, guard, merges};
+use super::{REMEMBERED, SpecialTokens, Tokenizer, TokenizerError, guard, merges};
 use crate::weights::TensorSource;
 use crate::weights::gguf::{Gguf, GgufValue};
 
@@ -193,6 +193,7 @@ fn byte_level(description: &Description<'_>) -> Result<(tokenizers::Tokenizer, b
         BPE::builder()
             .vocab_and_merges(vocabulary(description.tokens), merges)
             .ignore_merges(whole_words_first)
+            .cache_capacity(REMEMBERED)
             .build()
     });
     let mut inner = tokenizers::Tokenizer::new(model.map_err(malformed)?);
@@ -225,7 +226,8 @@ fn sentencepiece(description: &Description<'_>) -> tokenizers::Result<tokenizers
     let mut model = BPE::builder()
         .vocab_and_merges(vocabulary(&pieces), merges)
         .fuse_unk(true)
-        .byte_fallback(true);
+        .byte_fallback(true)
+        .cache_capacity(0);
     if let Some(unknown) = description.special.unk {
         // ids were checked against the vocabulary
         model = model.unk_token(pieces[unknown as usize].clone());

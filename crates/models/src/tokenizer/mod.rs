@@ -65,6 +65,10 @@ pub struct Tokenizer {
     normalizer: Option<spm::Normalizer>,
 }
 
+/// Words that each thread remembers with their tokens. The crate's 10,000 may be texts of 255 bytes, which take 8 KB each and stay until the thread
+/// ends. Where texts are not taken apart into words, each of them is one, and none is remembered: that would help nobody.
+const REMEMBERED: usize = 1024;
+
 impl Tokenizer {
     fn new(inner: tokenizers::Tokenizer, path: &Path, prefix: Vec<u32>, suffix: Vec<u32>) -> Self {
         // counted once: the crate builds a new table of the vocabulary each time

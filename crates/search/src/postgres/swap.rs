@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// part of the old store and a part of the new one.
 const TABLES: &str = "LOCK TABLE @state, @items, @vectors, @thumbnails IN ACCESS EXCLUSIVE MODE";
 
+/// What could not be indexed is still known then; what the one beside says of it counts.
+const FAILURES: &str = "INSERT INTO #failures SELECT * FROM @failures ON CONFLICT (key) DO NOTHING";
+
 /// Whoever may use a table may use the one that takes its place. `@` is the store's schema, `#` the one beside, both without quotes.
 const REPLACE: &str = "DO $$
 DECLARE
@@ -115,6 +118,8 @@ pub(super) fn replace(connections: &Connections) -> Result<(), StoreError> {
             let generation = schema::state(tx, address, false)?.generation;
             let update = "UPDATE @state SET generation = generation + $1 + 1";
             tx.execute(&beside.sql(update), &[&generation])?;
+            let failures = address.sql(FAILURES).replace('#', &beside.sql("@"));
+            tx.execute(&failures, &[])?;
             tx.batch_execute(&REPLACE.replace('@', &address.store).replace('#', &beside.store))?;
             Ok(true)
         })?;

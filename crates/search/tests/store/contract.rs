@@ -593,4 +593,15 @@ fn failures(open: Open) {
     store.note_failures(&[long], &["b", "unknown"]).unwrap();
     let kept = store.failures().unwrap();
     assert_eq!((kept.len(), kept[0].reason.chars().count()), (1, 1000));
+    // A store that is built again knows what it knew, and what was learnt meanwhile counts.
+    store.note_failures(&[failure("d", "text")], &[]).unwrap();
+    let beside = store.open_beside(store.model()).unwrap();
+    beside.upsert(&[entry("good", &axis(1))]).unwrap();
+    beside
+        .note_failures(&[failure("a", "damaged"), failure("c", "empty")], &[])
+        .unwrap();
+    drop(beside);
+    store.replace_with_beside().unwrap();
+    let expected = [failure("a", "damaged"), failure("c", "empty"), failure("d", "text")];
+    assert_eq!(store.failures().unwrap(), expected);
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::made::{DIM, Random, entry, limit, model};
 use bifocal_search::{
-    Entry, FileFacts, Found, GraphUse, Hit, Item, ListOptions, LocalStore, Metadata, ModelId, SearchOptions, Stats,
-    Store, StoreError,
+    Entry, Failure, FileFacts, Filter, Found, GraphUse, Hit, Item, ListOptions, LocalStore, Metadata, ModelId,
+    SearchOptions, Stats, Store, StoreError,
 };
 
 /// The graph answers everything that it can.
@@ -79,6 +79,21 @@ impl Store for Eager {
     }
     fn stats(&self) -> Result<Stats, StoreError> {
         self.store.stats()
+    }
+    fn matching(&self, filter: &Filter) -> Result<u64, StoreError> {
+        self.store.matching(filter)
+    }
+    fn note_failures(&self, failed: &[Failure], solved: &[&str]) -> Result<(), StoreError> {
+        self.store.note_failures(failed, solved)
+    }
+    fn failures(&self) -> Result<Vec<Failure>, StoreError> {
+        self.store.failures()
+    }
+    fn open_beside(&self, model: &ModelId) -> Result<Box<dyn Store>, StoreError> {
+        self.store.open_beside(model)
+    }
+    fn replace_with_beside(&self) -> Result<(), StoreError> {
+        self.written(self.store.replace_with_beside())
     }
 }
 

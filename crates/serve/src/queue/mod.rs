@@ -1,7 +1,8 @@
 //! The queue before the model: inputs of many requests become one batch.
 //!
-//! One thread runs the model. It takes what waits, up to a budget of tokens or pictures, one input of each request in turn, so
-//! that a request of two thousand texts does not hold up a search. What waits is bounded (by items, tokens and pixels):
+//! One thread runs the model. It takes what waits, up to a budget of tokens or pictures, one input of each request in turn. Where small requests
+//! wait together with large ones, every second batch is theirs alone: a search beside a request of two thousand texts takes as long as the batch that is being
+//! embedded and its own, and the large request goes on at least half of the time. What waits is bounded (by items, tokens and pixels):
 //! room is reserved before work is done for a request, and a request that is dropped gives its place back at once.
 
 mod room;
@@ -19,12 +20,15 @@ use crate::error::ApiError;
 pub(crate) use room::{Cost, Room};
 pub(crate) use worker::work;
 
-/// Tokens of one batch; matrix products are at full speed long before.
-const BATCH_TOKENS: usize = 4096;
+/// Tokens of one batch; matrix products are at full speed before, and everyone waits for a batch that has begun.
+const BATCH_TOKENS: usize = 1024;
 /// Texts of one batch.
-const BATCH_TEXTS: usize = 256;
+const BATCH_TEXTS: usize = 64;
 /// Pictures of one batch.
 const BATCH_PICTURES: usize = 16;
+
+/// A request that waits for so few inputs may overtake: a search with its texts and pictures.
+const SMALL: usize = 4;
 
 /// The tower that an input goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -101,6 +105,8 @@ struct State {
     /// Requests that are not answered yet.
     open: Vec<Open>,
     next: u64,
+    /// Whether the last batch went past large requests.
+    overtook: bool,
     closed: bool,
 }
 
@@ -109,6 +115,12 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
     room: Arc<Room>,
+}
+
+impl Ticket {
+    fn is_small(&self) -> bool {
+        self.waiting.len() <= SMALL
+    }
 }
 
 impl Queue {
@@ -221,13 +233,14 @@ impl Queue {
 }
 
 impl State {
-    /// One input of each request in turn, all for the tower of the first, until a batch is full.
+    /// One input of each request in turn, all for the tower of the first, until a batch is full; only of small requests, if there are both kinds
+    /// and the last batch was of all.
     fn take(&mut self) -> Vec<Job> {
-        let tower = self
-            .tickets
-            .front()
-            .and_then(|t| t.waiting.front())
-            .map(|(_, w)| w.tower());
+        let small = self.tickets.iter().filter(|ticket| ticket.is_small()).count();
+        self.overtook = !self.overtook && 0 < small && small < self.tickets.len();
+        let overtakes = self.overtook;
+        let first = self.tickets.iter().find(|ticket| !overtakes || ticket.is_small());
+        let tower = first.and_then(|t| t.waiting.front()).map(|(_, w)| w.tower());
         let (mut batch, mut tokens) = (Vec::new(), 0);
         let most = match tower {
             Some(Tower::Vision) => BATCH_PICTURES,
@@ -238,9 +251,10 @@ impl State {
             let Some(mut ticket) = self.tickets.pop_front() else {
                 break;
             };
+            let may = !overtakes || ticket.is_small();
             let fits = ticket.waiting.front().is_some_and(|(_, work)| {
                 let room = tower == Some(Tower::Vision) || tokens + work.size() <= BATCH_TOKENS;
-                Some(work.tower()) == tower && (room || batch.is_empty())
+                may && Some(work.tower()) == tower && (room || batch.is_empty())
             });
             match ticket.waiting.pop_front() {
                 Some((index, work)) if fits => {

@@ -179,12 +179,15 @@ fn pieces(model: &Model, vocabulary: &[(String, f64)]) -> tokenizers::Result<tok
                 .vocab_and_merges(ids, merges)
                 .fuse_unk(true)
                 .byte_fallback(model.byte_fallback)
+                .cache_capacity(0)
                 .unk_token(unknown);
             tokenizers::Tokenizer::new(bpe.build()?)
         }
         _ => {
             let at = vocabulary.iter().position(|(piece, _)| *piece == unknown);
-            tokenizers::Tokenizer::new(Unigram::from(vocabulary.to_vec(), at, model.byte_fallback)?)
+            let mut unigram = Unigram::from(vocabulary.to_vec(), at, model.byte_fallback)?;
+            unigram.resize_cache(0);
+            tokenizers::Tokenizer::new(unigram)
         }
     };
     let mut steps = vec![
