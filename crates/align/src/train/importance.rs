@@ -262,7 +262,7 @@ mod tests {
         };
         let cases = [
             (
-                both(vec![1.0; 3], vec![0.0; 3]),
+                both(vec![1.0; 3], vec![0.0; 2]),
                 "importance.vision.a is [3], and the parameter is [2]",
             ),
             (both(vec![1.0; 2], vec![0.0; 3]), "center.vision.a is [3]"),
