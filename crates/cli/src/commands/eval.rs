@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bifocal_align::train::collective::Ranks;
-use bifocal_data::atomic::write_atomic;
 use bifocal_benchmarks::Options;
+use bifocal_data::atomic::write_atomic;
 use bifocal_data::corrupt::{Corruption, Kind, LEVELS};
 use bifocal_data::source::{Dataset, Layout};
 use bifocal_eval::{Role, Table, TemplateSet, class_weights, retrieval, zero_shot};

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use bifocal_align::recipe::Chain;
 use bifocal_align::train::{self, HeldPicture};
-use bifocal_data::ImageSource;
 use bifocal_benchmarks::{Benchmark, Options};
+use bifocal_data::ImageSource;
 use bifocal_eval::{Asks, Ranks, Unit, ranks};
 use bifocal_models::bundle::Model;
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,7 @@ impl Asked {
         let targets = plan::targets(&chain.keeps, Path::new("."))?;
         let open = |target: &plan::Target| {
             let benchmark = target.open(&Options::default())?;
-            Ok((target.name.clone(), benchmark))
+            Ok((short(&target.name), benchmark))
         };
         let keeps = targets.iter().map(open).collect::<Result<Vec<_>>>()?;
         for (name, benchmark) in &keeps {
@@ -136,6 +136,19 @@ impl Asked {
             tests,
             keeps,
         })
+    }
+}
+
+/// A benchmark without the way to its folder, for tables.
+fn short(name: &str) -> String {
+    match name.split_once('=') {
+        Some((suite, folder)) => {
+            let last = Path::new(folder)
+                .file_name()
+                .map_or(folder.into(), |last| last.to_string_lossy());
+            format!("{suite}={last}")
+        }
+        None => name.to_owned(),
     }
 }
 

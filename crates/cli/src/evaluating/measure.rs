@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use bifocal_data::ImageSource;
 use bifocal_benchmarks::{
     Accuracy, Benchmark, CaptionPairs, Classification, Composition, Group, Retrieval, Rule, Task, Templates, TextTask,
 };
+use bifocal_data::ImageSource;
 use bifocal_data::corrupt::Corruption;
 use bifocal_eval::calibration::{calibration, confused, decide};
 use bifocal_eval::neighbours::nearest;

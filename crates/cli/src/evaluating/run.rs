@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use bifocal_align::train::collective::{Ranks, Wait};
-use bifocal_data::ImageSource;
 use bifocal_benchmarks::{Benchmark, Options, Task, Templates, TextTask};
+use bifocal_data::ImageSource;
 use bifocal_data::corrupt::Corruption;
 use bifocal_models::bundle::Model;
 use bifocal_models::open::TextOptions;

@@ -30,7 +30,7 @@ struct Row {
 /// What fine-tuning as a whole has in common: there are no adapters, and the text tower learns as the recipe's vision tower does.
 const WHOLE: [&str; 2] = ["method=clip", "lora.rank=0"];
 /// Learning rate of the text tower then, over that of the heads.
-const TEXT_RATE: f64 = 0.03;
+const TEXT_RATE: f64 = 0.3;
 
 const ROWS: &[Row] = &[
     Row {
