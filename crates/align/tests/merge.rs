@@ -90,6 +90,42 @@ fn a_part_of_what_was_learnt_is_in_the_weights() {
     assert!(moved > 10, "{moved} of {} tensors have moved", none.len());
 }
 
+/// Heads that a run takes over from a bundle are part of what it learns.
+#[test]
+fn a_part_of_what_pretrained_heads_learnt_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let trained = |name: &str, model: &Path, sets: &[&str]| {
+        let sets: Vec<&str> = sets
+            .iter()
+            .copied()
+            .chain(["optimizer.lr=0.01", "schedule.steps=3"])
+            .collect();
+        let recipe = common::recipe("clip", model, &dir.path().join("cache"), &sets);
+        let options = Options {
+            out: dir.path().join(name),
+            resume: false,
+        };
+        run(&recipe, &options, &mut Silent).unwrap().bundle.unwrap()
+    };
+    let heads = |bundle: &Path| {
+        let tensors = SafeTensors::open(&bundle.join("heads.safetensors")).unwrap();
+        let load = |name: String| (name.clone(), tensors.load(&name).unwrap().data);
+        tensors.names().into_iter().map(load).collect::<BTreeMap<_, _>>()
+    };
+    let first = trained("first", &common::write_clip(dir.path()), &[]);
+    let next = |keep: &str| {
+        let pretrained = ["image_head.pretrained=true", "text_head.pretrained=true"];
+        heads(&trained(keep, &first, &[pretrained[0], pretrained[1], keep]))
+    };
+    let [none, half, all] = ["merge.keep=0", "merge.keep=0.5", "merge.keep=1"].map(next);
+    assert_eq!(none, heads(&first));
+    assert_ne!(none, all);
+    for (name, before) in &none {
+        let middle: Vec<f32> = before.iter().zip(&all[name]).map(|(a, b)| (a + b) / 2.0).collect();
+        close(&half[name], &middle, name);
+    }
+}
+
 /// ZSCL's weight ensemble: an even average that began with what the model was.
 #[test]
 fn the_average_along_the_way_is_in_the_weights() {

@@ -315,7 +315,8 @@ impl Default for ConsolidateSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MergeSpec {
-    /// The weights are those before the run, plus this times what was added to them: 1 keeps all, C-CLIP half (WiSE-FT does so without LoRA).
+    /// The weights of towers and pretrained heads are those before the run, plus this times what was added to them: 1 keeps all, C-CLIP half (WiSE-FT does
+    /// so without LoRA).
     pub keep: f32,
     /// Whether what LoRA adds is taken with its factor alpha / rank; the paper can be read either way.
     pub scaled: bool,

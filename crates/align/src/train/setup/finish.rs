@@ -20,6 +20,14 @@ impl Setup {
             .vision
             .map(|tower| merged(tower, &self.vision.tower, &recipe.merge));
         towers.text = towers.text.map(|tower| merged(tower, &self.text.tower, &recipe.merge));
+        // a head that began with this run has no former self
+        let [image_head, text_head] = &self.former;
+        if recipe.image_head.pretrained {
+            towers.image_head = merged(towers.image_head, image_head, &recipe.merge);
+        }
+        if recipe.text_head.pretrained {
+            towers.text_head = merged(towers.text_head, text_head, &recipe.merge);
+        }
         towers
     }
 
@@ -57,7 +65,7 @@ impl Setup {
     }
 }
 
-/// A tower with what its adapters add in its weights: as much as the recipe keeps of that, and of what the other parameters have moved since
+/// A tower or head with what its adapters add in its weights: as much as the recipe keeps of that, and of what the other parameters have moved since
 /// `former`.
 fn merged<M: Module>(tower: M, former: &M, spec: &MergeSpec) -> M {
     let fold = Fold {
@@ -72,6 +80,6 @@ fn merged<M: Module>(tower: M, former: &M, spec: &MergeSpec) -> M {
     };
     match moved {
         Ok(tower) => lora::merge(tower, fold).0,
-        Err(error) => unreachable!("a tower that has learnt has the parameters it began with: {error}"),
+        Err(error) => unreachable!("a module that has learnt has the parameters it began with: {error}"),
     }
 }
