@@ -112,10 +112,11 @@ mod tests {
 
     #[test]
     fn equals_its_naive_twin_with_its_slope() {
-        for (n, loss) in [
-            (7, fused::elastic as Loss),
-            (MANY, fused::elastic),
-            (MANY, composed::elastic),
+        // the composed one adds all up in one f32
+        for (n, loss, near) in [
+            (7, fused::elastic as Loss, 1e-6),
+            (MANY, fused::elastic, 1e-6),
+            (MANY, composed::elastic, 1e-4),
         ] {
             let all = vectors(n);
             let [x, a, c] = all.clone().map(|v| tensor(v, [n]));
@@ -123,7 +124,7 @@ mod tests {
             let value = loss(x.clone(), a, c, WEIGHT);
             let expected = naive(all.each_ref().map(Vec::as_slice));
             let found = f64::from(scalar(value.clone()));
-            assert!((found - expected).abs() <= 1e-5 * expected, "{found} {expected}");
+            assert!((found - expected).abs() <= near * expected, "{found} {expected}");
             // recorded once more through another operation
             let grads = (value * 2.0).backward();
             let grads = x.grad(&grads).map(values).expect("x learns");
