@@ -239,7 +239,7 @@ fn statements(path: &Path) -> Result<Vec<Statement>, BenchmarkError> {
     let io = |e: std::io::Error| malformed(path, None, format!("cannot be read: {e}"));
     let mut records = Records::new(File::open(path).map_err(io)?).map_err(io)?;
     let mut rows = Vec::new();
-    while let Some((line, record)) = records.next().map_err(io)? {
+    while let Some((line, record)) = records.read().map_err(io)? {
         let wrong = || malformed(path, Some(line as usize), "expected a number, a type, and a statement");
         let Record::Fields(fields) = record else {
             return Err(wrong());

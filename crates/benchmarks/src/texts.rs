@@ -141,7 +141,7 @@ fn table(path: &Path) -> Result<Rows, BenchmarkError> {
     let mut records = Records::new(File::open(path).map_err(io)?).map_err(io)?;
     let mut at: Option<[usize; 3]> = None;
     let mut rows = Rows::new();
-    while let Some((line, record)) = records.next().map_err(io)? {
+    while let Some((line, record)) = records.read().map_err(io)? {
         let line = line as usize;
         let Record::Fields(fields) = record else {
             return Err(malformed(path, Some(line), "the row is too long"));

@@ -141,7 +141,7 @@ fn replay(tasks: &mut [Task], share: f64) -> Result<(), RecipeError> {
     let mut former = Vec::new();
     for task in tasks {
         let own = &mut task.recipe.data.sources;
-        let kept: Vec<_> = own.iter().cloned().collect();
+        let kept: Vec<_> = own.clone();
         own.extend(former.iter().cloned());
         former.extend(kept.into_iter().map(|mut source| {
             source.take = share;

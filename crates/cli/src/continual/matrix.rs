@@ -28,8 +28,11 @@ pub struct Matrix {
     pub lost: BTreeMap<String, f64>,
 }
 
-/// Names of what is asked, in words, and how to read it.
-pub const ASKED: [(&str, &str, fn(&Recall) -> f64); 4] = [
+/// What is asked of a test: its name, in words, and where the answer is.
+pub type Question = (&'static str, &'static str, fn(&Recall) -> f64);
+
+/// All that is asked.
+pub const ASKED: [Question; 4] = [
     ("i2t", "picture → text", |r| r.i2t),
     ("t2i", "text → picture", |r| r.t2i),
     ("merged_i2t", "picture → text, one pool", |r| r.merged_i2t),
@@ -105,7 +108,7 @@ impl Matrix {
         let percent = |value: f64| format!("{:.1}", 100.0 * value);
         // writing into a string does not fail
         for (name, words, value) in ASKED {
-            let _ = writeln!(out, "R@1, {words}\n\n| | {} | {} |", self.tests.join(" | "), "mean");
+            let _ = writeln!(out, "R@1, {words}\n\n| | {} | mean |", self.tests.join(" | "));
             let _ = writeln!(out, "|---|{}", "---:|".repeat(self.tests.len() + 1));
             for (i, row) in self.rows.iter().enumerate() {
                 let values: Vec<f64> = self.tests.iter().filter_map(|t| row.tests.get(t).map(value)).collect();

@@ -21,7 +21,7 @@ const MAX_COLUMNS: usize = 4096;
 pub(super) fn read(path: &Path, prefix: &str, table: Table, rows: &mut Rows) -> Result<(), SourceError> {
     let io = |e: std::io::Error| SourceError::io(path, &e);
     let mut records = Records::new(File::open(path).map_err(io)?).map_err(io)?;
-    let columns = match records.next().map_err(io)? {
+    let columns = match records.read().map_err(io)? {
         None => return Ok(()),
         Some((_, Record::Fields(fields))) => Columns::of(&fields, table),
         Some((_, Record::TooLong)) => Columns::default(),
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path, prefix: &str, table: Table, rows: &mut Rows) -> 
             found: columns.names,
         });
     }
-    while let Some((line, record)) = records.next().map_err(io)? {
+    while let Some((line, record)) = records.read().map_err(io)? {
         let outcome = match record {
             Record::Fields(fields) => columns.add(&fields, line, prefix, rows),
             Record::TooLong => Err((String::new(), format!("longer than {MAX_LINE} bytes"))),
@@ -154,7 +154,7 @@ impl<R: Read> Records<R> {
     }
 
     /// The next record and the line at which it begins, from 1.
-    pub fn next(&mut self) -> std::io::Result<Option<(u64, Record<'_>)>> {
+    pub fn read(&mut self) -> std::io::Result<Option<(u64, Record<'_>)>> {
         let (mut written, mut fields, mut too_long) = (0, 0, false);
         self.refill()?;
         // the parser passes over empty lines, and over the second half of \r\n, when it is asked for the record after them
@@ -211,7 +211,7 @@ mod tests {
     fn all(text: &[u8]) -> Vec<(u64, Option<Vec<String>>)> {
         let mut records = Records::new(text).unwrap();
         let mut out = Vec::new();
-        while let Some((line, record)) = records.next().unwrap() {
+        while let Some((line, record)) = records.read().unwrap() {
             let fields = match record {
                 Record::Fields(f) => Some(f.iter().map(|f| String::from_utf8_lossy(f).into_owned()).collect()),
                 Record::TooLong => None,
