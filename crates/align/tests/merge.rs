@@ -118,9 +118,9 @@ fn a_part_of_what_pretrained_heads_learnt_is_kept() {
         heads(&trained(keep, &first, &[pretrained[0], pretrained[1], keep]))
     };
     let [none, half, all] = ["merge.keep=0", "merge.keep=0.5", "merge.keep=1"].map(next);
-    assert_eq!(none, heads(&first));
     assert_ne!(none, all);
-    for (name, before) in &none {
+    for (name, before) in &heads(&first) {
+        close(&none[name], before, name);
         let middle: Vec<f32> = before.iter().zip(&all[name]).map(|(a, b)| (a + b) / 2.0).collect();
         close(&half[name], &middle, name);
     }
