@@ -132,6 +132,8 @@ fn what_is_wrong_is_said() {
     fails(&["continual.keeps=[\"zero-shots=here\"]"], &["no suite \"zero-shots\""]);
     fails(&["continual.replay=-1"], &["continual.replay"]);
     fails(&["task.second.data.sources.0.holdout=0"], &["\"second\"", "holdout"]);
+    fails(&["vision.model=nowhere"], &["nowhere"]);
+    assert!(!out.join("recipe.toml").exists(), "what could not begin is no run");
     let message = common::fails(2, &["cache", text(&recipe)]);
     assert!(
         message.contains("several tasks") && message.contains("bifocal train"),

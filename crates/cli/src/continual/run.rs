@@ -62,6 +62,10 @@ pub fn run(chain: &Chain, out: &Path, resume: bool, ranks: &dyn Ranks) -> Result
         )));
     }
     let asked = Asked::open(chain)?;
+    // what cannot begin leaves no run behind
+    if let Some(first) = chain.tasks.first().filter(|_| !stored.is_file()) {
+        train::overview(&first.recipe)?;
+    }
     ranks.barrier(Wait::Work)?;
     if ranks.first() {
         put(&stored, &chain.source)?;
