@@ -9,7 +9,7 @@ use bifocal_align::recipe::{Chain, Task};
 use bifocal_align::train::collective::{Alone, Ranks, Wait};
 use bifocal_align::train::{self, Options};
 use bifocal_data::atomic::FileLock;
-use bifocal_models::bundle::MANIFEST;
+use bifocal_models::bundle::{Located, MANIFEST, locate};
 
 use super::matrix::Matrix;
 use super::measure::{Asked, Measured};
@@ -63,11 +63,12 @@ pub fn run(chain: &Chain, out: &Path, resume: bool, ranks: &dyn Ranks) -> Result
     }
     let asked = Asked::open(chain)?;
     // what cannot begin leaves no run behind
-    if let Some(first) = chain.tasks.first().filter(|_| !stored.is_file()) {
+    let begins = !stored.is_file();
+    if let Some(first) = chain.tasks.first().filter(|_| begins) {
         train::overview(&first.recipe)?;
     }
     ranks.barrier(Wait::Work)?;
-    if ranks.first() {
+    if ranks.first() && begins {
         put(&stored, &chain.source)?;
     }
     let mut progress = Progress {
@@ -84,7 +85,12 @@ pub fn run(chain: &Chain, out: &Path, resume: bool, ranks: &dyn Ranks) -> Result
         .first()
         .filter(|first| first.recipe.vision.model == first.recipe.text.model)
     {
-        progress.measure(0, &model::find(Path::new(&first.recipe.vision.model))?, &first.recipe)?;
+        let name = &first.recipe.vision.model;
+        let path = match locate(name, None) {
+            Located::At(path) => path,
+            Located::Nowhere(_) => model::find(Path::new(name))?,
+        };
+        progress.measure(0, &path, &first.recipe)?;
     }
     for (number, task) in (1..).zip(&chain.tasks) {
         let folder = out.join(format!("{number}-{}", task.name));
@@ -121,6 +127,10 @@ pub fn run(chain: &Chain, out: &Path, resume: bool, ranks: &dyn Ranks) -> Result
             fs::remove_dir_all(&checkpoints).with_context(|| format!("removing {}", checkpoints.display()))?;
         }
         start = Some(bundle);
+    }
+    // tasks may have been added; another recipe has been refused by then
+    if ranks.first() {
+        put(&stored, &chain.source)?;
     }
     progress.matrix().map(Some)
 }

@@ -1,6 +1,6 @@
 //! What every store has to do. Each case gets a way to open a store that is empty at the first time and keeps its content after.
 
-use bifocal_search::{Entry, Failure, Filter, Hit, ListOptions, Metadata, SearchOptions, Store, StoreError};
+use bifocal_search::{Entry, Filter, Hit, ListOptions, Metadata, SearchOptions, Store, StoreError};
 
 use crate::made::{DIM, Random, entry, limit, model, stored};
 
@@ -29,7 +29,10 @@ pub const CASES: &[(&str, Case)] = &[
     ("many threads use one store", threads),
     ("random calls agree with a map", crate::twin::random_calls),
     ("flush changes nothing that is seen", flush),
-    ("failures are remembered until they are solved", failures),
+    (
+        "failures are remembered until they are solved",
+        crate::failures::remembered,
+    ),
 ];
 
 fn axis(at: usize) -> Vec<f32> {
@@ -555,53 +558,4 @@ fn flush(open: Open) {
     store.flush().unwrap();
     assert_eq!((store.files().unwrap(), top(&*store, &axis(0), 9)), before);
     assert_eq!(store.stats().unwrap().items, 2);
-}
-
-fn failures(open: Open) {
-    let failure = |key: &str, cause: &str| Failure {
-        key: key.to_owned(),
-        size: 17,
-        modified_ns: -5,
-        cause: cause.to_owned(),
-        reason: format!("it is {cause}"),
-        at: 1_700_000_000,
-    };
-    let store = open();
-    assert_eq!(store.failures().unwrap(), []);
-    store.upsert(&[entry("good", &axis(0))]).unwrap();
-    let generation = store.stats().unwrap().generation;
-    let impossible = failure("", "empty");
-    let noted = [
-        failure("b", "text"),
-        failure("a", "empty"),
-        impossible,
-        failure("b", "damaged"),
-    ];
-    store.note_failures(&noted, &[]).unwrap();
-    let expected = [failure("a", "empty"), failure("b", "damaged")];
-    assert_eq!(store.failures().unwrap(), expected);
-    // Items are not touched, and nobody who searches has to look again.
-    assert_eq!(
-        (store.count().unwrap(), store.stats().unwrap().generation),
-        (1, generation)
-    );
-    drop(store);
-    let store = open();
-    assert_eq!(store.failures().unwrap(), expected);
-    let mut long = failure("a", "long");
-    long.reason = "ä\0".repeat(5000);
-    store.note_failures(&[long], &["b", "unknown"]).unwrap();
-    let kept = store.failures().unwrap();
-    assert_eq!((kept.len(), kept[0].reason.chars().count()), (1, 1000));
-    // A store that is built again knows what it knew, and what was learnt meanwhile counts.
-    store.note_failures(&[failure("d", "text")], &[]).unwrap();
-    let beside = store.open_beside(store.model()).unwrap();
-    beside.upsert(&[entry("good", &axis(1))]).unwrap();
-    beside
-        .note_failures(&[failure("a", "damaged"), failure("c", "empty")], &[])
-        .unwrap();
-    drop(beside);
-    store.replace_with_beside().unwrap();
-    let expected = [failure("a", "damaged"), failure("c", "empty"), failure("d", "text")];
-    assert_eq!(store.failures().unwrap(), expected);
 }

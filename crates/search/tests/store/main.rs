@@ -2,6 +2,7 @@
 
 mod contract;
 mod crash;
+mod failures;
 #[cfg(feature = "hnsw")]
 mod graph;
 mod incremental;
