@@ -144,8 +144,9 @@ fn tasks(args: &Args, setting: &Setting, only: &[String]) -> Result<()> {
         return Ok(());
     }
     if !args.table {
-        let base = plan::base(setting)?;
-        cost::in_a_process(&base.recipe, &base.folder)?;
+        for start in continual::starts(setting, &runs)? {
+            cost::in_a_process(&start.recipe, &start.folder)?;
+        }
     }
     print!("{}", continual::table(setting, &runs, args.table)?);
     Ok(())

@@ -9,7 +9,7 @@ use bifocal_align::recipe::{Chain, FreezeRule, Task};
 use bifocal_align::train::collective::Alone;
 use serde::Serialize;
 
-use super::plan::{Setting, base_bundle, data_of};
+use super::plan::{self, Setting, data_of};
 use super::table::Summary;
 use crate::continual::{self, MATRIX, Matrix};
 use crate::evaluating::put;
@@ -24,8 +24,41 @@ const FOLDER: &str = "continual";
 struct Row {
     name: &'static str,
     what: &'static str,
+    start: Start,
     sets: &'static [&'static str],
 }
+
+/// What a row's first task begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// The lab's base.
+    Clip,
+    /// The base's vision tower beside a language model.
+    Llm,
+}
+
+impl Start {
+    fn run(self, setting: &Setting) -> Result<plan::Run> {
+        match self {
+            Self::Clip => plan::base(setting),
+            Self::Llm => plan::llm_base(setting),
+        }
+    }
+
+    /// What its towers ask of the recipe.
+    fn sets(self) -> &'static [&'static str] {
+        match self {
+            Self::Clip => &[],
+            Self::Llm => &LLM,
+        }
+    }
+}
+
+/// ShareLock's space is the vision tower's own; a language model calls the layers of its MLP otherwise.
+const LLM: [&str; 2] = [
+    "embed_dim=1280",
+    "lora.targets=[\"text.*.qkv.q\", \"text.*.qkv.v\", \"text.*.out\", \"text.*.gate_up.*\", \"text.*.down\"]",
+];
 
 /// What fine-tuning as a whole has in common: there are no adapters, and the text tower learns as the recipe's vision tower does.
 const WHOLE: [&str; 2] = ["method=clip", "lora.rank=0"];
@@ -36,26 +69,31 @@ const ROWS: &[Row] = &[
     Row {
         name: "fine-tuning",
         what: "everything learns each task, nothing holds it back",
+        start: Start::Clip,
         sets: &[],
     },
     Row {
         name: "LoRA",
         what: "C-CLIP's adapters and learning rates, all of what was learnt is kept and nothing holds it back",
+        start: Start::Clip,
         sets: &["method=cclip", "consolidate.weight=0", "merge.keep=1"],
     },
     Row {
         name: "WiSE-FT",
         what: "fine-tuning, and after each task the mean of the weights before and after it",
+        start: Start::Clip,
         sets: &["merge.keep=0.5"],
     },
     Row {
         name: "EWC",
         what: "fine-tuning with a spring on each weight, as stiff as the weight mattered to the tasks before",
+        start: Start::Clip,
         sets: &["method=ewc", "elastic.batches=8", "elastic.weight=1e6"],
     },
     Row {
         name: "LwF",
         what: "fine-tuning beside the former model's similarities of the new pictures and texts",
+        start: Start::Clip,
         sets: &[
             "method=cclip",
             "lora.rank=0",
@@ -67,6 +105,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "ZSCL",
         what: "fine-tuning beside the first model's similarities of 600 photos that it had learnt, weights averaged on the way",
+        start: Start::Clip,
         sets: &[
             "method=zscl",
             "reference.sources=[{ path = \"data/flickr8k\", languages = [\"en\"], holdout = 200 }]",
@@ -77,20 +116,35 @@ const ROWS: &[Row] = &[
     Row {
         name: "replay",
         what: "fine-tuning with 16 pictures of each former task",
+        start: Start::Clip,
         sets: &["continual.replay=16"],
     },
     Row {
         name: "C-CLIP",
         what: "adapters, a contrast with the former embeddings, half of what was learnt is kept",
+        start: Start::Clip,
         sets: &["method=cclip"],
     },
     Row {
         name: "joint",
         what: "fine-tuning on all tasks at once: an upper bound",
+        start: Start::Clip,
         sets: &[
             "continual.tasks=[\"all\"]",
             "continual.tests=[\"flickr8k\", \"coco\", \"stamps\", \"clipart\", \"emoji\"]",
         ],
+    },
+    Row {
+        name: "fine-tuning, SmolLM2",
+        what: "as fine-tuning, with a language model as the text tower: another start, so compare it with the row below",
+        start: Start::Llm,
+        sets: &[],
+    },
+    Row {
+        name: "C-CLIP, SmolLM2",
+        what: "as C-CLIP, with that language model",
+        start: Start::Llm,
+        sets: &["method=cclip"],
     },
 ];
 
@@ -128,13 +182,14 @@ pub fn runs(setting: &Setting, seeds: u64, only: &[String]) -> Result<Vec<Run>> 
 
 fn run(setting: &Setting, row: &'static Row, seed: u64) -> Result<Run> {
     let path = setting.recipes.join(RECIPE);
-    let base = base_bundle(&setting.out).display().to_string();
+    let base = row.start.run(setting)?.folder.join("model").display().to_string();
     let own = row.sets.iter().map(|set| (*set).to_owned());
     let mut sets = vec![
         format!("vision.model={base}"),
         format!("text.model={base}"),
         format!("seed={seed}"),
     ];
+    sets.extend(row.start.sets().iter().map(|set| (*set).to_owned()));
     let whole = !row.sets.contains(&"method=cclip") || row.sets.contains(&"lora.rank=0");
     if whole {
         sets.extend(WHOLE.map(str::to_owned));
@@ -175,6 +230,17 @@ fn ended(run: &Run) -> Option<Matrix> {
     let bytes = fs::read(run.folder.join(MATRIX)).ok()?;
     let matrix: Matrix = serde_json::from_slice(&bytes).ok()?;
     (matrix.tasks.len() == run.chain.tasks.len()).then_some(matrix)
+}
+
+/// What the runs start from.
+///
+/// # Errors
+/// A recipe that cannot be read.
+pub fn starts(setting: &Setting, runs: &[Run]) -> Result<Vec<plan::Run>> {
+    // SmolLM2's starts from the base too
+    let llm = runs.iter().any(|run| run.row.start == Start::Llm);
+    let starts = [Some(Start::Clip), llm.then_some(Start::Llm)];
+    starts.into_iter().flatten().map(|start| start.run(setting)).collect()
 }
 
 /// Tells what would run.
@@ -311,11 +377,11 @@ mod tests {
             assert_eq!(tests, ["flickr8k", "coco", "stamps", "clipart", "emoji"], "{name}");
             assert_eq!(run.chain.keeps, ["zero-shot=elsewhere/imagenet-sample"], "{name}");
             let first = &run.chain.tasks[0].recipe;
-            assert_eq!(
-                (first.seed, first.vision.model.as_str()),
-                (run.seed, "runs/lab/base/model"),
-                "{name}"
-            );
+            let start = match run.row.start {
+                Start::Clip => "runs/lab/base/model",
+                Start::Llm => "runs/lab/base-SmolLM2/model",
+            };
+            assert_eq!((first.seed, first.vision.model.as_str()), (run.seed, start), "{name}");
             assert_eq!(first.data.sources[0].path, "elsewhere/flickr8k", "{name}");
         }
         let methods: std::collections::BTreeSet<&str> = all

@@ -35,6 +35,14 @@ const BASE_ROW: Row = Row {
     sets: &[],
 };
 
+/// The model with a language model as its text tower that tasks are learnt from, [`super::continual`].
+const LLM_BASE_ROW: Row = Row {
+    name: "base, SmolLM2",
+    recipe: "sharelock",
+    what: "the base's vision tower and SmolLM2-135M, both frozen; an MLP on the language model learns",
+    sets: &["vision.model={base}"],
+};
+
 /// All rows but the base. All of them start from its vision tower; the language model is Gemma 3 270M unless the name says SmolLM2.
 pub const ROWS: &[Row] = &[
     Row {
@@ -210,6 +218,11 @@ pub fn runs(setting: &Setting, seeds: u64, only: &[String]) -> Result<Vec<Run>> 
 /// The run that all others start from.
 pub fn base(setting: &Setting) -> Result<Run> {
     run(setting, &BASE_ROW, None)
+}
+
+/// The run that learning task after task with a language model starts from.
+pub fn llm_base(setting: &Setting) -> Result<Run> {
+    run(setting, &LLM_BASE_ROW, None)
 }
 
 /// Where the base's bundle is or will be.
