@@ -6,6 +6,7 @@
 //! - [`open`](mod@open): pretrained encoders from files and folders; [`inspect`](mod@inspect): what they are, without loading them;
 //! - [`doctor`]: what is wrong with a model;
 //! - [`hub`]: models by their name on a hub, in the cache of its client;
+//! - [`connector`]: from pictures to what a language model reads;
 //! - [`bundle`]: what training leaves; [`convert`](mod@convert): from one layout to another.
 //!
 //! Everything a tower computes is differentiable and packed: images and texts are rows one after the other, without padding.
@@ -13,6 +14,7 @@
 pub mod adapter;
 mod blocks;
 pub mod bundle;
+pub mod connector;
 pub mod convert;
 pub mod doctor;
 pub mod hub;

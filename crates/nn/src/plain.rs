@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, activation};
 
+use crate::engine::tensor;
+
 /// Softmax attention of one query over the tokens of its sequence (Lee et al. 2019, "Set Transformer": pooling by attention).
 ///
 /// # Shapes
@@ -34,6 +36,45 @@ pub fn attend(query: Tensor<2>, key_value: Tensor<2>, offsets: &Arc<[usize]>, he
         })
         .collect();
     Tensor::cat(pooled, 0)
+}
+
+/// Softmax attention of the queries of each item over the item's keys, every item with equally many of both. `seen` says which keys a query sees; one
+/// that sees none gets zeros. The weights of all pairs are held: it is for items of some hundred rows.
+///
+/// # Shapes
+/// `query` `[n·q, heads·d]`; `keys`, `values` `[n·k, heads·d]`; `seen` `[n, q, k]`, row-major; the result is `[n·q, heads·d]`.
+pub fn attend_items(
+    query: Tensor<2>,
+    keys: Tensor<2>,
+    values: Tensor<2>,
+    items: usize,
+    heads: usize,
+    seen: Option<&[bool]>,
+) -> Tensor<2> {
+    let [rows, c] = query.dims();
+    let [others, _] = keys.dims();
+    assert!(
+        items > 0 && rows.is_multiple_of(items) && others.is_multiple_of(items) && c.is_multiple_of(heads.max(1)),
+        "attend_items: rows are not whole items, or heads do not divide them"
+    );
+    let (q, k, d) = (rows / items, others / items, c / heads.max(1));
+    let apart = |x: Tensor<2>, each: usize| x.reshape([items, each, heads, d]).swap_dims(1, 2);
+    let query = apart(query * (d as f32).powf(-0.5), q);
+    let mut scores = query.matmul(apart(keys, k).swap_dims(2, 3));
+    let mask = seen.map(|seen| {
+        assert_eq!(seen.len(), items * q * k, "attend_items: the mask does not fit");
+        let seen = seen.iter().map(|&seen| f32::from(u8::from(seen))).collect();
+        tensor::<4>(seen, [items, 1, q, k])
+    });
+    if let Some(mask) = &mask {
+        // far below any score, and finite: a row that sees nothing stays a number
+        scores = scores + (mask.clone() - 1.0) * 1e30;
+    }
+    let mut weights = activation::softmax(scores, 3);
+    if let Some(mask) = mask {
+        weights = weights * mask;
+    }
+    weights.matmul(apart(values, k)).swap_dims(1, 2).reshape([rows, c])
 }
 
 /// Rotates the first heads of packed rows, numbers 2i and 2i + 1 of a head by angle i of the row (Su et al. 2021, with any angles).
