@@ -1,11 +1,15 @@
-//! Convolutions on NHWC images: the patch matrix of a dense convolution, and depthwise convolution.
+//! Convolutions on NHWC images: the patch matrix of a dense convolution, dense convolution band by band, depthwise convolution; upsampling.
+mod dense;
 mod depthwise;
+mod upsample;
 
 use crate::buffer::par_rows;
 use crate::linear::add;
 use crate::simd::{Simd, Task, dispatch};
+pub use dense::{dense, dense_backward};
 pub use depthwise::{depthwise, depthwise_backward};
 use std::mem::MaybeUninit;
+pub use upsample::{upsample, upsample_backward};
 
 /// Sizes of a convolution over `[n, h, w, c]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +41,11 @@ impl ConvShape {
     /// Output width; 0 when the kernel does not fit.
     pub fn out_w(&self) -> usize {
         out(self.w + self.pad[2] + self.pad[3], self.kw, self.stride)
+    }
+
+    /// Numbers of the patch matrix.
+    pub fn unfolded(&self) -> usize {
+        self.n * self.out_h() * self.out_w() * self.patch()
     }
 
     fn inputs(&self) -> usize {
@@ -86,36 +95,42 @@ fn out(padded: usize, kernel: usize, stride: usize) -> usize {
 /// `x`: `[n, h, w, c]`; result: `[n·out_h·out_w, kh·kw·c]`.
 pub fn im2col(x: &[f32], shape: &ConvShape) -> Vec<f32> {
     assert_eq!(x.len(), shape.inputs(), "im2col: x must be [n, h, w, c]");
-    let (oh, ow, patch, c) = (shape.out_h(), shape.out_w(), shape.patch(), shape.c);
-    // SAFETY: every place of every patch is written, with zeros where the kernel lies over padding.
+    let patch = shape.patch();
+    // SAFETY: `unfold` writes every place of every patch.
     unsafe {
-        par_rows(shape.n * oh * ow, patch, |first, out| {
-            for (i, out) in out.chunks_exact_mut(patch).enumerate() {
-                let at = first + i;
-                let (image, oy, ox) = (at / (oh * ow), at / ow % oh, at % ow);
-                for ky in 0..shape.kh {
-                    let line = &mut out[ky * shape.kw * c..][..shape.kw * c];
-                    let Some(y) = shape.input_y(oy, ky) else {
-                        line.fill(MaybeUninit::new(0.0));
-                        continue;
-                    };
-                    // The columns inside the image are one run of the input's row.
-                    let from = shape.pad[2].saturating_sub(ox * shape.stride).min(shape.kw);
-                    let to = (shape.w + shape.pad[2])
-                        .saturating_sub(ox * shape.stride)
-                        .clamp(from, shape.kw);
-                    line[..from * c].fill(MaybeUninit::new(0.0));
-                    line[to * c..].fill(MaybeUninit::new(0.0));
-                    if from < to {
-                        let col = ox * shape.stride + from - shape.pad[2];
-                        copy(
-                            &x[((image * shape.h + y) * shape.w + col) * c..],
-                            &mut line[from * c..to * c],
-                        );
-                    }
-                }
-            }
+        par_rows(shape.n * shape.out_h() * shape.out_w(), patch, |first, out| {
+            unfold(x, shape, first, out);
         })
+    }
+}
+
+/// Writes the patches of output pixels from `first` on, with zeros where the kernel lies over padding.
+fn unfold(x: &[f32], shape: &ConvShape, first: usize, out: &mut [MaybeUninit<f32>]) {
+    let (oh, ow, patch, c) = (shape.out_h(), shape.out_w(), shape.patch(), shape.c);
+    for (i, out) in out.chunks_exact_mut(patch).enumerate() {
+        let at = first + i;
+        let (image, oy, ox) = (at / (oh * ow), at / ow % oh, at % ow);
+        for ky in 0..shape.kh {
+            let line = &mut out[ky * shape.kw * c..][..shape.kw * c];
+            let Some(y) = shape.input_y(oy, ky) else {
+                line.fill(MaybeUninit::new(0.0));
+                continue;
+            };
+            // The columns inside the image are one run of the input's row.
+            let from = shape.pad[2].saturating_sub(ox * shape.stride).min(shape.kw);
+            let to = (shape.w + shape.pad[2])
+                .saturating_sub(ox * shape.stride)
+                .clamp(from, shape.kw);
+            line[..from * c].fill(MaybeUninit::new(0.0));
+            line[to * c..].fill(MaybeUninit::new(0.0));
+            if from < to {
+                let col = ox * shape.stride + from - shape.pad[2];
+                copy(
+                    &x[((image * shape.h + y) * shape.w + col) * c..],
+                    &mut line[from * c..to * c],
+                );
+            }
+        }
     }
 }
 

@@ -25,6 +25,7 @@ pub mod conv;
 pub mod elements;
 pub mod embedding;
 pub mod gemm;
+pub mod group_norm;
 pub mod linear;
 pub mod norm;
 pub mod optim;

@@ -26,6 +26,7 @@ pub mod text;
 pub mod tokenizer;
 pub mod towers;
 pub mod vision;
+pub mod vq;
 pub mod weights;
 
 pub use blocks::{Gelu, StackConfig};

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor, TensorData, activation, module, ops::ConvOptions};
 
-use crate::fused::{Activation, AttentionShape, ConvShape, Divergence, Penalty, Rope, RopeStyle, Softmax, Targets};
+use crate::fused::{
+    Activation, AttentionShape, ConvShape, Divergence, GroupShape, Penalty, Rope, RopeStyle, Softmax, Targets,
+};
 
 /// Applies an activation.
 pub fn activate<const D: usize>(x: Tensor<D>, act: Activation) -> Tensor<D> {
@@ -67,6 +69,17 @@ pub fn layer_norm(x: Tensor<2>, w: Tensor<1>, b: Tensor<1>, eps: f32) -> Tensor<
 pub fn rms_norm(x: Tensor<2>, w: Tensor<1>, eps: f32) -> Tensor<2> {
     let square = x.clone().powi_scalar(2).mean_dim(1);
     x / (square + eps).sqrt() * w.unsqueeze()
+}
+
+/// See [`crate::fused::group_norm`].
+pub fn group_norm(x: Tensor<2>, w: Tensor<1>, b: Tensor<1>, s: &GroupShape) -> Tensor<2> {
+    let size = s.c / s.groups;
+    let mean = |x: Tensor<4>| x.mean_dim(1).mean_dim(3);
+    let x = x.reshape([s.n, s.area, s.groups, size]);
+    let centred = x.clone() - mean(x);
+    let var = mean(centred.clone().powi_scalar(2));
+    let y = centred / (var + s.eps).sqrt();
+    y.reshape([s.n * s.area, s.c]) * w.unsqueeze() + b.unsqueeze()
 }
 
 /// See [`crate::fused::head_rms_norm`].
@@ -219,6 +232,13 @@ pub fn conv2d(x: Tensor<2>, w: Tensor<2>, bias: Option<Tensor<1>>, act: Activati
     let options = ConvOptions::new([s.stride; 2], [0, 0], [1, 1], 1);
     let y = module::conv2d(padded(channels_first(x, s), s), w, bias, options);
     activate(rows(y), act)
+}
+
+/// See [`crate::fused::upsample`].
+pub fn upsample(x: Tensor<2>, n: usize, [h, w]: [usize; 2]) -> Tensor<2> {
+    let [_, c] = x.dims();
+    let y = x.reshape([n * h, 1, w, 1, c]).repeat_dim(3, 2).repeat_dim(1, 2);
+    y.reshape([n * 4 * h * w, c])
 }
 
 /// See [`crate::fused::depthwise_conv2d`].

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::fused::{
-    self, Activation, AttentionShape, ConvShape, Divergence, Penalty, Rope, RopeStyle, Softmax, Targets,
+    self, Activation, AttentionShape, ConvShape, Divergence, GroupShape, Penalty, Rope, RopeStyle, Softmax, Targets,
 };
 use bifocal_nn::init::Rng;
 use bifocal_nn::noise::{self, Noise};
@@ -315,6 +315,76 @@ fn convolutions() {
                     &shape,
                 )
             },
+        );
+    }
+}
+
+/// As [`convolutions`], of a picture whose patches are not made all at once; of the whole gradients only the twins are compared.
+#[test]
+fn convolutions_of_large_pictures() {
+    let shape = ConvShape {
+        n: 2,
+        h: 96,
+        w: 90,
+        c: 31,
+        kh: 3,
+        kw: 3,
+        stride: 1,
+        pad: [1; 4],
+    };
+    assert!(shape.unfolded() > 4 << 20);
+    let x = 2 * 96 * 90;
+    let mut rng = Rng::new(8);
+    let leaves: Vec<Vec<f32>> = [x * 31, 2 * 9 * 31, 2]
+        .iter()
+        .map(|&n| (0..n).map(|_| 0.1 * rng.normal()).collect())
+        .collect();
+    let rows = |l: &[Tensor<1>]| (two(&l[0], x, 31), two(&l[1], 2, 9 * 31), Some(l[2].clone()));
+    let fast = run(
+        &|l| {
+            let (x, w, b) = rows(l);
+            fused::conv2d(x, w, b, Activation::Silu, &shape)
+        },
+        &leaves,
+    );
+    let twin = run(
+        &|l| {
+            let (x, w, b) = rows(l);
+            composed::conv2d(x, w, b, Activation::Silu, &shape)
+        },
+        &leaves,
+    );
+    close("value", &fast.value, &twin.value, 1e-5);
+    for (ga, gb) in fast.grads.iter().zip(&twin.grads) {
+        close("gradient", ga, gb, 2e-4);
+    }
+}
+
+#[test]
+fn upsampling() {
+    check(
+        "upsample",
+        &[2 * 3 * 4 * 5],
+        &|l| fused::upsample(two(&l[0], 24, 5), 2, [3, 4]),
+        &|l| composed::upsample(two(&l[0], 24, 5), 2, [3, 4]),
+    );
+}
+
+#[test]
+fn group_norms() {
+    for (n, area, c, groups) in [(2, 6, 8, 4), (3, 5, 21, 7), (1, 9, 4, 1)] {
+        let shape = GroupShape {
+            n,
+            area,
+            c,
+            groups,
+            eps: 1e-6,
+        };
+        check(
+            &format!("group norm {groups}/{c}"),
+            &[n * area * c, c, c],
+            &|l| fused::group_norm(two(&l[0], n * area, c), l[1].clone(), l[2].clone(), &shape),
+            &|l| composed::group_norm(two(&l[0], n * area, c), l[1].clone(), l[2].clone(), &shape),
         );
     }
 }

@@ -21,10 +21,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::{Misfit, WeightsError};
+pub(crate) use open::open_stored;
 pub use open::{files, fingerprint, open};
 pub use rows::StoredRows;
 pub use sharded::Sharded;
 pub use strict::strict;
+pub(crate) use unwrap::below;
 
 /// A tensor in memory: row-major f32 values and their shape.
 ///

@@ -40,6 +40,18 @@ pub fn open(path: &Path) -> Result<Box<dyn TensorSource>, WeightsError> {
 
 /// As [`open`], for one file.
 pub(super) fn single(path: &Path) -> Result<Box<dyn TensorSource>, WeightsError> {
+    one(path, unwrap)
+}
+
+/// As [`open`] of a model in one file, with the names as they are stored: for who knows better what is wrapped how.
+pub(crate) fn open_stored(path: &Path) -> Result<Box<dyn TensorSource>, WeightsError> {
+    one(&locate(path)?, |torch| torch)
+}
+
+fn one(
+    path: &Path,
+    unwrap: impl FnOnce(Box<dyn TensorSource>) -> Box<dyn TensorSource>,
+) -> Result<Box<dyn TensorSource>, WeightsError> {
     let file = DataFile::open(path)?;
     let head = file.head(512)?;
     if head.starts_with(b"GGUF") {

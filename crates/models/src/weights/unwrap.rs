@@ -53,6 +53,18 @@ pub(super) fn unwrap(inner: Box<dyn TensorSource>) -> Box<dyn TensorSource> {
     }
 }
 
+/// What lies below a prefix, without it.
+pub(crate) fn below(inner: Box<dyn TensorSource>, prefix: &str) -> Box<dyn TensorSource> {
+    if prefix.is_empty() {
+        return inner;
+    }
+    let all = inner.names().into_iter();
+    let names = all
+        .filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), name.clone())))
+        .collect();
+    Box::new(Renamed { inner, names })
+}
+
 /// Whether `{"model": …, "optimizer": …}` is what the names come from.
 fn wraps(names: &[String], wrapper: &str) -> bool {
     let other = |name: &String| name.starts_with("optimizer.") || name.starts_with("optimizer_state_dict.");

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 
 use super::{Activation, Fused, absent, apply, linear, on_cpu};
 use crate::composed;
+use crate::precision::{self, Precision};
 
 pub use bifocal_kernels::conv::ConvShape;
 
@@ -35,7 +36,45 @@ impl Fused<1> for Im2col {
     }
 }
 
-/// A dense convolution with bias and activation, as one matrix product over unfolded patches.
+/// Patches of more numbers than this (16 MiB) are not made all at once.
+const LARGE: usize = 4 << 20;
+
+#[derive(Clone, Debug)]
+struct Dense {
+    act: Activation,
+    bias: bool,
+    shape: ConvShape,
+    dout: usize,
+    precision: Precision,
+}
+
+impl Fused<3> for Dense {
+    type Saved = Option<Vec<f32>>;
+    const READS: [bool; 3] = [true, true, false];
+
+    fn forward(&self, [x, w, b]: [&[f32]; 3], keep: bool) -> (Vec<f32>, Vec<usize>, Self::Saved) {
+        let (s, dout) = (&self.shape, self.dout);
+        let out = kernel::dense(x, w, self.bias.then_some(b), self.act, s, dout, keep, self.precision);
+        (out.y, vec![s.n * s.out_h() * s.out_w(), dout], out.pre)
+    }
+
+    fn backward(
+        &self,
+        grad: &[f32],
+        [x, w, _]: [&[f32]; 3],
+        _output: &[f32],
+        pre: Self::Saved,
+        need: [bool; 3],
+    ) -> [Option<Vec<f32>>; 3] {
+        let (s, dout) = (&self.shape, self.dout);
+        let pre = pre.as_deref();
+        let g = kernel::dense_backward(grad, x, w, pre, self.act, s, dout, need, self.precision);
+        [g.x, g.w, g.b]
+    }
+}
+
+/// A dense convolution with bias and activation, as a matrix product over unfolded patches. Large pictures are unfolded in bands; their patches
+/// are not kept for the backward pass, which makes them again.
 ///
 /// # Shapes
 /// `x` `[n·h·w, c]`, `w` `[out, kh·kw·c]`, `bias` `[out]` → `[n·oh·ow, out]`.
@@ -43,6 +82,18 @@ pub fn conv2d(x: Tensor<2>, w: Tensor<2>, bias: Option<Tensor<1>>, act: Activati
     check(&x, shape);
     if !on_cpu(&x) {
         return composed::conv2d(x, w, bias, act, shape);
+    }
+    if shape.unfolded() > LARGE {
+        let [dout, patch] = w.dims();
+        assert_eq!(patch, shape.kh * shape.kw * shape.c, "conv2d: weight does not fit");
+        let op = Dense {
+            act,
+            bias: bias.is_some(),
+            shape: *shape,
+            dout,
+            precision: precision::current(),
+        };
+        return apply(op, [x.into(), w.into(), bias.map_or_else(absent, Into::into)]);
     }
     let op = Im2col { shape: *shape };
     linear(apply(op, [x.into()]), w, bias, act, None)

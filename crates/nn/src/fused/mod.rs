@@ -15,6 +15,7 @@ mod linear;
 mod norm;
 mod pool;
 mod rope;
+mod upsample;
 
 pub use attention::{AttentionShape, attention};
 pub use contrastive::{Divergence, Penalty, Softmax, Targets, distill_pairs, sigmoid_pairs, softmax_pairs, structure};
@@ -24,9 +25,10 @@ pub use elastic::elastic;
 pub use embedding::embedding;
 pub(crate) use linear::linear_packed;
 pub use linear::{Activation, activation, gated, linear};
-pub use norm::{head_rms_norm, layer_norm, rms_norm};
+pub use norm::{GroupShape, group_norm, head_rms_norm, layer_norm, rms_norm};
 pub use pool::segment_mean;
 pub use rope::{Rope, RopeStyle, frequencies, rope};
+pub use upsample::upsample;
 
 use std::fmt::Debug;
 

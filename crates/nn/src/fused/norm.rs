@@ -1,10 +1,12 @@
-//! Layer norm, RMS norm, and the RMS norm of query and key heads.
+//! Layer norm, RMS norm, the RMS norm of query and key heads, and group norm.
 
-use bifocal_kernels::{norm as kernel, rope as heads_kernel};
+use bifocal_kernels::{group_norm as groups_kernel, norm as kernel, rope as heads_kernel};
 use burn::tensor::Tensor;
 
 use super::{Fused, apply, on_cpu};
 use crate::composed;
+
+pub use bifocal_kernels::group_norm::GroupShape;
 
 #[derive(Clone, Debug)]
 struct LayerNorm {
@@ -167,4 +169,50 @@ pub fn head_rms_norm(
         return composed::head_rms_norm(qkv, wq, wk, eps, heads, kv_heads);
     }
     apply(op, [qkv.into(), wq.into(), wk.into()])
+}
+
+#[derive(Clone, Debug)]
+struct GroupNorm {
+    shape: GroupShape,
+}
+
+impl Fused<3> for GroupNorm {
+    type Saved = ();
+    const READS: [bool; 3] = [true, true, false];
+
+    fn forward(&self, [x, w, b]: [&[f32]; 3], _keep: bool) -> (Vec<f32>, Vec<usize>, ()) {
+        let GroupShape { n, area, c, .. } = self.shape;
+        (groups_kernel::group_norm(x, w, b, &self.shape), vec![n * area, c], ())
+    }
+
+    fn backward(
+        &self,
+        grad: &[f32],
+        [x, w, _]: [&[f32]; 3],
+        _output: &[f32],
+        _saved: (),
+        need: [bool; 3],
+    ) -> [Option<Vec<f32>>; 3] {
+        let (x, w, b) = groups_kernel::group_norm_backward(grad, x, w, &self.shape, need);
+        [x, w, b]
+    }
+}
+
+/// Group normalisation with weight and bias (Wu & He 2018): each picture's groups of channels over all its positions.
+///
+/// # Shapes
+/// `x` and the result `[n·area, c]`; `w`, `b` `[c]`.
+pub fn group_norm(x: Tensor<2>, w: Tensor<1>, b: Tensor<1>, shape: &GroupShape) -> Tensor<2> {
+    let GroupShape { n, area, c, groups, .. } = *shape;
+    assert_eq!(x.dims(), [n * area, c], "group_norm: pictures do not fit the rows");
+    assert_eq!(w.dims(), [c], "group_norm: weight does not fit input");
+    assert_eq!(b.dims(), [c], "group_norm: bias does not fit input");
+    assert!(
+        groups > 0 && c.is_multiple_of(groups),
+        "group_norm: groups must divide the channels"
+    );
+    if !on_cpu(&x) {
+        return composed::group_norm(x, w, b, shape);
+    }
+    apply(GroupNorm { shape: *shape }, [x.into(), w.into(), b.into()])
 }

@@ -1,7 +1,9 @@
-//! Modules with parameters: linear, norms, embedding. Weights are stored as PyTorch stores them.
+//! Modules with parameters: linear, convolution, norms, embedding. Weights are stored as PyTorch stores them.
 
+mod conv;
 mod linear;
 
+pub use conv::{Conv, GroupNorm, Pictures};
 pub use linear::Linear;
 pub(crate) use linear::{LAYER, Part};
 
