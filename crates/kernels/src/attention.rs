@@ -3,10 +3,12 @@
 //! Forward: tiles of query rows walk over blocks of keys with a running maximum and sum. Backward: blocks of probabilities are recomputed from the kept
 //! log-sum-exp. All products run on the register tiles of the matrix product.
 mod backward;
+mod cached;
 mod forward;
 
 use crate::simd::Simd;
 pub use backward::attention_backward;
+pub use cached::attention_cached;
 pub use forward::attention;
 
 /// What attention looks like. Queries of head `h` use key/value head `h / (heads / kv_heads)`.

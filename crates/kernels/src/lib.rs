@@ -22,6 +22,7 @@ pub mod attention;
 pub mod blend;
 pub mod contrastive;
 pub mod conv;
+pub mod cross_entropy;
 pub mod elements;
 pub mod embedding;
 pub mod gemm;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bifocal_nn::engine::tensor;
-use bifocal_nn::fused::{self, Activation, AttentionShape};
+use bifocal_nn::fused::{self, Activation, AttentionShape, KeyValues};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear, ones, zeros};
 use bifocal_nn::noise::{self, Rows};
@@ -306,6 +306,14 @@ impl Block {
             let mixed = block.mix(&x, &pass);
             block.finish(x, mixed, pass.gelu)
         })
+    }
+
+    /// As [`Self::forward`] for the tokens that come next in each sequence, which see those before through what is kept of them. Nothing is recorded
+    /// for gradients.
+    pub(crate) fn extend(&self, x: Tensor<2>, pass: &Pass, kept: &mut [KeyValues]) -> Tensor<2> {
+        let qkv = self.qkv.forward(self.ln_1.forward(x.clone()));
+        let mixed = fused::attention_cached(qkv, &pass.offsets, kept, &pass.attention);
+        self.finish(x, mixed, pass.gelu)
     }
 
     /// As [`Self::forward`], of which only one row of each sequence is wanted: the last block of a tower that reads nothing but its class tokens

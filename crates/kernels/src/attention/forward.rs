@@ -7,7 +7,7 @@ use crate::simd::{Simd, Task, dispatch, steps};
 use rayon::prelude::*;
 
 /// Query rows per task: short sequences are one task per head, long ones several.
-const QUERY_ROWS: usize = 256;
+pub(super) const QUERY_ROWS: usize = 256;
 
 /// softmax(scale · q kᵀ) v per sequence and head, with the masks of `shape`.
 ///
@@ -35,10 +35,14 @@ pub fn attention(
         filled(tokens * shape.heads * shape.head_dim, |y| {
             let run = |lse: Option<Shared>| {
                 tasks.par_iter().for_each(|&(start, n, head, row)| {
+                    let qkv = &qkv[start * shape.row()..(start + n) * shape.row()];
                     dispatch(Rows {
-                        qkv: &qkv[start * shape.row()..(start + n) * shape.row()],
+                        q: Heads::queries(qkv, shape),
+                        k: Heads::new(qkv, shape.row(), shape.heads, shape),
+                        v: Heads::new(qkv, shape.row(), shape.heads + shape.kv_heads, shape),
                         shape,
                         start,
+                        before: 0,
                         n,
                         head,
                         first: row,
@@ -57,19 +61,58 @@ pub fn attention(
     (y, lse)
 }
 
+/// Vectors of all heads of one kind, of each token of a sequence.
+#[derive(Clone, Copy)]
+pub(super) struct Heads<'a> {
+    data: &'a [f32],
+    /// Numbers from one token to the next.
+    width: usize,
+    /// Where the first head begins in a row.
+    at: usize,
+    head_dim: usize,
+}
+
+impl<'a> Heads<'a> {
+    /// The heads that begin with head number `first` of packed rows.
+    pub fn new(data: &'a [f32], width: usize, first: usize, shape: &AttentionShape) -> Self {
+        Self {
+            data,
+            width,
+            at: first * shape.head_dim,
+            head_dim: shape.head_dim,
+        }
+    }
+
+    /// The queries of packed rows q|k|v.
+    pub fn queries(qkv: &'a [f32], shape: &AttentionShape) -> Self {
+        Self::new(qkv, shape.row(), 0, shape)
+    }
+
+    /// Where a head's vector of a token begins, and all that follows.
+    #[inline(always)]
+    pub fn from(self, token: usize, head: usize) -> &'a [f32] {
+        &self.data[token * self.width + self.at + head * self.head_dim..]
+    }
+}
+
 /// Query rows `first..end` of one head of one sequence.
-struct Rows<'a> {
-    /// The rows of the sequence.
-    qkv: &'a [f32],
-    shape: &'a AttentionShape,
-    /// The sequence's first token.
-    start: usize,
-    n: usize,
-    head: usize,
-    first: usize,
-    end: usize,
-    y: Shared,
-    lse: Option<Shared>,
+pub(super) struct Rows<'a> {
+    /// Of the tokens from `before` on.
+    pub q: Heads<'a>,
+    /// Of all tokens.
+    pub k: Heads<'a>,
+    pub v: Heads<'a>,
+    pub shape: &'a AttentionShape,
+    /// The sequence's first token that has a row of output.
+    pub start: usize,
+    /// Tokens of the sequence before that one.
+    pub before: usize,
+    pub n: usize,
+    pub head: usize,
+    pub first: usize,
+    pub end: usize,
+    pub y: Shared,
+    pub lse: Option<Shared>,
 }
 
 impl Task for Rows<'_> {
@@ -77,9 +120,12 @@ impl Task for Rows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self {
-            qkv,
+            q,
+            k,
+            v,
             shape,
             start,
+            before,
             n,
             head,
             first,
@@ -88,16 +134,12 @@ impl Task for Rows<'_> {
             lse,
         } = self;
         // Everything is in cache: nothing to fetch ahead.
-        let ahead = qkv.as_ptr();
-        let (d, width, nr) = (shape.head_dim, shape.row(), 2 * S::LANES);
+        let ahead = k.data.as_ptr();
+        let (d, nr) = (shape.head_dim, 2 * S::LANES);
         let kv = head / (shape.heads / shape.kv_heads);
         // The keys that any of these rows sees.
         let (low, high) = (shape.keys(first, n).0, shape.keys(end - 1, n).1);
         let keys = high - low;
-        let (k_at, v_at) = (
-            low * width + (shape.heads + kv) * d,
-            low * width + (shape.heads + shape.kv_heads + kv) * d,
-        );
         let (k_len, v_len) = (panels_len::<S>(keys, d), panels_len::<S>(d, keys));
         let wide = d.next_multiple_of(nr);
         let mut memory = Scratch::take(k_len + v_len + S::MR * (KEY_BLOCK + wide));
@@ -109,21 +151,21 @@ impl Task for Rows<'_> {
         pack_all(
             s,
             Mat {
-                data: &qkv[k_at..],
+                data: k.from(low, kv),
                 rows: d,
                 cols: keys,
                 row_stride: 1,
-                col_stride: width,
+                col_stride: k.width,
             },
             k_panels,
         );
         pack_all(
             s,
             Mat {
-                data: &qkv[v_at..],
+                data: v.from(low, kv),
                 rows: keys,
                 cols: d,
-                row_stride: width,
+                row_stride: v.width,
                 col_stride: 1,
             },
             v_panels,
@@ -137,11 +179,11 @@ impl Task for Rows<'_> {
             let mut started = false;
             while block < span.1 {
                 let len = KEY_BLOCK.min(keys - block);
-                // SAFETY: query rows lie inside `qkv`; panels hold d × 2·LANES and keys × 2·LANES numbers; the tiles fit `scores` (MR × KEY_BLOCK) and `sums` (MR × wide).
+                // SAFETY: query rows lie inside those of `q`; panels hold d × 2·LANES and keys × 2·LANES numbers; the tiles fit `scores` (MR × KEY_BLOCK) and `sums` (MR × wide).
                 unsafe {
-                    let q = Lhs {
-                        ptr: qkv.as_ptr().add(row * width + head * d),
-                        row: width,
+                    let lhs = Lhs {
+                        ptr: q.from(row - before, head).as_ptr(),
+                        row: q.width,
                         k: 1,
                     };
                     for j in (0..len).step_by(nr) {
@@ -152,7 +194,7 @@ impl Task for Rows<'_> {
                             cols: nr,
                             ahead,
                         };
-                        tile_into(s, d, q, k_panels.as_ptr().add((block + j) * d), to, false);
+                        tile_into(s, d, lhs, k_panels.as_ptr().add((block + j) * d), to, false);
                     }
                     for i in 0..rows {
                         let seen = shape.keys(row + i, n);
@@ -187,7 +229,7 @@ impl Task for Rows<'_> {
                 block += KEY_BLOCK;
             }
             for i in 0..rows {
-                let token = start + row + i;
+                let token = start + row + i - before;
                 // SAFETY: this row of this head belongs to this task alone.
                 let out =
                     unsafe { std::slice::from_raw_parts_mut(y.ptr().add((token * shape.heads + head) * d).cast(), d) };

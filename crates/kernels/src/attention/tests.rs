@@ -157,3 +157,41 @@ fn no_sequences_no_output() {
     assert_eq!(attention(&[], &[0], &s, true), (vec![], Some(vec![])));
     assert!(attention_backward(&[], &[], &[], &[], &[0, 0], &s).is_empty());
 }
+
+#[test]
+fn new_rows_over_kept_keys_give_the_bits_of_tiles_or_nearly() {
+    each_isa(|isa| {
+        for head_dim in [1, 20, 64] {
+            for s in shapes(head_dim).into_iter().filter(|s| s.causal) {
+                // sequences of these lengths, of which the last so many rows are new: one, a few, many, all, none
+                let (lengths, new) = ([41usize, 9, 300, 12, 3], [1usize, 3, 270, 12, 0]);
+                let (mut whole, mut rows, mut caches, mut offsets) = (vec![0], Vec::new(), Vec::new(), vec![0]);
+                let mut all = Vec::new();
+                for (i, (&n, &new)) in lengths.iter().zip(&new).enumerate() {
+                    let qkv = numbers(n * s.row(), i as u64 + 1);
+                    let keys = s.heads * s.head_dim;
+                    caches.push(
+                        qkv.chunks(s.row())
+                            .flat_map(|row| row[keys..].to_vec())
+                            .collect::<Vec<f32>>(),
+                    );
+                    rows.extend_from_slice(&qkv[(n - new) * s.row()..]);
+                    offsets.push(offsets[i] + new);
+                    whole.push(whole[i] + n);
+                    all.extend(qkv);
+                }
+                let (expected, _) = attention(&all, &whole, &s, false);
+                let caches: Vec<&[f32]> = caches.iter().map(Vec::as_slice).collect();
+                let found = attention_cached(&rows, &offsets, &caches, &s);
+                let width = s.heads * s.head_dim;
+                let wanted: Vec<f32> = (0..lengths.len())
+                    .flat_map(|i| expected[(whole[i + 1] - new[i]) * width..whole[i + 1] * width].to_vec())
+                    .collect();
+                assert_eq!(found.len(), wanted.len());
+                for (a, b) in found.iter().zip(&wanted) {
+                    assert!((a - b).abs() < 2e-6, "{isa:?} {s:?}: {a} {b}");
+                }
+            }
+        }
+    });
+}

@@ -15,7 +15,7 @@ pub use clip::{ClipText, ClipTextConfig, TextFamily};
 pub use dense::{Dense, DenseActivation, DenseConfig};
 pub use latent::{LatentAttention, LatentConfig};
 pub(crate) use llm::MAX_LAYERS;
-pub use llm::{Family, Llm, LlmConfig, LlmNames, RopeScaling};
+pub use llm::{Family, Llm, LlmCache, LlmConfig, LlmNames, RopeScaling};
 
 pub use pool::{Pooling, pool};
 pub use tokens::{TokenBatch, TokensError};

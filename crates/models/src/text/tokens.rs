@@ -49,6 +49,12 @@ impl TokenBatch {
         }
     }
 
+    /// So many rows for each text that are not tokens; all ids are 0.
+    pub fn of_lengths(lengths: &[usize]) -> Self {
+        let texts: Vec<Vec<u32>> = lengths.iter().map(|&n| vec![0; n]).collect();
+        Self::pack(&texts)
+    }
+
     /// Some of the texts, in order.
     ///
     /// # Panics
@@ -115,6 +121,11 @@ pub enum TokensError {
         /// The tower's positions.
         length: usize,
     },
+    /// Token by token, with a model whose tokens see those after them.
+    #[error(
+        "the model's tokens see those that come after them, so that it cannot write; open it with causal attention"
+    )]
+    LooksAhead,
     /// More tokens than the tower has positions.
     #[error("a text has {tokens} tokens, the tower reads at most {limit}; truncate it")]
     TooLong {

@@ -7,7 +7,7 @@ mod vit;
 
 pub use efficientnet_lite::{EfficientNetLite, LiteSize};
 pub use resnet::{ResNet, ResNetConfig};
-pub use vit::{AttentionPool, ImageSizeError, Vit, VitConfig, VitFamily};
+pub use vit::{AttentionPool, CodeCache, CodesError, ImageSizeError, Vit, VitConfig, VitFamily};
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use bifocal_nn::engine::tensor;
 use bifocal_nn::{Module, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::load::{host_tensors, transpose};
+use crate::load::transpose;
 use crate::weights::{HostTensor, TensorSource, WeightsError};
 
 /// Images of one size, preprocessed, channels last.
@@ -248,7 +248,7 @@ impl VisionTower {
     pub fn tensors(&self) -> BTreeMap<String, HostTensor> {
         match self {
             Self::EfficientNetLite(tower) => tower.tensors(),
-            Self::Vit(tower) => host_tensors(tower),
+            Self::Vit(tower) => tower.tensors(),
             Self::ResNet(tower) => tower.tensors(),
         }
     }

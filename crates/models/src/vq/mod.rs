@@ -12,6 +12,7 @@ mod codec;
 mod llamagen;
 mod names;
 mod quantizer;
+mod read;
 mod tiny;
 
 pub use blocks::{AttnBlock, ResBlock};

@@ -90,6 +90,37 @@ pub trait TensorSource: Send + Sync {
     }
 }
 
+/// A source that somebody else holds.
+impl<T: TensorSource + ?Sized> TensorSource for &T {
+    fn names(&self) -> Vec<String> {
+        (**self).names()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        (**self).shape(name)
+    }
+
+    fn load(&self, name: &str) -> Result<HostTensor, WeightsError> {
+        (**self).load(name)
+    }
+
+    fn stored_as(&self, name: &str) -> Option<String> {
+        (**self).stored_as(name)
+    }
+
+    fn path(&self) -> &Path {
+        (**self).path()
+    }
+
+    fn load_shaped(&self, name: &str, expected: &[usize]) -> Result<HostTensor, WeightsError> {
+        (**self).load_shaped(name, expected)
+    }
+
+    fn stored_rows(&self, name: &str) -> Result<StoredRows, WeightsError> {
+        (**self).stored_rows(name)
+    }
+}
+
 /// Tensors that are already in memory: for weights that were computed, and for tests.
 impl TensorSource for BTreeMap<String, HostTensor> {
     fn names(&self) -> Vec<String> {

@@ -11,8 +11,8 @@ const WRAPPERS: [&str; 3] = ["state_dict.", "model_state_dict.", "model."];
 const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
 
 /// A source under other names.
-struct Renamed {
-    inner: Box<dyn TensorSource>,
+struct Renamed<'a> {
+    inner: Box<dyn TensorSource + 'a>,
     /// New name → name in `inner`.
     names: BTreeMap<String, String>,
 }
@@ -54,7 +54,7 @@ pub(super) fn unwrap(inner: Box<dyn TensorSource>) -> Box<dyn TensorSource> {
 }
 
 /// What lies below a prefix, without it.
-pub(crate) fn below(inner: Box<dyn TensorSource>, prefix: &str) -> Box<dyn TensorSource> {
+pub(crate) fn below<'a>(inner: Box<dyn TensorSource + 'a>, prefix: &str) -> Box<dyn TensorSource + 'a> {
     if prefix.is_empty() {
         return inner;
     }
@@ -71,7 +71,7 @@ fn wraps(names: &[String], wrapper: &str) -> bool {
     names.iter().any(|name| name.starts_with(wrapper)) && names.iter().any(other)
 }
 
-impl Renamed {
+impl Renamed<'_> {
     fn inside(&self, name: &str) -> Result<&str, WeightsError> {
         match self.names.get(name) {
             Some(name) => Ok(name),
@@ -84,7 +84,7 @@ impl Renamed {
     }
 }
 
-impl TensorSource for Renamed {
+impl TensorSource for Renamed<'_> {
     fn names(&self) -> Vec<String> {
         self.names.keys().cloned().collect()
     }

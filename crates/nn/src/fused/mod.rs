@@ -6,6 +6,7 @@
 //! hold both paths against each other and against finite differences.
 
 mod attention;
+mod cached;
 mod contrastive;
 mod conv;
 mod dropout;
@@ -16,8 +17,10 @@ mod norm;
 mod pool;
 mod rope;
 mod upsample;
+mod vocabulary;
 
 pub use attention::{AttentionShape, attention};
+pub use cached::{KeyValues, attention_cached};
 pub use contrastive::{Divergence, Penalty, Softmax, Targets, distill_pairs, sigmoid_pairs, softmax_pairs, structure};
 pub use conv::{ConvShape, conv2d, depthwise_conv2d};
 pub(crate) use dropout::dropout;
@@ -29,6 +32,7 @@ pub use norm::{GroupShape, group_norm, head_rms_norm, layer_norm, rms_norm};
 pub use pool::segment_mean;
 pub use rope::{Rope, RopeStyle, frequencies, rope};
 pub use upsample::upsample;
+pub use vocabulary::{SharedVocabulary, Vocabulary, logits, token_loss};
 
 use std::fmt::Debug;
 

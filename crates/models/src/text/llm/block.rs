@@ -1,6 +1,8 @@
 //! One block of a decoder-only language model.
 
-use bifocal_nn::fused::{self, Activation, AttentionShape, Rope};
+use std::sync::Arc;
+
+use bifocal_nn::fused::{self, Activation, AttentionShape, KeyValues, Rope};
 use bifocal_nn::layers::{Linear, RmsNorm};
 use bifocal_nn::{Module, Tensor, checkpoint};
 
@@ -92,14 +94,45 @@ impl LlmBlock {
     pub(super) fn forward(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {
         let tokens = tokens.clone();
         checkpoint::block(self, x, move |block, x| {
-            let x = block.attend(x, &tokens);
-            let h = block.gate_up.forward(block.mlp_norm.forward(x.clone()));
-            let h = fused::gated(h, block.shape.gate);
-            add(x, h, &block.down, block.post_mlp_norm.as_ref())
+            let x = block.attend(x, &tokens.positions, |qkv, shape| {
+                fused::attention(qkv, &tokens.offsets, shape)
+            });
+            block.feed_forward(x)
         })
     }
 
-    fn attend(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {
+    /// As [`LlmBlock::forward`] for the tokens that come next in each sequence, which see those before through what is kept of them. Nothing is
+    /// recorded for gradients.
+    pub(super) fn extend(
+        &self,
+        x: Tensor<2>,
+        positions: &Arc<[u32]>,
+        offsets: &[usize],
+        kept: &mut [KeyValues],
+    ) -> Tensor<2> {
+        let x = self.attend(x, positions, |qkv, shape| {
+            fused::attention_cached(qkv, offsets, kept, shape)
+        });
+        self.feed_forward(x)
+    }
+
+    /// Forgets all but the first tokens of a sequence.
+    pub(super) fn truncate(&self, kept: &mut KeyValues, tokens: usize) {
+        kept.truncate(tokens, &self.shape.attention);
+    }
+
+    fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let h = self.gate_up.forward(self.mlp_norm.forward(x.clone()));
+        let h = fused::gated(h, self.shape.gate);
+        add(x, h, &self.down, self.post_mlp_norm.as_ref())
+    }
+
+    fn attend(
+        &self,
+        x: Tensor<2>,
+        positions: &Arc<[u32]>,
+        attention: impl FnOnce(Tensor<2>, &AttentionShape) -> Tensor<2>,
+    ) -> Tensor<2> {
         let shape = &self.shape;
         let a = &shape.attention;
         let mut qkv = self.qkv.forward(self.attn_norm.forward(x.clone()));
@@ -107,8 +140,8 @@ impl LlmBlock {
             let (q, k) = (q.weight.val(), k.weight.val());
             qkv = fused::head_rms_norm(qkv, q, k, shape.eps, a.heads, a.kv_heads);
         }
-        let qkv = fused::rope(qkv, &tokens.positions, &shape.rope);
-        let mixed = fused::attention(qkv, &tokens.offsets, a);
+        let qkv = fused::rope(qkv, positions, &shape.rope);
+        let mixed = attention(qkv, a);
         add(x, mixed, &self.out, self.post_attn_norm.as_ref())
     }
 }

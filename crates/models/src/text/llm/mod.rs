@@ -4,10 +4,13 @@
 //! a few rows: it stays in memory as it is stored, quantised or in half precision.
 
 mod block;
+mod cache;
 mod config;
+mod head;
 mod names;
 
 pub use block::LlmBlock;
+pub use cache::LlmCache;
 pub(crate) use config::MAX_LAYERS;
 pub use config::{Family, LlmConfig, RopeScaling};
 pub use names::LlmNames;
@@ -23,9 +26,10 @@ use super::{Attention, Dense, LatentAttention, TokenBatch};
 use crate::load::Loader;
 use crate::weights::gguf::Gguf;
 use crate::weights::{StoredRows, TensorSource, WeightsError, strict};
+use head::OutputLayer;
 use names::Tensors;
 
-/// A decoder-only language model without its output layer.
+/// A decoder-only language model; its output layer is there when it was asked for (see [`Llm::with_output`]).
 #[derive(Module, Debug)]
 pub struct Llm {
     blocks: Vec<LlmBlock>,
@@ -36,6 +40,8 @@ pub struct Llm {
     dense: Vec<Dense>,
     #[module(skip)]
     table: Arc<StoredRows>,
+    #[module(skip)]
+    output: Option<Arc<OutputLayer>>,
     #[module(skip)]
     config: Arc<LlmConfig>,
     #[module(skip)]
@@ -90,6 +96,7 @@ impl Llm {
             latent: None,
             dense: Vec::new(),
             table: Arc::new(source.stored_rows(&table)?),
+            output: None,
             config: Arc::new(config),
             attention,
         })
@@ -102,14 +109,32 @@ impl Llm {
 
     /// See [`super::TextTower::hidden_at`].
     pub fn hidden_at(&self, tokens: &TokenBatch, layer: usize) -> Tensor<2> {
-        let mut x = self.rows(tokens);
+        self.hidden_of(self.rows_of(&tokens.ids), tokens, layer)
+    }
+
+    /// As [`Llm::hidden`], of rows that stand in place of tokens' embeddings, as pictures' do; the ids of `tokens` don't count.
+    ///
+    /// # Shapes
+    /// `x` `[t, width]` → `[t, width]`.
+    pub fn hidden_of_rows(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {
+        self.hidden_of(x, tokens, self.config.layers)
+    }
+
+    fn hidden_of(&self, mut x: Tensor<2>, tokens: &TokenBatch, layer: usize) -> Tensor<2> {
         for block in &self.blocks[..layer.min(self.blocks.len())] {
             x = block.forward(x, tokens);
         }
-        // a model that was cut has no norm
+        match layer == self.config.layers {
+            true => self.last_norm(x),
+            false => x,
+        }
+    }
+
+    /// A model that was cut has no norm.
+    fn last_norm(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.norm {
-            Some(norm) if layer == self.config.layers => norm.forward(x),
-            _ => x,
+            Some(norm) => norm.forward(x),
+            None => x,
         }
     }
 
@@ -148,11 +173,17 @@ impl Llm {
         self.dense = dense;
     }
 
-    /// `[t, c]`: the scaled embedding of each token. Each distinct token is expanded once.
-    fn rows(&self, tokens: &TokenBatch) -> Tensor<2> {
+    /// The scaled embedding of each token. Each distinct token is expanded once.
+    ///
+    /// # Shapes
+    /// `t` ids → `[t, width]`.
+    ///
+    /// # Panics
+    /// For an id beyond the vocabulary; see [`super::TextTower::check`].
+    pub fn rows_of(&self, ids: &[u32]) -> Tensor<2> {
         let (width, scale) = (self.config.width, self.config.embedding_scale);
         let mut seen = BTreeMap::new();
-        for &id in tokens.ids.iter() {
+        for &id in ids {
             seen.entry(id).or_insert(0);
         }
         let distinct: Vec<u32> = seen.keys().copied().collect();
@@ -163,12 +194,12 @@ impl Llm {
         for (row, at) in seen.values_mut().enumerate() {
             *at = row * width;
         }
-        let mut x = Vec::with_capacity(tokens.tokens() * width);
-        for id in tokens.ids.iter() {
+        let mut x = Vec::with_capacity(ids.len() * width);
+        for id in ids {
             let at = seen[id];
             x.extend(rows[at..at + width].iter().map(|v| v * scale));
         }
-        tensor(x, [tokens.tokens(), width])
+        tensor(x, [ids.len(), width])
     }
 
     /// What a token sees.

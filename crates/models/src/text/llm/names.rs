@@ -50,6 +50,20 @@ impl LlmNames {
         }
     }
 
+    /// What the output layer may be called, where it has rows of its own.
+    pub(super) fn outputs(self) -> Vec<String> {
+        match self {
+            Self::Gguf => vec!["output.weight".to_owned()],
+            Self::HuggingFace(prefix) => {
+                // beside the model without output layer, or, of a model that also sees, at the top
+                let beside = prefix
+                    .strip_suffix(".model.")
+                    .map_or(String::new(), |outer| format!("{outer}."));
+                vec![format!("{beside}lm_head.weight"), "lm_head.weight".to_owned()]
+            }
+        }
+    }
+
     pub(super) fn last_norm(self) -> String {
         match self {
             Self::Gguf => "output_norm".to_owned(),

@@ -21,11 +21,13 @@ pub enum VitFamily {
     DinoV2,
     /// A class token, projected; positions in a table and rotary (Fang et al. 2023).
     Eva02,
+    /// As SigLIP, but of a picture's codes in place of its patches, each seeing those before it (Lin et al. 2025, TokLIP).
+    TokLip,
 }
 
 impl VitFamily {
     pub(super) fn has_class(self) -> bool {
-        !matches!(self, Self::SigLip | Self::NaFlex)
+        !matches!(self, Self::SigLip | Self::NaFlex | Self::TokLip)
     }
 
     pub(super) fn patch_bias(self) -> bool {
@@ -37,7 +39,7 @@ impl VitFamily {
     }
 
     pub(super) fn attention_pool(self) -> bool {
-        matches!(self, Self::SigLip | Self::NaFlex)
+        matches!(self, Self::SigLip | Self::NaFlex | Self::TokLip)
     }
 
     /// Whether there is a projection, and whether it has a bias.
@@ -45,7 +47,7 @@ impl VitFamily {
         match self {
             Self::Clip => Some(false),
             Self::Eva02 => Some(true),
-            Self::SigLip | Self::NaFlex | Self::DinoV2 => None,
+            Self::SigLip | Self::NaFlex | Self::TokLip | Self::DinoV2 => None,
         }
     }
 }
@@ -77,6 +79,9 @@ pub struct VitConfig {
     /// Whether the family's projection was taken away, see [`Vit::without_projection`](super::Vit::without_projection).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unprojected: bool,
+    /// TokLIP's: whether codes see all others, and not only those before them. Such a tower cannot go on code by code.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bidirectional: bool,
 }
 
 impl VitConfig {
@@ -92,12 +97,18 @@ impl VitConfig {
             antialias: false,
             trained_size: None,
             unprojected: false,
+            bidirectional: false,
         }
     }
 
     /// Whether there is a projection, and whether it has a bias.
     pub(super) fn projection(&self) -> Option<bool> {
         self.family.projection().filter(|_| !self.unprojected)
+    }
+
+    /// Whether a token sees only those before it.
+    pub(super) fn causal(&self) -> bool {
+        self.family == VitFamily::TokLip && !self.bidirectional
     }
 
     pub(super) fn grid(&self) -> usize {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bifocal_nn::Param;
 use bifocal_nn::layers::Linear;
 
+use super::codes::{CodeNames, CodeTokens};
 use super::pool::{AttentionPool, PoolNames, PoolQkv};
-use super::{Vit, VitConfig, VitFamily};
+use super::{Tokens, Vit, VitConfig, VitFamily};
 use crate::load::Loader;
 use crate::names::{self, Names};
 use crate::vision::channels_last;
@@ -15,6 +16,7 @@ use crate::weights::{TensorSource, WeightsError};
 /// How a checkpoint calls the parts of a tower, after a prefix.
 struct TowerNames {
     patches: &'static str,
+    codes: CodeNames,
     /// Whether its weight is stored as a convolution, `[c, 3, p, p]`.
     convolution: bool,
     class: &'static str,
@@ -35,6 +37,7 @@ struct TowerNames {
 
 const OPEN_CLIP: TowerNames = TowerNames {
     patches: "conv1",
+    codes: OWN.codes,
     convolution: true,
     class: "class_embedding",
     registers: "",
@@ -51,6 +54,7 @@ const OPEN_CLIP: TowerNames = TowerNames {
 
 const HUGGING_FACE: TowerNames = TowerNames {
     patches: "embeddings.patch_embedding",
+    codes: OWN.codes,
     convolution: true,
     class: "embeddings.class_embedding",
     registers: "",
@@ -93,6 +97,11 @@ const DINOV2: TowerNames = TowerNames {
 
 const TIMM: TowerNames = TowerNames {
     patches: "patch_embed.proj",
+    codes: CodeNames {
+        codec: "vq.",
+        table: "vq_table",
+        mapping: "vq_mapping",
+    },
     convolution: true,
     class: "cls_token",
     registers: "reg_token",
@@ -123,6 +132,11 @@ const EVA02: TowerNames = TowerNames {
 /// The paths of this crate's parameters.
 const OWN: TowerNames = TowerNames {
     patches: "patches",
+    codes: CodeNames {
+        codec: "patches.codec.",
+        table: "patches.table",
+        mapping: "patches.mapping",
+    },
     convolution: false,
     class: "class",
     registers: "registers",
@@ -147,7 +161,7 @@ const OWN: TowerNames = TowerNames {
 
 impl Vit {
     /// Loads a checkpoint: CLIP with the names of OpenAI and open_clip (`visual.…`) or of transformers (`vision_model.…`), SigLIP with those of
-    /// transformers or of timm in open_clip (`visual.trunk.…`), DINOv2 of transformers, EVA02 of timm in open_clip.
+    /// transformers or of timm in open_clip (`visual.trunk.…`), TokLIP's own, DINOv2 of transformers, EVA02 of timm in open_clip.
     ///
     /// # Errors
     /// [`WeightsError`] when the sizes cannot be, a tensor is missing or has another shape.
@@ -156,6 +170,7 @@ impl Vit {
         let (prefix, names) = match config.family {
             VitFamily::Clip if has("visual.conv1.weight") => ("visual.", &OPEN_CLIP),
             VitFamily::SigLip if has("visual.trunk.pos_embed") => ("visual.trunk.", &TIMM),
+            VitFamily::TokLip => ("visual.trunk.", &TIMM),
             VitFamily::Eva02 => ("visual.trunk.", &EVA02),
             VitFamily::DinoV2 => {
                 // with a classifier beside it, the tower has a name
@@ -197,10 +212,16 @@ impl Vit {
             }
         };
         let bias = family.patch_bias();
-        let patches = if names.convolution {
-            patch_embedding(loader, &name(names.patches), width, patch, bias)?
+        let patches = if family == VitFamily::TokLip {
+            Tokens::Codes(CodeTokens::load(&config, loader, prefix, &names.codes)?)
+        } else if names.convolution {
+            Tokens::Patches(patch_embedding(loader, &name(names.patches), width, patch, bias)?.into())
         } else {
-            loader.linear(&name(names.patches), patch * patch * 3, width, bias)?
+            Tokens::Patches(
+                loader
+                    .linear(&name(names.patches), patch * patch * 3, width, bias)?
+                    .into(),
+            )
         };
         let class = || loader.reshaped(&name(names.class), &stored(&[width], &[1, 1, width]), [width]);
         let rows =
@@ -210,7 +231,7 @@ impl Vit {
             false => loader.linear(names.proj, width, dim, bias),
         };
         Ok(Self {
-            patches: patches.into(),
+            patches,
             class: family.has_class().then(class).transpose()?,
             registers: (registers > 0).then(|| rows(names.registers, registers)).transpose()?,
             positions: rows(names.positions, config.positions())?,

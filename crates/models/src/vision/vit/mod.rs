@@ -1,10 +1,12 @@
 //! Vision transformers (Dosovitskiy et al. 2021) of several families: CLIP, SigLIP, DINOv2, EVA02.
 
+mod codes;
 mod config;
 mod load;
 mod pool;
 mod positions;
 
+pub use codes::{CodeCache, CodeTokens, CodesError};
 pub use config::{VitConfig, VitFamily};
 pub use pool::AttentionPool;
 pub use positions::ImageSizeError;
@@ -23,7 +25,7 @@ use crate::blocks::{Block, Pass};
 /// A vision transformer: patches and special tokens, pre-norm blocks, and the class token, or what attention pools, as the image's vector.
 #[derive(Module, Debug)]
 pub struct Vit {
-    patches: Patches,
+    patches: Tokens,
     /// `[c]`.
     class: Option<Param<Tensor<1>>>,
     /// `[registers, c]`: tokens without a position, between the class token and the patches.
@@ -38,6 +40,16 @@ pub struct Vit {
     proj: Option<Linear>,
     #[module(skip)]
     config: Arc<VitConfig>,
+}
+
+/// What makes rows of pictures.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one in a tower
+pub enum Tokens {
+    /// Of their pixels.
+    Patches(Patches),
+    /// Of their codes.
+    Codes(CodeTokens),
 }
 
 /// The convolution that makes rows of patches. It is no linear layer, so that adapters pass it by.
@@ -55,14 +67,48 @@ impl From<Linear> for Patches {
     }
 }
 
+impl Patches {
+    fn forward(&self, images: &ImageBatch, patch: usize) -> Tensor<2> {
+        let shape = ConvShape {
+            n: images.n,
+            h: images.height,
+            w: images.width,
+            c: 3,
+            kh: patch,
+            kw: patch,
+            stride: patch,
+            pad: [0; 4],
+        };
+        let bias = self.bias.as_ref().map(Param::val);
+        fused::conv2d(
+            images.pixels.clone(),
+            self.weight.val(),
+            bias,
+            Activation::Identity,
+            &shape,
+        )
+    }
+}
+
 impl Vit {
-    /// Initial values as OpenAI chose them; the patch embedding as PyTorch does.
+    /// Initial values as OpenAI chose them; the patch embedding as PyTorch does. A TokLIP begins with [`Vit::of_codes`].
+    ///
+    /// # Panics
+    /// For a TokLIP.
     pub fn new(config: VitConfig, rng: &mut Rng) -> Self {
-        let (width, patch, eps) = (config.stack.width, config.patch, config.stack.eps);
+        assert!(config.family != VitFamily::TokLip, "a TokLIP needs its codes");
+        let (width, patch) = (config.stack.width, config.patch);
+        let patches = Linear::new(patch * patch * 3, width, config.family.patch_bias(), rng);
+        Self::over(Tokens::Patches(patches.into()), config, rng)
+    }
+
+    /// A tower with initial values on what makes its rows.
+    fn over(patches: Tokens, config: VitConfig, rng: &mut Rng) -> Self {
+        let (width, eps) = (config.stack.width, config.stack.eps);
         let family = config.family;
         let scale = Init::Normal((width as f32).powf(-0.5));
         Self {
-            patches: Linear::new(patch * patch * 3, width, family.patch_bias(), rng).into(),
+            patches,
             class: family
                 .has_class()
                 .then(|| Param::from_tensor(scale.tensor([width], rng))),
@@ -147,7 +193,7 @@ impl Vit {
     fn pass(&self, offsets: &Arc<[usize]>) -> Pass {
         Pass {
             rotation: self.config.rotation(),
-            ..self.config.stack.pass(offsets, false)
+            ..self.config.stack.pass(offsets, self.config.causal())
         }
     }
 
@@ -184,25 +230,12 @@ impl Vit {
                 "vision transformer: the tower reads squares of {side} pixels"
             );
         }
-        let shape = ConvShape {
-            n,
-            h: height,
-            w: width,
-            c: 3,
-            kh: c.patch,
-            kw: c.patch,
-            stride: c.patch,
-            pad: [0; 4],
-        };
         let (grid, d) = ([height / c.patch, width / c.patch], c.stack.width);
         let area = grid[0] * grid[1];
-        let patches = fused::conv2d(
-            images.pixels.clone(),
-            self.patches.weight.val(),
-            self.patches.bias.as_ref().map(Param::val),
-            Activation::Identity,
-            &shape,
-        );
+        let patches = match &self.patches {
+            Tokens::Patches(patches) => patches.forward(images, c.patch),
+            Tokens::Codes(codes) => codes.forward(images),
+        };
         let mut x = patches.reshape([n, area, d]);
         if let Some(class) = &self.class {
             let class = class.val().reshape([1, 1, d]).expand([n, 1, d]);
