@@ -7,12 +7,12 @@ use crate::vision::{VitConfig, VitFamily};
 
 /// The tower of a name; `s` is the rest of `vision_cfg`.
 pub(super) fn vision(name: &str, mut s: Settings, dim: usize) -> Result<VitConfig, OpenError> {
-    let Some((patch, stack, family)) = siglip(name).or_else(|| eva02(name)) else {
+    let Some((patch, stack, family)) = siglip(name).or_else(|| toklip(name)).or_else(|| eva02(name)) else {
         let what = format!("the tower \"{name}\"");
-        let advice = "take a SigLIP or EVA02-CLIP (base or large) tower, or ask for it in an issue";
+        let advice = "take a SigLIP, TokLIP or EVA02-CLIP (base or large) tower, or ask for it in an issue";
         return Err(OpenError::unsupported(s.path(), what, advice));
     };
-    if family == VitFamily::SigLip {
+    if family != VitFamily::Eva02 {
         s.only("timm_pool", "map".to_owned())?;
         s.only("timm_proj", "none".to_owned())?;
     } else {
@@ -48,6 +48,14 @@ fn siglip(name: &str) -> Option<(usize, StackConfig, VitFamily)> {
         ..StackConfig::new(width, layers, heads, mlp, gelu)
     };
     Some((patch.parse().ok()?, stack, VitFamily::SigLip))
+}
+
+/// `vit_so400m_patch{p}_toklip_{image}`, as TokLIP's authors added them to timm: SigLIP's blocks on codes of 16 pixels, whatever the name says.
+fn toklip(name: &str) -> Option<(usize, StackConfig, VitFamily)> {
+    let (tower, image) = name.split_once("_toklip_")?;
+    tower.strip_prefix("vit_so400m_patch")?;
+    let (_, stack, _) = siglip(&format!("{tower}_siglip_{image}"))?;
+    Some((16, stack, VitFamily::TokLip))
 }
 
 /// The SigLIP towers that timm has: size, patch, sides of images.
@@ -101,6 +109,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn towers_of_toklip_are_siglips_on_codes() {
+        let (patch, stack, family) = toklip("vit_so400m_patch16_toklip_256").unwrap();
+        assert_eq!((patch, stack.gelu, family), (16, Gelu::Tanh, VitFamily::TokLip));
+        let (patch, stack, _) = toklip("vit_so400m_patch14_toklip_384").unwrap();
+        assert_eq!((patch, stack.width, stack.mlp, stack.gelu), (16, 1152, 4304, Gelu::Erf));
+        assert!(toklip("vit_base_patch16_siglip_224").is_none());
+    }
 
     /// Sizes that timm's own models have (scripts/fixtures/timm_towers.py).
     #[test]

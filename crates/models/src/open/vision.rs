@@ -168,8 +168,11 @@ impl VisionEncoder {
     }
 }
 
+/// What TokLIP's files have and its code does not use: the embedding of patches, and how often codes were chosen.
+const TOKLIP_UNUSED: [&str; 2] = ["visual.trunk.vq.quantize.codebook_used", "visual.trunk.patch_embed."];
+
 /// Opens a vision encoder: an EfficientNet-Lite as a file of weights (or a folder with one); CLIP and SigLIP as a folder in
-/// the layout of transformers or of open_clip, DINOv2 in that of transformers, EVA02-CLIP and CLIP's residual networks in that of open_clip.
+/// the layout of transformers or of open_clip, DINOv2 in that of transformers, EVA02-CLIP, TokLIP and CLIP's residual networks in that of open_clip.
 ///
 /// # Errors
 /// [`OpenError`] with what is missing, damaged or not supported.
@@ -194,7 +197,8 @@ pub fn open_vision(path: &Path) -> Result<VisionEncoder, OpenError> {
         Layout::OpenClip(settings) => {
             let mut open_clip = OpenClip::new(settings)?;
             let config = open_clip.vision()?;
-            let tower = load(path, &TEXT_PARTS, |source| VisionTower::load(config, source))?;
+            let unread = [&TEXT_PARTS[..], &TOKLIP_UNUSED].concat();
+            let tower = load(path, &unread, |source| VisionTower::load(config, source))?;
             let side = tower.image_size();
             finish(path, tower, open_clip.preprocess(side)?, &["open_clip_config.json"])
         }

@@ -98,11 +98,12 @@ impl CodeTokens {
 }
 
 impl Vit {
-    /// A TokLIP with initial values on a frozen autoencoder; `None` when that has no codes, or one of them does not stand for a patch of the
-    /// tower.
+    /// A TokLIP with initial values on a frozen autoencoder of pixels; `None` for another one (a tiny one has no codes, and one on top of it cannot be saved
+    /// with the tower yet), or when a code does not stand for a patch of the tower.
     pub fn of_codes(config: VitConfig, codec: Arc<Codec>, rng: &mut Rng) -> Option<Self> {
         let (dim, width) = (codec.code_dim()?, config.stack.width);
-        let fits = config.family == VitFamily::TokLip && codec.factor() == config.patch;
+        let of_pixels = matches!(*codec, Codec::Pixels(_));
+        let fits = of_pixels && config.family == VitFamily::TokLip && codec.factor() == config.patch;
         fits.then(|| {
             let codes = CodeTokens {
                 table: Linear::new(dim, WIDER * width, true, rng),
