@@ -85,7 +85,13 @@ pub fn token_loss_backward(
                 }
             });
         let width = vocabulary.width();
-        gemm(Mat::new(logits, t, n), Mat::new(rows, n, width), &mut out, true, precision);
+        gemm(
+            Mat::new(logits, t, n),
+            Mat::new(rows, n, width),
+            &mut out,
+            true,
+            precision,
+        );
     });
     out
 }
@@ -109,7 +115,11 @@ pub fn logits(x: &[f32], vocabulary: &dyn Vocabulary, t: usize) -> Vec<f32> {
 
 fn check(x: &[f32], vocabulary: &dyn Vocabulary, targets: &[u32]) -> usize {
     let t = targets.len();
-    assert_eq!(x.len(), t * vocabulary.width(), "token_loss: x must be [targets, width]");
+    assert_eq!(
+        x.len(),
+        t * vocabulary.width(),
+        "token_loss: x must be [targets, width]"
+    );
     assert!(
         targets.iter().all(|&id| (id as usize) < vocabulary.rows()),
         "token_loss: a target beyond the vocabulary"

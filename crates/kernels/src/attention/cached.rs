@@ -20,7 +20,10 @@ const PARALLEL_FROM: usize = 1 << 17;
 /// sequence begin, then T; `caches`: n times `[tokens so far, 2·kv_heads·head_dim]`, rows k|v; result: `[T, heads·head_dim]`.
 pub fn attention_cached(qkv: &[f32], offsets: &[usize], caches: &[&[f32]], shape: &AttentionShape) -> Vec<f32> {
     let tokens = shape.check(qkv, offsets, "attention_cached");
-    assert!(shape.causal, "attention_cached: what is kept must not depend on what comes");
+    assert!(
+        shape.causal,
+        "attention_cached: what is kept must not depend on what comes"
+    );
     assert_eq!(caches.len() + 1, offsets.len(), "attention_cached: a cache a sequence");
     let (d, row, width) = (shape.head_dim, shape.row(), 2 * shape.kv_heads * shape.head_dim);
     let sequences: Vec<Sequence> = offsets
@@ -63,12 +66,21 @@ pub fn attention_cached(qkv: &[f32], offsets: &[usize], caches: &[&[f32]], shape
                 let at = ((s.start + row - s.before) * shape.heads + head) * d;
                 // these d numbers of the output belong to this row of this head alone
                 let out = std::slice::from_raw_parts_mut(y.ptr().add(at).cast(), d);
-                dispatch(Row { s, shape, row, head, out });
+                dispatch(Row {
+                    s,
+                    shape,
+                    row,
+                    head,
+                    out,
+                });
             };
             if work < PARALLEL_FROM {
                 rows.iter().for_each(|r| (0..shape.heads).for_each(|head| one(r, head)));
             } else {
-                let all: Vec<_> = rows.iter().flat_map(|r| (0..shape.heads).map(move |head| (r, head))).collect();
+                let all: Vec<_> = rows
+                    .iter()
+                    .flat_map(|r| (0..shape.heads).map(move |head| (r, head)))
+                    .collect();
                 all.par_iter().for_each(|&(r, head)| one(r, head));
             }
             tiles.par_iter().for_each(|&(s, head, row)| {

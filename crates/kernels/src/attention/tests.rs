@@ -170,7 +170,11 @@ fn new_rows_over_kept_keys_give_the_bits_of_tiles_or_nearly() {
                 for (i, (&n, &new)) in lengths.iter().zip(&new).enumerate() {
                     let qkv = numbers(n * s.row(), i as u64 + 1);
                     let keys = s.heads * s.head_dim;
-                    caches.push(qkv.chunks(s.row()).flat_map(|row| row[keys..].to_vec()).collect::<Vec<f32>>());
+                    caches.push(
+                        qkv.chunks(s.row())
+                            .flat_map(|row| row[keys..].to_vec())
+                            .collect::<Vec<f32>>(),
+                    );
                     rows.extend_from_slice(&qkv[(n - new) * s.row()..]);
                     offsets.push(offsets[i] + new);
                     whole.push(whole[i] + n);

@@ -122,7 +122,9 @@ pub enum TokensError {
         length: usize,
     },
     /// Token by token, with a model whose tokens see those after them.
-    #[error("the model's tokens see those that come after them, so that it cannot write; open it with causal attention")]
+    #[error(
+        "the model's tokens see those that come after them, so that it cannot write; open it with causal attention"
+    )]
     LooksAhead,
     /// More tokens than the tower has positions.
     #[error("a text has {tokens} tokens, the tower reads at most {limit}; truncate it")]

@@ -64,7 +64,11 @@ impl Llm {
     /// When `counts` does not have a number for each sequence of the cache, or they do not add up to the rows.
     pub fn extend(&self, x: Tensor<2>, counts: &[usize], cache: &mut LlmCache) -> Result<Tensor<2>, TokensError> {
         assert_eq!(counts.len(), cache.lengths.len(), "extend: a count a sequence");
-        assert_eq!(counts.iter().sum::<usize>(), x.dims()[0], "extend: counts are of the rows");
+        assert_eq!(
+            counts.iter().sum::<usize>(),
+            x.dims()[0],
+            "extend: counts are of the rows"
+        );
         if self.attention != Attention::Causal {
             return Err(TokensError::LooksAhead);
         }
@@ -85,7 +89,11 @@ impl Llm {
         for (block, kept) in self.blocks.iter().zip(&mut cache.layers) {
             x = block.extend(x, &positions, &offsets, kept);
         }
-        cache.lengths.iter_mut().zip(counts).for_each(|(length, new)| *length += new);
+        cache
+            .lengths
+            .iter_mut()
+            .zip(counts)
+            .for_each(|(length, new)| *length += new);
         Ok(self.last_norm(x))
     }
 

@@ -32,7 +32,9 @@ impl OutputLayer {
     fn expanded(&self) -> Option<&[f32]> {
         let expand = || {
             let (rows, width) = (self.stored.rows(), self.stored.width());
-            let fits = rows.checked_mul(width).is_some_and(|n| n <= MAX_EXPANDED / size_of::<f32>());
+            let fits = rows
+                .checked_mul(width)
+                .is_some_and(|n| n <= MAX_EXPANDED / size_of::<f32>());
             fits.then(|| self.gather(0..rows))
         };
         self.expanded.get_or_init(expand).as_deref()

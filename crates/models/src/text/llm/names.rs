@@ -56,7 +56,9 @@ impl LlmNames {
             Self::Gguf => vec!["output.weight".to_owned()],
             Self::HuggingFace(prefix) => {
                 // beside the model without output layer, or, of a model that also sees, at the top
-                let beside = prefix.strip_suffix(".model.").map_or(String::new(), |outer| format!("{outer}."));
+                let beside = prefix
+                    .strip_suffix(".model.")
+                    .map_or(String::new(), |outer| format!("{outer}."));
                 vec![format!("{beside}lm_head.weight"), "lm_head.weight".to_owned()]
             }
         }
