@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
+use bifocal_models::chat::Sequence;
 use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::vision::ImageBatch;
 use bifocal_nn::Tensor;
@@ -19,6 +21,13 @@ pub enum Images {
     Pixels(ImageBatch),
     /// What a frozen vision tower makes of them, `[n, width]`.
     Features(Tensor<2>),
+    /// What a frozen vision tower makes of their patches.
+    Patches {
+        /// `[n·each, width]`.
+        rows: Tensor<2>,
+        /// Patches of a picture.
+        each: usize,
+    },
 }
 
 impl Images {
@@ -33,6 +42,10 @@ impl Images {
                 })
             }
             Self::Features(all) => Self::Features(rows(all, images)),
+            Self::Patches { rows: all, each } => Self::Patches {
+                rows: rows(all, images.start * each..images.end * each),
+                each: *each,
+            },
         }
     }
 }
@@ -44,6 +57,17 @@ pub enum Texts {
     Tokens(Tokens),
     /// What a frozen text tower makes of them, `[m, width]`.
     Features(Tensor<2>),
+    /// Dialogues, for a language model that learns to talk.
+    Dialogues(Dialogues),
+}
+
+/// Written dialogues of a step, or some of them.
+#[derive(Clone, Debug)]
+pub struct Dialogues {
+    /// One for each text.
+    pub all: Arc<[Sequence]>,
+    /// Tokens and pictures in dialogues that come before in the whole step: dropout is drawn by place.
+    pub before: [usize; 2],
 }
 
 /// Texts as a tower that learns reads them.
@@ -66,6 +90,15 @@ impl Texts {
                 ..*all
             }),
             Self::Features(all) => Self::Features(rows(all, texts)),
+            Self::Dialogues(Dialogues { all, before }) => {
+                let earlier = &all[..texts.start];
+                let tokens: usize = earlier.iter().map(|s| s.ids.len()).sum();
+                let pictures = earlier.iter().filter(|s| s.image.is_some()).count();
+                Self::Dialogues(Dialogues {
+                    all: all[texts].into(),
+                    before: [before[0] + tokens, before[1] + pictures],
+                })
+            }
         }
     }
 }
@@ -173,6 +206,8 @@ pub enum Part {
     TeacherTexts,
     /// The reference pictures.
     Reference,
+    /// Of each dialogue the sum of its tokens' losses, and how many tokens these are.
+    Answers,
 }
 
 /// What a stage's towers and heads make of samples: rows that its loss compares.

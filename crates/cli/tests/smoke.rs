@@ -105,6 +105,9 @@ fn every_recipe_trains_as_it_did() {
     }
     let captions = format!("stage.caption.data.sources=[{{path={:?}}}]", text(&smoke.at("photos")));
     smoke.run("llm2clip-tuned", "llm2clip", "smoke-tuned", &[captions]);
+    smoke.run("llava", "llava", "smoke", &[]);
+    let dialogues = format!("stage.tune.data.sources=[{{path={:?}}}]", text(&smoke.at("photos")));
+    smoke.run("llava-tuned", "llava", "smoke-tuned", &[dialogues]);
     smoke.run(
         "proclip",
         "proclip",

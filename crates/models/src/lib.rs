@@ -4,6 +4,7 @@
 //! - [`tokenizer`]: from texts to token ids;
 //! - [`vision`], [`text`]: towers; [`adapter`]: heads into the joint space; [`towers`]: all of them together;
 //! - [`open`](mod@open): pretrained encoders from files and folders; [`inspect`](mod@inspect): what they are, without loading them;
+//! - [`chat`]: dialogues, [`connector`]: what joins eyes and a language model; [`generate`]: language models that write;
 //! - [`doctor`]: what is wrong with a model;
 //! - [`hub`]: models by their name on a hub, in the cache of its client;
 //! - [`connector`]: from pictures to what a language model reads;
@@ -14,9 +15,11 @@
 pub mod adapter;
 mod blocks;
 pub mod bundle;
+pub mod chat;
 pub mod connector;
 pub mod convert;
 pub mod doctor;
+pub mod generate;
 pub mod hub;
 pub mod inspect;
 mod load;

@@ -80,6 +80,13 @@ pub(super) fn images(
     let head = &towers.image_head;
     let pixels = match images {
         Images::Features(features) => return Ok(rows(head, || features.clone(), disturb, draws)),
+        Images::Patches { .. } => {
+            return Err(MethodError::Tower {
+                tower: "vision",
+                message: "patches are read by a connector alone; this is a mistake in how the run was put together"
+                    .to_owned(),
+            });
+        }
         Images::Pixels(pixels) => pixels,
     };
     let tower = towers.vision.as_ref().ok_or(MethodError::NoTower {
@@ -112,6 +119,10 @@ pub(super) fn images(
 pub(super) fn text_features(towers: &Towers, texts: &Texts, draws: Draws) -> Result<Tensor<2>, MethodError> {
     match texts {
         Texts::Features(features) => Ok(features.clone()),
+        Texts::Dialogues(_) => Err(MethodError::Tower {
+            tower: "text",
+            message: "dialogues are not embedded; this is a mistake in how the run was put together".to_owned(),
+        }),
         Texts::Tokens(tokens) => {
             let tower = towers.text.as_ref().ok_or(MethodError::NoTower {
                 what: "tokens",

@@ -13,6 +13,7 @@ mod ewc;
 mod flame;
 mod lift;
 mod lit;
+mod llava;
 mod llm2clip;
 mod proclip;
 mod sail;
@@ -23,6 +24,8 @@ mod zscl;
 use std::fmt::Debug;
 
 use bifocal_models::adapter::HeadConfig;
+use bifocal_models::chat::Template;
+use bifocal_models::connector::Tap;
 use bifocal_models::towers::Towers;
 use bifocal_nn::Tensor;
 
@@ -66,6 +69,8 @@ pub struct BatchNeeds {
     pub negatives: Negatives,
     /// Whose rows of the same pictures or texts come with a batch.
     pub teacher: Option<TeacherRows>,
+    /// Texts come as dialogues for the language model, which is there also where it does not learn, and pictures as patches.
+    pub dialogue: Option<DialogueNeeds>,
     /// Whether pictures of no task come beside, with what a teacher makes of them and of a text of each (`[reference]` of the recipe).
     pub reference: bool,
 }
@@ -79,6 +84,7 @@ impl BatchNeeds {
             queries: None,
             negatives: Negatives::None,
             teacher: None,
+            dialogue: None,
             reference: false,
         }
     }
@@ -90,6 +96,21 @@ impl BatchNeeds {
             ..Self::pictures(captions)
         }
     }
+}
+
+/// How texts become dialogues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DialogueNeeds {
+    /// How they are written.
+    pub template: Template,
+    /// What is asked where a text is a caption.
+    pub questions: Vec<String>,
+    /// What is read of the vision tower.
+    pub tap: Tap,
+    /// Whether a frozen vision tower reads each picture once.
+    pub cache: bool,
+    /// Longer ones are cut to so many tokens, the picture's counted.
+    pub max_tokens: usize,
 }
 
 /// Rows to learn from that stay as they are through a stage, so that they are computed once.
@@ -231,6 +252,7 @@ pub const METHODS: &[Entry] = &[
     cclip::ENTRY,
     ewc::ENTRY,
     zscl::ENTRY,
+    llava::ENTRY,
 ];
 
 /// The method of a name.

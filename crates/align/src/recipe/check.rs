@@ -59,6 +59,7 @@ impl Recipe {
         need(self.caption.scale > 0.0, "caption.scale", || {
             "must be greater than zero".to_owned()
         })?;
+        self.chat.check()?;
         self.check_consolidation()?;
         within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
         let explode = self.run.explode;

@@ -5,6 +5,7 @@
 //! stored beside the run as `recipe.toml`; that file is a recipe itself and repeats the run.
 
 mod chain;
+mod chat;
 mod check;
 mod error;
 mod hold;
@@ -13,6 +14,7 @@ mod learning;
 mod spec;
 
 pub use chain::{Chain, ContinualSpec, Task};
+pub use chat::ChatSpec;
 pub use error::RecipeError;
 pub use hold::{ElasticSpec, ReferenceSpec};
 pub use learning::{
@@ -66,6 +68,8 @@ pub struct Recipe {
     pub merge: MergeSpec,
     /// How LLM2CLIP tunes its language model.
     pub caption: CaptionSpec,
+    /// How a language model learns to talk about pictures.
+    pub chat: ChatSpec,
     /// Small matrices that learn beside frozen layers.
     pub lora: LoraSpec,
     /// The rule that moves the weights.
@@ -111,6 +115,7 @@ impl Default for Recipe {
             reference: ReferenceSpec::default(),
             merge: MergeSpec::default(),
             caption: CaptionSpec::default(),
+            chat: ChatSpec::default(),
             lora: LoraSpec::default(),
             optimizer: OptimizerSpec::default(),
             schedule: ScheduleSpec::default(),

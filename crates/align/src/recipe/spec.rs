@@ -392,16 +392,22 @@ pub enum SourceKind {
     /// The classes that the vision tower was trained on: the row of its classifier stands for the picture, the class
     /// name for its caption. Needs no photos, but a frozen vision tower that still has its classifier.
     Classifier,
+    /// A file of dialogues in LLaVA's layout, for a method that learns to talk.
+    Dialogues,
 }
 
 /// `[[data.sources]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SourceSpec {
-    /// `captions`: the folder. `classifier`: a JSON list of `{"class": 0, "names": {"en": "tench", …}}`.
+    /// `captions`: the folder. `classifier`: a JSON list of `{"class": 0, "names": {"en": "tench", …}}`. `dialogues`: a JSON list of
+    /// `{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A dog."}]}`.
     pub path: String,
-    /// `captions` or `classifier`.
+    /// `captions`, `classifier` or `dialogues`.
     pub kind: SourceKind,
+    /// `dialogues`: the folder that pictures' names are below; without it the file's own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub images: String,
     /// Languages, or other groups of captions, that are used; empty: all.
     pub languages: Vec<String>,
     /// The group of captions that are near a picture's own and wrong (see `loss.negatives`).
@@ -429,6 +435,7 @@ impl Default for SourceSpec {
         Self {
             path: String::new(),
             kind: SourceKind::Captions,
+            images: String::new(),
             languages: Vec::new(),
             negatives: String::new(),
             mix: CaptionMix::default(),

@@ -56,8 +56,9 @@ pub(super) fn untrained(text: &TextSide, seed: u64) -> Result<TextTower, TrainEr
     })
 }
 
-pub(super) fn text_options(recipe: &Recipe) -> TextOptions {
+pub(super) fn text_options(recipe: &Recipe, writes: bool) -> TextOptions {
     TextOptions {
+        writes,
         pooling: recipe.text.pooling,
         attention: recipe.text.attention,
         layer: recipe.text.layer,
@@ -73,6 +74,21 @@ pub(super) fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result
             message: message.to_owned(),
         }))
     };
+    if let Some(dialogue) = &stage.needs.dialogue {
+        if plan.learns_below("vision.") && dialogue.cache {
+            return refuse(
+                "chat.cache",
+                "patches of pictures change while the vision tower learns; set it to false, or freeze vision.*",
+            );
+        }
+        if recipe.image_head.standardize_input || recipe.text_head.standardize_input {
+            return refuse(
+                "image_head.standardize_input",
+                "a connector reads patches as they are; set it to false",
+            );
+        }
+        return Ok(());
+    }
     if stage.needs.images && recipe.image_head.kind == HeadKind::Patches && !plan.learns_below("vision.") {
         return refuse(
             "image_head.kind",
@@ -148,7 +164,23 @@ pub(super) fn heads(
     recipe: &Recipe,
     vision: &mut VisionSide,
     text: &mut TextSide,
+    talks: bool,
 ) -> Result<(Towers, HeadConfig, HeadConfig), TrainError> {
+    let width = text.encoder.tower.dim();
+    if talks && (!matches!(text.encoder.tower, TextTower::Llm(_)) || recipe.embed_dim != width) {
+        let message = match &text.encoder.tower {
+            TextTower::Llm(_) => format!(
+                "rows of a connector are as wide as {}'s tokens; set it to {width}",
+                text.encoder.name
+            ),
+            _ => format!("{} is no language model; name one as text.model", text.encoder.name),
+        };
+        return Err(RecipeError::Value {
+            key: "embed_dim",
+            message,
+        }
+        .into());
+    }
     let build = |spec: &HeadSpec, given: Option<(Head, HeadConfig)>, input: usize, which: u64| {
         if let Some((head, config)) = given.filter(|_| spec.pretrained) {
             if head.dim() != recipe.embed_dim {
@@ -165,6 +197,7 @@ pub(super) fn heads(
     };
     let tower = &vision.encoder.tower;
     let seen = match recipe.image_head.kind {
+        _ if talks => tower.patch_width().unwrap_or_else(|| tower.dim()),
         HeadKind::Patches => tower.patch_width().unwrap_or_else(|| tower.dim()),
         _ => tower.dim(),
     };

@@ -1,11 +1,12 @@
 //! What is learnt from: the recipe's sources as one list of rows over one list of distinct texts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use bifocal_data::split::{HoldOut, split};
 use bifocal_data::{CaptionMix, Dataset, ImageSource, Sample};
+use bifocal_models::chat::Dialogue;
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
@@ -15,6 +16,8 @@ use crate::recipe::{SourceKind, SourceSpec};
 
 /// Largest list of class names that is read, in bytes.
 const MAX_CLASS_FILE: u64 = 256 << 20;
+/// LLaVA 1.5's 665 thousand dialogues are 1 GB.
+const MAX_DIALOGUE_FILE: u64 = 4 << 30;
 
 /// Which pictures are held out does not depend on a run's seed: runs with different seeds are compared on the same ones.
 const HOLDOUT_SEED: u64 = 0;
@@ -68,9 +71,18 @@ pub(crate) struct Corpus {
     /// Held-out pictures with captions as they are searched for.
     pub held: Vec<(ImageSource, Vec<String>)>,
     pub unusable: Vec<String>,
+    /// Texts that are dialogues, as JSON.
+    pub dialogues: BTreeSet<u32>,
     known: HashMap<String, u32>,
     /// Sentences that each caption is put into.
     facets: Vec<String>,
+}
+
+/// A row of LLaVA's data; it has an `id` too, which says nothing.
+#[derive(Deserialize)]
+struct Talk {
+    image: Option<String>,
+    conversations: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +110,7 @@ impl Corpus {
             match source.kind {
                 SourceKind::Captions => corpus.add_captions(source, seed)?,
                 SourceKind::Classifier => corpus.add_classes(source)?,
+                SourceKind::Dialogues => corpus.add_dialogues(source)?,
             }
             if corpus.rows.len() == first {
                 return Err(TrainError::Data {
@@ -212,6 +225,58 @@ impl Corpus {
                     mixed: mix.clone().map(|mix| Mixed { mix, groups }),
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Dialogues of LLaVA's layout, each with its picture.
+    fn add_dialogues(&mut self, spec: &SourceSpec) -> Result<(), TrainError> {
+        let path = Path::new(&spec.path);
+        let fail = |message: String| TrainError::Data {
+            path: path.to_owned(),
+            message,
+        };
+        let length = std::fs::metadata(path).map_err(|e| fail(e.to_string()))?.len();
+        if length > MAX_DIALOGUE_FILE {
+            return Err(fail(format!(
+                "{length} bytes of dialogues are too many for one file; divide it"
+            )));
+        }
+        let bytes = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+        let rows: Vec<Talk> = serde_json::from_slice(&bytes).map_err(|e| {
+            fail(format!(
+                "{e}; a row looks like {{\"image\": \"a.jpg\", \"conversations\": [{{\"from\": \"human\", \"value\": \"…\"}}, …]}}"
+            ))
+        })?;
+        let folder = match spec.images.as_str() {
+            "" => path.parent().unwrap_or(Path::new("")),
+            folder => Path::new(folder),
+        };
+        for (i, talk) in rows.into_iter().enumerate() {
+            let key = format!("{}, dialogue {i}", spec.path);
+            if let Err(error) = Dialogue::from_json(&talk.conversations) {
+                self.unusable.push(format!("{key}: {error}"));
+                continue;
+            }
+            let inside = |name: &str| Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+            let picture = match talk.image {
+                Some(name) if inside(&name) => Picture::File(ImageSource::File(folder.join(name))),
+                Some(name) => {
+                    self.unusable
+                        .push(format!("{key}: {name:?} is no name of a picture below the folder"));
+                    continue;
+                }
+                None => Picture::None,
+            };
+            let text = self.number(talk.conversations.to_string());
+            self.dialogues.insert(text);
+            self.rows.push(Row {
+                key,
+                picture,
+                texts: vec![text],
+                negatives: Vec::new(),
+                mixed: None,
+            });
         }
         Ok(())
     }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use bifocal_data::cache::{Computed, Dtype, FeatureSpec, FeatureStore, FillError, FillOptions, ItemKey, fill};
 use bifocal_data::{ImageSource, Limits, load_images};
 use bifocal_models::bundle::Model;
+use bifocal_models::chat::{ChatError, Dialogue, Sequence};
+use bifocal_models::connector::Tap;
 use bifocal_models::open::{TextEncoder, VisionEncoder};
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::VisionTower;
@@ -20,6 +22,7 @@ use super::collective::{Ranks, Wait};
 use super::corpus::{Corpus, Picture};
 use super::feed::Table;
 use super::{Progress, TrainError};
+use crate::methods::DialogueNeeds;
 use crate::recipe::{ClassRows, Precision};
 
 /// Pictures that are decoded and embedded at once.
@@ -81,7 +84,7 @@ impl<'a> Features<'a> {
             }
         }
         let dim = encoder.tower.dim();
-        let pictures = self.pictures(encoder, &paths, progress)?;
+        let pictures = self.pictures(encoder, None, dim, &paths, progress)?;
         let classes = if corpus.has_classes() {
             Some(classifier(encoder, &pictures, class_rows)?)
         } else {
@@ -115,8 +118,8 @@ impl<'a> Features<'a> {
         pictures: &[ImageSource],
         progress: &mut dyn Progress,
     ) -> Result<Table, TrainError> {
-        let rows = self.pictures(encoder, pictures, progress)?;
         let dim = encoder.tower.dim();
+        let rows = self.pictures(encoder, None, dim, pictures, progress)?;
         let zeros = || vec![0.0; dim];
         Ok(Table {
             dim,
@@ -124,18 +127,60 @@ impl<'a> Features<'a> {
         })
     }
 
-    /// Features of picture files; `None` for one that cannot be read, which is told.
+    /// The patches of each row's picture, one after the other, and how many a picture has; rows whose picture cannot be read are taken out of the corpus.
+    pub fn patches(
+        &self,
+        encoder: &VisionEncoder,
+        tap: &Tap,
+        corpus: &mut Corpus,
+        progress: &mut dyn Progress,
+    ) -> Result<(Table, usize), TrainError> {
+        let side = encoder.preprocess.size as usize;
+        let each = tap.tokens(&encoder.tower, side).filter(|&each| each > 0);
+        let sizes = each.zip(encoder.tower.patch_width());
+        let (each, width) = sizes.ok_or_else(|| TrainError::Features {
+            what: "pictures".to_owned(),
+            message: format!(
+                "{} has no patches; take a vision transformer or an EfficientNet",
+                encoder.name
+            ),
+        })?;
+        let dim = each * width;
+        if self.made_up {
+            return Ok((noise(corpus.rows.len(), dim), each));
+        }
+        let paths: Vec<ImageSource> = corpus
+            .rows
+            .iter()
+            .map(|row| match &row.picture {
+                Picture::File(path) => path.clone(),
+                Picture::Class(_) | Picture::None => ImageSource::None,
+            })
+            .collect();
+        let found = self.pictures(encoder, Some(tap), dim, &paths, progress)?;
+        let kept: Vec<bool> = found.iter().map(Option::is_some).collect();
+        corpus.retain(&kept);
+        let values = found.into_iter().flatten().flatten().collect();
+        Ok((Table { dim, values }, each))
+    }
+
+    /// Features of picture files, of all of a tower or of the patches at a place of it; `None` for one that cannot be read, which is told.
     fn pictures(
         &self,
         encoder: &VisionEncoder,
+        tap: Option<&Tap>,
+        dim: usize,
         paths: &[ImageSource],
         progress: &mut dyn Progress,
     ) -> Result<Vec<Option<Vec<f32>>>, TrainError> {
-        let spec = self
+        let mut spec = self
             .spec()
             .with("tower", &encoder.fingerprint)
             .with("preprocess", encoder.preprocess.fingerprint());
-        let mut store = FeatureStore::open(self.cache, &spec, encoder.tower.dim(), Dtype::F32)?;
+        if let Some(tap) = tap {
+            spec = spec.with("tap", format!("{} {:?}", tap.layer, tap.select));
+        }
+        let mut store = FeatureStore::open(self.cache, &spec, dim, Dtype::F32)?;
         let mut readable = Vec::with_capacity(paths.len());
         let mut keys = Vec::with_capacity(paths.len());
         let mut warnings = Vec::new();
@@ -163,7 +208,10 @@ impl<'a> Features<'a> {
                 warnings.push(format!("{} is left out: {}", bad.image, bad.error));
             }
             Ok::<_, TrainError>(Computed {
-                rows: self.precisely(|| encoder.embed(&loaded.pixels, loaded.good.len()))?,
+                rows: self.precisely(|| match tap {
+                    None => encoder.embed(&loaded.pixels, loaded.good.len()),
+                    Some(tap) => Ok(encoder.tapped(tap, &loaded.pixels, loaded.good.len())?.0),
+                })?,
                 failed: loaded.bad.into_iter().map(|bad| bad.index).collect(),
             })
         };
@@ -185,7 +233,7 @@ impl<'a> Features<'a> {
         }
         let present: Vec<ItemKey> = there.iter().map(|(_, key)| *key).collect();
         let rows = store.gather(&present)?;
-        for ((i, _), row) in there.into_iter().zip(rows.chunks_exact(encoder.tower.dim())) {
+        for ((i, _), row) in there.into_iter().zip(rows.chunks_exact(dim.max(1))) {
             out[i] = Some(row.to_vec());
         }
         Ok(out)
@@ -236,6 +284,54 @@ impl<'a> Features<'a> {
             Some(prompt) => texts.iter().map(|text| prompt.replace("{}", text)).collect(),
             None => texts.to_vec(),
         }
+    }
+
+    /// Each text of a corpus as a dialogue: those that are, and captions as answers to one of the questions. What cannot be learnt of them is told.
+    pub fn dialogues(
+        &self,
+        encoder: &TextEncoder,
+        needs: &DialogueNeeds,
+        corpus: &Corpus,
+        each: usize,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Sequence>, TrainError> {
+        let trouble = |error: ChatError| TrainError::Features {
+            what: "dialogues".to_owned(),
+            message: error.to_string(),
+        };
+        let most = needs.max_tokens.min(encoder.tower.max_tokens());
+        let (mut mismatches, mut empty) = (0, 0);
+        let mut all = Vec::with_capacity(corpus.texts.len());
+        for (number, text) in corpus.texts.iter().enumerate() {
+            // texts are numbered in 32 bits
+            let dialogue = match corpus.dialogues.contains(&(number as u32)) {
+                true => serde_json::from_str(text)
+                    .map_err(|error| ChatError::Dialogue {
+                        what: error.to_string(),
+                    })
+                    .and_then(|value| Dialogue::from_json(&value))
+                    .map_err(trouble)?,
+                false => Dialogue::pair(true, &needs.questions[number % needs.questions.len().max(1)], text),
+            };
+            let mut sequence = Sequence::new(&needs.template, &encoder.tokenizer, &dialogue).map_err(trouble)?;
+            mismatches += usize::from(sequence.mismatch);
+            sequence.cut(most, each);
+            empty += usize::from(!sequence.mismatch && !sequence.learnt.contains(&true));
+            all.push(sequence);
+        }
+        if mismatches > 0 {
+            progress.warning(&format!(
+                "{mismatches} of {} dialogues are not learnt from: their turns cannot be told apart in tokens",
+                all.len()
+            ));
+        }
+        if empty > 0 {
+            progress.warning(&format!(
+                "{empty} of {} dialogues are not learnt from: cut to {most} tokens no answer is left; raise chat.max_tokens",
+                all.len()
+            ));
+        }
+        Ok(all)
     }
 
     /// Tokens of each text, for a tower that learns; after an instruction where there is one.

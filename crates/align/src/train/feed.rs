@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use bifocal_data::{Augment, ImageSource, Limits, Preprocess, ResizeMode, load_images, load_images_augmented};
+use bifocal_models::chat::Sequence;
 use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::ImageBatch;
@@ -14,7 +15,7 @@ use super::TrainError;
 use super::collective::{Ranks, Wait};
 use super::corpus::{Picture, Row};
 use super::draw::Draw;
-use crate::batch::{Batch, Images, Texts, Tokens};
+use crate::batch::{Batch, Dialogues, Images, Texts, Tokens};
 use crate::losses::Positives;
 use crate::methods::{BatchNeeds, Negatives};
 
@@ -45,6 +46,8 @@ pub(crate) enum ImageFeed {
     None,
     /// A row of features for each row of the corpus.
     Features(Table),
+    /// Patches of the picture of each row of the corpus: a row of features holds so many, one after the other.
+    Patches(Table, usize),
     /// Files, read when they are needed.
     Pixels(Preprocess),
 }
@@ -56,6 +59,8 @@ pub(crate) enum TextFeed {
     Features(Table),
     /// Tokens of each text of the corpus.
     Tokens(Vec<Encoding>, Pooling),
+    /// Each text of the corpus as a dialogue.
+    Dialogues(Vec<Sequence>),
 }
 
 /// What a stage learns from.
@@ -121,6 +126,11 @@ impl Feed {
         match &self.images {
             ImageFeed::None => {}
             ImageFeed::Features(table) => images = Some(Images::Features(table.gather(drawn.iter().map(|d| d.row)))),
+            ImageFeed::Patches(table, each) => {
+                let rows = table.gather(drawn.iter().map(|d| d.row));
+                let rows = rows.reshape([drawn.len() * each, table.dim / each]);
+                images = Some(Images::Patches { rows, each: *each });
+            }
             ImageFeed::Pixels(preprocess) => {
                 pixels = self.pixels(preprocess, &mut drawn, &mut own, number, &mut warnings, ranks)?;
             }
@@ -247,13 +257,17 @@ impl Feed {
         match &self.texts {
             TextFeed::Features(table) => Texts::Features(table.gather(numbers.iter().copied())),
             TextFeed::Tokens(tokens, pooling) => packed(tokens, numbers, *pooling),
+            TextFeed::Dialogues(all) => Texts::Dialogues(Dialogues {
+                all: numbers.iter().map(|&i| all[i].clone()).collect(),
+                before: [0; 2],
+            }),
         }
     }
 
     fn pooling(&self) -> Pooling {
         match &self.texts {
             TextFeed::Tokens(_, pooling) => *pooling,
-            TextFeed::Features(_) => Pooling::Mean,
+            TextFeed::Features(_) | TextFeed::Dialogues(_) => Pooling::Mean,
         }
     }
 
@@ -343,7 +357,7 @@ impl Feed {
     fn broken(&self, drawn: &[Drawn]) -> Vec<String> {
         let finite = |table: &Table, i: usize| table.row(i).iter().all(|v| v.is_finite());
         let bad = |d: &&Drawn| {
-            let image = matches!(&self.images, ImageFeed::Features(t) if !finite(t, d.row));
+            let image = matches!(&self.images, ImageFeed::Features(t) | ImageFeed::Patches(t, _) if !finite(t, d.row));
             let text = matches!(&self.texts, TextFeed::Features(t) if d.texts.iter().any(|&i| !finite(t, i as usize)));
             image || text
         };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bifocal_data::{ImageSource, Limits, ResizeMode};
 use bifocal_models::adapter::{Head, HeadConfig};
 use bifocal_models::bundle::{Located, Model, Standardize, locate, open_text_side, open_vision_side};
+use bifocal_models::connector::MARGIN;
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::towers::{Teacher, Towers};
 use bifocal_nn::engine::{tensor, values};
@@ -126,7 +127,11 @@ impl Setup {
         if !recipe.vision.projection {
             vision.encoder.tower = vision.encoder.tower.without_projection();
         }
-        let mut text = open_text_side(&text_origin.path, &text_options(recipe))?;
+        let talks = stages.iter().any(|(stage, _, _)| stage.needs.dialogue.is_some());
+        if talks && recipe.chat.pad {
+            vision.encoder.preprocess.resize = ResizeMode::Padded { fill: MARGIN };
+        }
+        let mut text = open_text_side(&text_origin.path, &text_options(recipe, talks))?;
         if recipe.text.from_scratch {
             text.encoder.tower = untrained(&text, recipe.seed)?;
         }
@@ -160,7 +165,7 @@ impl Setup {
                 mix(recipe.seed, INIT, 2 + which as u64),
             )?;
         }
-        let (mut towers, image_head, text_head) = heads(recipe, &mut vision, &mut text)?;
+        let (mut towers, image_head, text_head) = heads(recipe, &mut vision, &mut text, talks)?;
         let former = [towers.image_head.clone(), towers.text_head.clone()];
         if let Some(config) = stages.iter().find_map(|(stage, _, _)| stage.projector.as_ref()) {
             towers.projector = Some(projector(config, recipe)?);
@@ -312,8 +317,22 @@ impl Setup {
         if needs.images {
             with_pictures(corpus)?;
         }
+        let mut each = 0;
         let images = if !needs.images {
             ImageFeed::None
+        } else if let Some(dialogue) = &needs.dialogue {
+            if corpus.has_classes() {
+                return Err(learning_with("data.sources.kind = \"classifier\"", "language").into());
+            }
+            if dialogue.cache {
+                let (table, patches) = features.patches(&self.vision, &dialogue.tap, corpus, progress)?;
+                each = patches;
+                ImageFeed::Patches(table, patches)
+            } else {
+                let side = self.vision.preprocess.size as usize;
+                each = dialogue.tap.tokens(&self.vision.tower, side).unwrap_or(0);
+                ImageFeed::Pixels(self.vision.preprocess.clone())
+            }
         } else if !vision_still {
             if recipe.image_head.standardize_input {
                 return Err(learning_with("image_head.standardize_input", "vision").into());
@@ -332,7 +351,9 @@ impl Setup {
             ImageFeed::Features(table)
         };
         let mut queries = None;
-        let texts = if !text_still {
+        let texts = if let Some(dialogue) = &needs.dialogue {
+            TextFeed::Dialogues(features.dialogues(&self.text, dialogue, corpus, each, progress)?)
+        } else if !text_still {
             if recipe.text_head.standardize_input {
                 return Err(learning_with("text_head.standardize_input", "text").into());
             }
@@ -395,6 +416,7 @@ impl Setup {
         let recipe = &prepared.recipe;
         let held = &self.corpora[prepared.corpus].held;
         if !prepared.stage.needs.images
+            || prepared.stage.needs.dialogue.is_some()
             || held.is_empty()
             || matches!(self.vision.preprocess.resize, ResizeMode::Patches { .. })
         {
@@ -453,12 +475,14 @@ impl Setup {
 
     /// Puts towers that have learnt and now stand still into the encoders that compute features.
     fn take_over(&mut self, stage: usize, towers: &Towers) {
-        if let Some(tower) = towers.vision.as_ref().filter(|_| self.stands_still("vision.", stage)) {
+        let stands = |prefix: &str| self.stands_still(prefix, stage) && self.has_learnt(prefix, stage);
+        let (vision, text) = (stands("vision."), stands("text."));
+        if let Some(tower) = towers.vision.as_ref().filter(|_| vision) {
             let still = params::set_trainable(tower.clone(), |_| false);
             self.vision.fingerprint = hash_of(&still);
             self.vision.tower = still;
         }
-        if let Some(tower) = towers.text.as_ref().filter(|_| self.stands_still("text.", stage)) {
+        if let Some(tower) = towers.text.as_ref().filter(|_| text) {
             let still = params::set_trainable(tower.clone(), |_| false);
             // a language model's table of tokens is not among its parameters
             let both = format!("{} {}", self.text_fingerprint, hash_of(&still));
@@ -472,10 +496,12 @@ impl Setup {
         let Some(mut towers) = self.moving.take() else {
             unreachable!("the trainer of the stage before has given them back");
         };
-        if towers.vision.is_none() && self.has_learnt("vision.", stage) {
+        let dialogue = self.stages[stage].stage.needs.dialogue.as_ref();
+        let (talks, looks) = (dialogue.is_some(), dialogue.is_some_and(|dialogue| !dialogue.cache));
+        if towers.vision.is_none() && (looks || self.has_learnt("vision.", stage)) {
             towers.vision = Some(self.vision.tower.clone());
         }
-        if towers.text.is_none() && self.has_learnt("text.", stage) {
+        if towers.text.is_none() && (talks || self.has_learnt("text.", stage)) {
             towers.text = Some(self.text.tower.clone());
         }
         let prepared = &self.stages[stage];

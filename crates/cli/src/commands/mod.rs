@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod cache;
+pub mod chat;
 pub mod classify;
 pub mod completions;
 pub mod convert;

@@ -20,6 +20,11 @@ pub enum ResizeMode {
         /// Colour of the margin.
         fill: [u8; 3],
     },
+    /// Margins make the picture a square first, with the picture in their middle, then both sides become `size` (LLaVA 1.5).
+    Padded {
+        /// Colour of the margins.
+        fill: [u8; 3],
+    },
     /// Both sides become `resize_to` ≥ `size`, then the middle `size` × `size` is cut out (DeiT).
     SquashThenCrop {
         /// Both sides before the cut.
@@ -188,6 +193,7 @@ impl Preprocess {
             ResizeMode::Squash => "squash".to_owned(),
             ResizeMode::SquashThenCrop { resize_to } => format!("squash({resize_to})"),
             ResizeMode::Longest { fill: [r, g, b] } => format!("longest({r},{g},{b})"),
+            ResizeMode::Padded { fill: [r, g, b] } => format!("padded({r},{g},{b})"),
             ResizeMode::ShortestThenCrop { resize_to } => format!("shortest({resize_to})"),
             ResizeMode::Patches { patch, most } => format!("patches({patch},{most})"),
         };
@@ -241,6 +247,14 @@ impl Preprocess {
     /// What [`validate`](Self::validate) finds.
     pub fn square(&self, image: &RgbImage) -> Result<RgbImage, PreprocessError> {
         self.validate()?;
+        let padded;
+        let image = match self.resize {
+            ResizeMode::Padded { fill } => {
+                padded = pad(image, fill, self.size, self.filter);
+                padded.as_ref().unwrap_or(image)
+            }
+            _ => image,
+        };
         let plan = self.plan(image.width(), image.height());
         let impossible = || PreprocessError(format!("{image:?} cannot become {0}×{0}", self.size));
         let part = resize_region(image, plan.width, plan.height, self.filter, plan.region).ok_or_else(impossible)?;
@@ -333,7 +347,7 @@ impl Preprocess {
                     at: (0, 0),
                 };
             }
-            ResizeMode::Squash => (size, size),
+            ResizeMode::Squash | ResizeMode::Padded { .. } => (size, size),
             ResizeMode::SquashThenCrop { resize_to } => (resize_to, resize_to),
             ResizeMode::Shortest | ResizeMode::ShortestThenCrop { .. } => {
                 let to = if let ResizeMode::ShortestThenCrop { resize_to } = self.resize {
@@ -368,6 +382,42 @@ impl Preprocess {
     }
 }
 
+/// Pixels of a padded picture up to which it is padded as it is; a longer one, whose square would take gigabytes, is made smaller before.
+const MAX_PADDED: u64 = 1 << 26;
+
+/// A picture in the middle of a square, an odd pixel of margin behind it, as LLaVA's `expand2square` has it; `None` for one that is a square.
+fn pad(image: &RgbImage, fill: [u8; 3], size: u32, filter: Filter) -> Option<RgbImage> {
+    let (width, height) = (image.width(), image.height());
+    let long = width.max(height);
+    if width == height {
+        return None;
+    }
+    let smaller;
+    let mut image = image;
+    if u64::from(long).pow(2) > MAX_PADDED {
+        let side = 4 * size.min(1024);
+        let scaled = |v: u32| ((u64::from(v) * u64::from(side) / u64::from(long)) as u32).max(1);
+        let (width, height) = (scaled(width), scaled(height));
+        let region = Rect {
+            x: 0,
+            y: 0,
+            width,
+            height,
+        };
+        smaller = resize_region(image, width, height, filter, region)?;
+        image = &smaller;
+    }
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let side = width.max(height);
+    let (x, y) = ((side - width) / 2, (side - height) / 2);
+    let mut data = fill.repeat(side * side);
+    for (row, from) in image.data().chunks_exact(width * 3).enumerate() {
+        let at = ((y + row) * side + x) * 3;
+        data[at..at + width * 3].copy_from_slice(from);
+    }
+    RgbImage::new(side as u32, side as u32, data)
+}
+
 /// The largest width and height, multiples of `patch`, at one scale and with no more than `most` patches: by bisection, as its authors do
 /// it, since rounding up makes the number of patches jump.
 fn whole_patches(width: u32, height: u32, patch: u32, most: u32) -> (u32, u32) {
@@ -395,6 +445,39 @@ fn whole_patches(width: u32, height: u32, patch: u32, most: u32) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn margins_are_put_on_before_resizing() {
+        let fill = [122, 116, 104];
+        let preprocess = |size| Preprocess {
+            resize: ResizeMode::Padded { fill },
+            ..Preprocess::clip(size)
+        };
+        for (w, h, x, y) in [(5u32, 2u32, 0usize, 1usize), (2, 5, 1, 0), (4, 3, 0, 0)] {
+            let data: Vec<u8> = (0..w * h * 3).map(|i| (i * 7 % 251) as u8).collect();
+            let image = RgbImage::new(w, h, data).expect("fits");
+            let side = w.max(h);
+            let square = preprocess(side).square(&image).expect("fine");
+            let at = |image: &RgbImage, x: usize, y: usize| {
+                let at = (y * image.width() as usize + x) * 3;
+                image.data()[at..at + 3].to_vec()
+            };
+            for row in 0..side as usize {
+                for column in 0..side as usize {
+                    let inside = (y..y + h as usize).contains(&row) && (x..x + w as usize).contains(&column);
+                    let expected = if inside {
+                        at(&image, column - x, row - y)
+                    } else {
+                        fill.to_vec()
+                    };
+                    assert_eq!(at(&square, column, row), expected, "{w}×{h}: {column}, {row}");
+                }
+            }
+        }
+        // a line a million times longer than wide does not become a square of terabytes
+        let line = RgbImage::new(1_000_000, 1, vec![9; 3_000_000]).expect("fits");
+        assert_eq!(preprocess(32).square(&line).expect("fine").width(), 32);
+    }
 
     /// Sizes that transformers' `get_image_size_for_max_num_patches` gives.
     #[test]

@@ -50,6 +50,7 @@ pub(super) fn load_text(dir: &Path, manifest: &Manifest) -> Result<(TextEncoder,
         attention: Some(part.attention),
         layer: part.layer,
         prompt: part.prompt_name.clone(),
+        writes: manifest.chat.is_some(),
     };
     let mut encoder = match bundle(&path)? {
         None => open_text(&path, &options)?,

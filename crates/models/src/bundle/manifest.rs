@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BundleError, REFERENCE};
 use crate::adapter::HeadConfig;
+use crate::chat::Template;
+use crate::connector::Tap;
 use crate::text::{Attention, Pooling};
 use crate::vision::VisionConfig;
 
@@ -72,6 +74,16 @@ pub struct TextPart {
     pub prompt: Option<String>,
 }
 
+/// What makes a bundle one that talks about pictures: then its image head is a connector, over each patch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChatPart {
+    /// How dialogues are written for it.
+    pub template: Template,
+    /// What the connector reads of the vision tower.
+    pub tap: Tap,
+}
+
 /// A file of the bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -116,6 +128,9 @@ pub struct Manifest {
     /// What is then added to them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logit_bias: Option<f32>,
+    /// Whether it talks, and how; otherwise it embeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<ChatPart>,
     /// All files of weights.
     pub files: BTreeMap<String, FileEntry>,
     /// Hash of all that decides what an embedding is; two bundles with the same one embed alike.

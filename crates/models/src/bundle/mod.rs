@@ -14,6 +14,7 @@
 //! another hash, or a file that is not what was written, is refused: embeddings of parts that don't belong together
 //! look like embeddings and mean nothing.
 
+mod chat;
 mod error;
 mod heads;
 mod load;
@@ -25,10 +26,11 @@ pub(crate) mod save;
 mod side;
 mod tokens;
 
+pub(crate) use chat::open_chat;
 pub use error::BundleError;
 pub use heads::Standardize;
 pub use locate::{Located, locate};
-pub use manifest::{FileEntry, MANIFEST, Manifest, OwnTower, Reference, TextPart, VisionPart};
+pub use manifest::{ChatPart, FileEntry, MANIFEST, Manifest, OwnTower, Reference, TextPart, VisionPart};
 pub use model::Model;
 pub use reference::REFERENCE;
 pub use save::{Parts, SaveTower, save};

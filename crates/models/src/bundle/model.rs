@@ -146,6 +146,13 @@ impl Model {
     /// [`BundleError`] with what is missing, damaged or does not belong.
     pub fn load(dir: &Path) -> Result<Self, BundleError> {
         let manifest = Manifest::read(dir)?;
+        if manifest.chat.is_some() {
+            return Err(BundleError::Manifest {
+                path: dir.to_owned(),
+                message: "is a model that talks about pictures and embeds nothing; use it with `bifocal chat`"
+                    .to_owned(),
+            });
+        }
         let heads = open_file(dir, &manifest, "heads.safetensors")?;
         let (vision, vision_source) = load_vision(dir, &manifest)?;
         let (text, text_source) = load_text(dir, &manifest)?;

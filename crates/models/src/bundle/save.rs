@@ -11,7 +11,7 @@ use bifocal_nn::engine::scalar;
 use super::load::original;
 use super::manifest::FORMAT;
 use super::{
-    BundleError, FileEntry, MANIFEST, Manifest, Model, OwnTower, REFERENCE, Reference, Standardize, TextPart,
+    BundleError, ChatPart, FileEntry, MANIFEST, Manifest, Model, OwnTower, REFERENCE, Reference, Standardize, TextPart,
     VisionPart, reference,
 };
 use crate::adapter::HeadConfig;
@@ -67,6 +67,8 @@ pub struct Parts<'a> {
     pub standardize_image: Option<&'a Standardize>,
     /// Statistics of the text features.
     pub standardize_text: Option<&'a Standardize>,
+    /// For a model that talks: how.
+    pub chat: Option<ChatPart>,
     /// Whether pretrained towers are copied into the bundle.
     pub copy_towers: bool,
 }
@@ -217,6 +219,7 @@ fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
         standardize_text: parts.standardize_text.is_some(),
         logit_scale: scalar(parts.towers.logit_scale.val()).exp(),
         logit_bias: parts.towers.logit_bias.as_ref().map(|b| scalar(b.val())),
+        chat: parts.chat.clone(),
         files,
         fingerprint: String::new(),
     };

@@ -213,6 +213,7 @@ fn to_bundle(
         text_head: identity.clone(),
         standardize_image: None,
         standardize_text: None,
+        chat: None,
         copy_towers: true,
     };
     bundle::save(to, &parts)?;

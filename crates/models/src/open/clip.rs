@@ -41,7 +41,7 @@ impl HuggingFace {
         Ok(Self { settings, nested, dim })
     }
 
-    fn vision(mut self) -> Result<VitConfig, OpenError> {
+    pub fn vision(mut self) -> Result<VitConfig, OpenError> {
         let mut s = self.tower("vision_config")?;
         Ok(VitConfig::clip(
             s.take("image_size")?.unwrap_or(224),

@@ -5,6 +5,7 @@ mod clip;
 mod dinov2;
 mod error;
 mod facts;
+mod llava;
 mod llm;
 mod preprocess;
 mod sentence;
@@ -18,7 +19,9 @@ mod vision;
 pub use error::OpenError;
 pub use facts::TowerFacts;
 pub(crate) use facts::facts;
+pub(crate) use llava::open_llava;
 pub use template::Template;
+pub(crate) use text::only_gguf;
 pub use text::{TextEncoder, TextOptions, open_text};
 pub use vision::{VisionEncoder, open_vision};
 

@@ -30,6 +30,8 @@ pub struct TextOptions {
     /// The name of one of the prompts that come with the encoder (`config_sentence_transformers.json`), put before each text; the default
     /// one when `None`, if there is one.
     pub prompt: Option<String>,
+    /// Whether a language model keeps its output layer, with which it can write (see [`Llm::with_output`]).
+    pub writes: bool,
 }
 
 /// A text tower with its tokenizer.
@@ -217,7 +219,11 @@ pub fn open_text(path: &Path, options: &TextOptions) -> Result<TextEncoder, Open
             if let Some(file) = only_gguf(path)? {
                 let gguf = Gguf::open(&file)?;
                 let attention = options.attention.unwrap_or(Attention::Causal);
-                let tower = TextTower::Llm(Llm::from_gguf(&gguf, attention)?);
+                let mut llm = Llm::from_gguf(&gguf, attention)?;
+                if options.writes {
+                    llm = llm.with_output(&gguf, LlmNames::Gguf)?;
+                }
+                let tower = TextTower::Llm(llm);
                 let tower = Opened {
                     free: true,
                     ..Opened::fixed(tower, llm::gguf_pooling(&gguf)?, attention)
@@ -243,6 +249,13 @@ fn none(path: &Path, found: String) -> OpenError {
         found,
         advice: "a language model (.gguf), or the folder of a language model, a BERT, CLIP or SigLIP with its config.json or open_clip_config.json",
     }
+}
+
+/// The language model of a model that also sees, which was loaded already, with the tokenizer of the folder.
+pub(super) fn of_language_model(llm: Llm, path: &Path) -> Result<TextEncoder, OpenError> {
+    let attention = Attention::Causal;
+    let opened = Opened::fixed(TextTower::Llm(llm), Pooling::Last, attention);
+    opened.finish(path, &TextOptions::default(), &["config.json", "tokenizer.json"])
 }
 
 /// An encoder with what sentence-transformers may have put around it.
@@ -272,7 +285,11 @@ fn sentence(
             return Err(OpenError::malformed(path, problem));
         }
         let llm = load(&root, &LLM_PARTS, |source| {
-            let llm = Llm::load(config, source, LlmNames::hugging_face(source)?, attention)?;
+            let names = LlmNames::hugging_face(source)?;
+            let mut llm = Llm::load(config, source, names, attention)?;
+            if options.writes {
+                llm = llm.with_output(source, names)?;
+            }
             Ok(match &latent {
                 Some(latent) => llm.with_latent(LatentAttention::load(latent, source, "latent_attention_model.")?),
                 None => llm,
@@ -397,7 +414,7 @@ impl Opened {
 }
 
 /// The file itself if it is a GGUF, or the only one in a folder.
-fn only_gguf(path: &Path) -> Result<Option<PathBuf>, OpenError> {
+pub(crate) fn only_gguf(path: &Path) -> Result<Option<PathBuf>, OpenError> {
     let is_gguf = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
     if path.is_file() {
         return Ok(is_gguf(path).then(|| path.to_owned()));

@@ -8,6 +8,7 @@ use bifocal_nn::engine::values;
 use super::clip::{self, OpenClip};
 use super::settings::Settings;
 use super::{Layout, OpenError, TEXT_PARTS, dinov2, identity, load, name_of, preprocess, siglip};
+use crate::connector::Tap;
 use crate::vision::{EfficientNetLite, ImageBatch, VisionConfig, VisionTower, VitConfig};
 use crate::weights;
 
@@ -82,6 +83,27 @@ impl VisionEncoder {
                     name: self.name.clone(),
                     layer: 0,
                     layers: 0,
+                })?;
+                (each, width) = (patches, rows.dims()[1]);
+                out.extend(values(rows));
+            }
+            Ok(())
+        })?;
+        Ok((out, each, width))
+    }
+
+    /// As [`VisionEncoder::patches`], from another place of the tower.
+    ///
+    /// # Errors
+    /// [`OpenError::Pixels`] when the number of values is another, [`OpenError::Layer`] for a tower without patches or without that layer.
+    pub fn tapped(&self, tap: &Tap, pixels: &[f32], n: usize) -> Result<(Vec<f32>, usize, usize), OpenError> {
+        let (mut out, mut each, mut width) = (Vec::new(), 0, 0);
+        self.batches(pixels, n, |batch| {
+            for images in batch {
+                let (rows, patches) = tap.read(&self.tower, images).ok_or_else(|| OpenError::Layer {
+                    name: self.name.clone(),
+                    layer: usize::try_from(tap.layer.unsigned_abs()).unwrap_or(usize::MAX),
+                    layers: self.tower.layers(),
                 })?;
                 (each, width) = (patches, rows.dims()[1]);
                 out.extend(values(rows));
@@ -235,7 +257,7 @@ pub(super) fn of_transformers(
     }))
 }
 
-fn finish(
+pub(super) fn finish(
     path: &Path,
     tower: VisionTower,
     preprocess: Preprocess,

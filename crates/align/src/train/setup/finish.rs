@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bifocal_models::bundle::{self, Manifest, Parts, SaveTower};
+use bifocal_models::bundle::{self, ChatPart, Manifest, Parts, SaveTower};
 use bifocal_models::towers::Towers;
 use bifocal_nn::lora::{self, Fold};
 use bifocal_nn::{Module, ema};
@@ -43,11 +43,30 @@ impl Setup {
             fingerprint: fingerprint.to_owned(),
             trained,
         };
+        let last = self.stages.len() - 1;
+        let chat = self.stages[last]
+            .stage
+            .needs
+            .dialogue
+            .as_ref()
+            .map(|dialogue| ChatPart {
+                template: dialogue.template.clone(),
+                tap: dialogue.tap,
+            });
         let parts = Parts {
+            chat,
             method: &recipe.method,
             licence: None,
-            vision: tower(&self.vision_origin, &self.vision.fingerprint, towers.vision.is_some()),
-            text: tower(&self.text_origin, &self.text_fingerprint, towers.text.is_some()),
+            vision: tower(
+                &self.vision_origin,
+                &self.vision.fingerprint,
+                towers.vision.is_some() && self.has_learnt("vision.", last),
+            ),
+            text: tower(
+                &self.text_origin,
+                &self.text_fingerprint,
+                towers.text.is_some() && self.has_learnt("text.", last),
+            ),
             towers: &towers,
             pooling: self.text.pooling,
             attention: self.text.attention,

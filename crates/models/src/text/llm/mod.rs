@@ -144,6 +144,7 @@ impl Llm {
             self.blocks.truncate(layer);
             self.norm = None;
             self.latent = None;
+            self.output = None;
             Arc::make_mut(&mut self.config).layers = layer;
         }
     }

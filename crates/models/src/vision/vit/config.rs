@@ -129,7 +129,7 @@ impl VitConfig {
     }
 
     /// Rows of an image of this many patches.
-    pub(in crate::vision) fn tokens(&self, patches: usize) -> usize {
+    pub(crate) fn tokens(&self, patches: usize) -> usize {
         patches + usize::from(self.family.has_class()) + self.registers
     }
 
