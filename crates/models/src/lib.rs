@@ -4,10 +4,10 @@
 //! - [`tokenizer`]: from texts to token ids;
 //! - [`vision`], [`text`]: towers; [`adapter`]: heads into the joint space; [`towers`]: all of them together;
 //! - [`open`](mod@open): pretrained encoders from files and folders; [`inspect`](mod@inspect): what they are, without loading them;
-//! - [`chat`]: dialogues, [`connector`]: what joins eyes and a language model; [`generate`]: language models that write;
+//! - [`chat`]: dialogues; [`connector`]: from pictures to what a language model reads; [`generate`]: language models that write;
+//! - [`vq`]: pictures as codes;
 //! - [`doctor`]: what is wrong with a model;
 //! - [`hub`]: models by their name on a hub, in the cache of its client;
-//! - [`connector`]: from pictures to what a language model reads;
 //! - [`bundle`]: what training leaves; [`convert`](mod@convert): from one layout to another.
 //!
 //! Everything a tower computes is differentiable and packed: images and texts are rows one after the other, without padding.

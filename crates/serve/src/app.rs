@@ -111,6 +111,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/v1/classify", post(api::classify::classify))
         .route("/v1/similarity", post(api::similarity::similarity))
         .route("/v1/search", post(api::search::search))
+        .route("/v1/chat/completions", post(api::chat::completions))
         .layer(from_fn_with_state(app.clone(), guard::work));
     let look = Router::new()
         .route("/v1/models", get(api::models::list))

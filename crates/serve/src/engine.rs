@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bifocal_data::Preprocess;
 use bifocal_data::decode::decode_with;
 use bifocal_models::bundle::{BundleError, Model};
+use bifocal_models::chat::ChatModel;
 use bifocal_models::tokenizer::Encoding;
 use bifocal_search::Store;
 use tokio::sync::Semaphore;
@@ -17,6 +19,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::nested::Nested;
 use crate::queue::{Cost, Queue, Room, Work, work};
+use crate::talk::Talker;
 
 /// What the service serves.
 pub struct Loaded {
@@ -28,6 +31,8 @@ pub struct Loaded {
     pub id: String,
     /// A store of the model's embeddings; without one there is no search.
     pub store: Option<Arc<dyn Store>>,
+    /// A language model to talk with, and what clients see as its id.
+    pub chat: Option<(ChatModel, String)>,
 }
 
 /// See the module.
@@ -38,6 +43,7 @@ pub(crate) struct Engine {
     /// To which widths embeddings may be cut.
     pub(crate) nested: Nested,
     pub(crate) queue: Arc<Queue>,
+    pub(crate) talker: Option<Talker>,
     limits: Limits,
     metrics: Arc<Metrics>,
     /// Threads that may make tokens or pixels at once: as many as there are processors.
@@ -76,6 +82,7 @@ impl Engine {
             id: loaded.id,
             model,
             store: loaded.store,
+            talker: loaded.chat.map(|(model, id)| Talker::new(model, id, limits.talks)),
             queue,
             limits: limits.clone(),
             metrics: metrics.clone(),
@@ -214,23 +221,34 @@ fn tokens(model: &Model, items: Vec<(usize, Item)>, whole: bool) -> Answer<Vec<(
 
 /// `[size, size, 3]` as the model reads it, and the picture's own size.
 fn pixels(model: &Model, picture: &Picture, limits: &bifocal_data::Limits, param: &str) -> Answer<Prepared> {
-    let Picture::Bytes(bytes) = picture else {
-        return Err(ApiError::lost()); // fetched before
-    };
     let preprocess = model.preprocess().ok_or_else(|| {
         ApiError::field(
             param,
             "the model reads texts only; serve one with a vision tower to embed pictures",
         )
     })?;
+    let (values, size) = prepare(preprocess, picture, limits, param)?;
+    Ok(Prepared {
+        work: Work::Pixels(values),
+        size: Some(size),
+    })
+}
+
+/// A picture as a tower reads it, `[size, size, 3]`, and its own width and height.
+pub(crate) fn prepare(
+    preprocess: &Preprocess,
+    picture: &Picture,
+    limits: &bifocal_data::Limits,
+    param: &str,
+) -> Answer<(Vec<f32>, (u32, u32))> {
+    let Picture::Bytes(bytes) = picture else {
+        return Err(ApiError::lost()); // fetched before
+    };
     let image = decode_with(bytes, limits, preprocess.conventions).map_err(|error| ApiError::picture(&error, param))?;
     let values = preprocess
         .apply(&image)
         .map_err(|e| ApiError::field(param, e.to_string()))?;
-    Ok(Prepared {
-        work: Work::Pixels(values),
-        size: Some((image.width(), image.height())),
-    })
+    Ok((values, (image.width(), image.height())))
 }
 
 /// One row for each group of inputs: the row itself for a group of one, else the direction of the sum of unit rows.

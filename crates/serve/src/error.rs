@@ -7,7 +7,7 @@ use bifocal_eval::EvalError;
 use bifocal_models::bundle::BundleError;
 use bifocal_models::open::OpenError;
 use bifocal_search::StoreError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::json::Json;
 
@@ -105,6 +105,13 @@ impl ApiError {
         error.at(param)
     }
 
+    /// What clients read.
+    pub(crate) fn value(&self) -> Value {
+        json!({ "error": {
+            "message": self.message, "type": self.kind(), "param": self.param, "code": self.code,
+        }})
+    }
+
     fn kind(&self) -> &'static str {
         match self.status.as_u16() {
             401 | 403 => "authentication_error",
@@ -119,10 +126,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({ "error": {
-            "message": self.message, "type": self.kind(), "param": self.param, "code": self.code,
-        }});
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(self.value())).into_response();
         let headers = response.headers_mut();
         if matches!(self.status.as_u16(), 429 | 503) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));

@@ -22,6 +22,7 @@ mod payload;
 mod picture;
 mod queue;
 mod store;
+mod talk;
 #[cfg(test)]
 mod tests;
 

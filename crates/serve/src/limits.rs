@@ -23,7 +23,11 @@ pub struct Limits {
     pub queue_tokens: usize,
     /// Pixels of all of them, at the size that the model reads.
     pub queue_pixels: usize,
-    /// From a complete request to its answer.
+    /// Questions to a language model that wait or are answered; it answers one at a time.
+    pub talks: usize,
+    /// Tokens of one answer of a language model.
+    pub answer_tokens: usize,
+    /// From a complete request to its answer; what a language model writes ends there.
     pub deadline: Duration,
     /// For the head of a request, also while a kept connection is idle.
     pub header_time: Duration,
@@ -54,6 +58,8 @@ impl Default for Limits {
             queue_tokens: 1 << 20,
             // 256 pictures of 224×224 as f32 are 150 MB
             queue_pixels: 256 * 224 * 224,
+            talks: 16,
+            answer_tokens: 4096,
             deadline: Duration::from_secs(30),
             header_time: Duration::from_secs(10),
             body_time: Duration::from_secs(30),

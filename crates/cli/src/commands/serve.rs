@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bifocal_models::chat::ChatModel;
 use bifocal_models::open::TextOptions;
 use bifocal_serve::{AllowedHosts, ApiKey, Config, Event, Limits, Loaded};
 
@@ -30,6 +31,9 @@ pub struct Args {
     /// The model; with a store, if it is no longer where it was when the store was made
     #[arg(long, value_name = "M", group = "what")]
     model: Option<PathBuf>,
+    /// A language model to talk with, at /v1/chat/completions; one that was trained with recipes/llava.toml sees pictures
+    #[arg(long, value_name = "M")]
+    chat: Option<PathBuf>,
     /// Address and port; 0.0.0.0:8080 to be reached from other machines (set an API key then)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -42,7 +46,7 @@ pub struct Args {
     /// Hosts from which pictures named by URL may be fetched: names, *.example.com, or * for any on the public internet
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     allow_image_urls: Vec<String>,
-    /// Seconds from a complete request to its answer
+    /// Seconds from a complete request to its answer; what a language model writes ends there
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     deadline: u64,
     /// Inputs that may wait or be embedded at once; more are refused with 429
@@ -74,9 +78,13 @@ pub fn run(args: Args) -> Result<()> {
         },
     };
     let stop = Stop::listen()?;
-    let (store, model) = (args.store, args.model);
+    let (store, model, chat) = (args.store, args.model, args.chat);
     let has_store = store.is_some();
-    let load = move || load(store.as_deref(), model.as_deref()).map_err(Into::into);
+    let load = move || {
+        let loaded = load(store.as_deref(), model.as_deref())?;
+        let chat = chat.map(|name| talker(&name)).transpose()?;
+        Ok(Loaded { chat, ..loaded })
+    };
     let tell = move |event| match event {
         Event::Listening(address) => eprintln!("listening on http://{address}/, loading the model"),
         Event::Ready if has_store => eprintln!("ready"),
@@ -115,6 +123,7 @@ fn load(store: Option<&Path>, given: Option<&Path>) -> Result<Loaded> {
             model,
             path,
             store: None,
+            chat: None,
         });
     };
     let store = finder::open_reader(dir)?;
@@ -126,7 +135,13 @@ fn load(store: Option<&Path>, given: Option<&Path>) -> Result<Loaded> {
         model,
         path,
         store: Some(Arc::from(store)),
+        chat: None,
     })
+}
+
+/// The language model, and its id.
+fn talker(name: &Path) -> Result<(ChatModel, String)> {
+    Ok((ChatModel::open(&model::find(name)?)?, id(name)))
 }
 
 /// The last part of a path, or of a hub's name; what `bifocal train` wrote is called by its run, since all such folders are named `model`.

@@ -115,6 +115,13 @@ impl<'a> Conversation<'a> {
         })
     }
 
+    /// After what was said before: turns of user and model, beginning with the user's.
+    #[must_use]
+    pub fn after(mut self, turns: Vec<Turn>) -> Self {
+        self.dialogue.turns = turns;
+        self
+    }
+
     /// What was said so far.
     pub fn dialogue(&self) -> &Dialogue {
         &self.dialogue

@@ -1,5 +1,6 @@
 //! One file per group of routes.
 
+pub(crate) mod chat;
 pub(crate) mod classify;
 pub(crate) mod cohere;
 mod dialect;

@@ -8,21 +8,40 @@ use crate::app::Shared;
 use crate::engine::Engine;
 use crate::error::{Answer, ApiError};
 use crate::json::Json;
+use crate::talk::Talker;
 
-/// The one model that is served.
+/// The model that embeds, and the one that talks if there is one.
 pub(crate) async fn list(State(app): State<Shared>) -> Answer<Json<Value>> {
-    let model = describe(app.engine()?);
-    Ok(Json(json!({ "object": "list", "data": [model] })))
+    let engine = app.engine()?;
+    let mut models = vec![describe(engine)];
+    models.extend(engine.talker.as_ref().map(speaks));
+    Ok(Json(json!({ "object": "list", "data": models })))
 }
 
 /// The model by its id.
 pub(crate) async fn one(State(app): State<Shared>, id: Result<Path<String>, PathRejection>) -> Answer<Json<Value>> {
     let Path(id) = id.map_err(|error| ApiError::malformed(error.body_text()))?;
     let engine = app.engine()?;
-    if id != engine.id {
-        return Err(ApiError::missing("there is no such model; GET /v1/models says which one is served").at("model"));
+    if id == engine.id {
+        return Ok(Json(describe(engine)));
     }
-    Ok(Json(describe(engine)))
+    let talker = engine.talker.as_ref().filter(|talker| talker.id == id);
+    let none = || ApiError::missing("there is no such model; GET /v1/models says which ones are served").at("model");
+    talker.map(|talker| Json(speaks(talker))).ok_or_else(none)
+}
+
+fn speaks(talker: &Talker) -> Value {
+    let modalities: &[&str] = if talker.sees() { &["text", "image"] } else { &["text"] };
+    json!({
+        "id": talker.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": "bifocal",
+        "chat": true,
+        "modalities": modalities,
+        "max_tokens": talker.context(),
+        "fingerprint": talker.fingerprint(),
+    })
 }
 
 fn describe(engine: &Engine) -> Value {

@@ -4,12 +4,13 @@ use serde_json::json;
 
 use super::*;
 
-const ROUTES: [&str; 5] = [
+const ROUTES: [&str; 6] = [
     "/v1/embeddings",
     "/v2/embed",
     "/v1/classify",
     "/v1/similarity",
     "/v1/search",
+    "/v1/chat/completions",
 ];
 
 #[test]

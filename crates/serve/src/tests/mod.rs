@@ -2,6 +2,7 @@
 
 #[path = "../../../data/tests/common/bombs/mod.rs"]
 mod bombs;
+mod chat;
 mod dialects;
 mod embeddings;
 mod hostile;
@@ -165,6 +166,7 @@ impl Server {
             path: model_path().to_owned(),
             id: "tiny".to_owned(),
             store,
+            chat: None,
         };
         self.app
             .serve(Engine::start(loaded, &self.app.limits, &self.app.metrics).unwrap());
