@@ -7,18 +7,18 @@ use super::*;
 
 const ROUTE: &str = "/v1/chat/completions";
 
-/// A server that talks: `fixture` is a model of the tests of `bifocal-models`.
-fn server(fixture: &str, limits: Limits) -> Server {
+/// A server that talks, with the LLaVA of the tests of `bifocal-models`; without its eyes it is a language model alone.
+fn server(sees: bool, limits: Limits) -> Server {
     let server = Server::unloaded(limits, None);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models/tests/fixtures")
-        .join(fixture);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/llava");
+    let mut chat = ChatModel::open(&path).unwrap();
+    chat.eyes = chat.eyes.filter(|_| sees);
     let loaded = Loaded {
         model: model(),
         path: model_path().to_owned(),
         id: "tiny".to_owned(),
         store: None,
-        chat: Some((ChatModel::open(&path).unwrap(), "talker".to_owned())),
+        chat: Some((chat, "talker".to_owned())),
     };
     let engine = Engine::start(loaded, &server.app.limits, &server.app.metrics).unwrap();
     server.app.serve(engine);
@@ -50,7 +50,7 @@ fn events(answer: &Answer) -> Vec<Value> {
 #[test]
 fn an_answer_is_the_same_as_a_whole_and_piece_by_piece() {
     run(async {
-        let server = server("llava", Limits::default());
+        let server = server(true, Limits::default());
         let mut body = json!({ "model": "any", "messages": about(&photo()), "max_tokens": 12 });
         let whole = server.post(ROUTE, &body).await.good();
         assert_eq!(
@@ -89,7 +89,7 @@ fn an_answer_is_the_same_as_a_whole_and_piece_by_piece() {
 #[test]
 fn what_was_said_before_counts_and_seeds_repeat() {
     run(async {
-        let server = server("llava", Limits::default());
+        let server = server(true, Limits::default());
         let dialogue = json!([
             { "role": "user", "content": "a cat" },
             { "role": "assistant", "content": "the dog" },
@@ -109,7 +109,7 @@ fn what_was_said_before_counts_and_seeds_repeat() {
 #[test]
 fn what_cannot_be_is_refused_with_its_field() {
     run(async {
-        let server = server("llava", Limits::default());
+        let server = server(true, Limits::default());
         let user = json!({ "role": "user", "content": "a" });
         let picture = json!({ "type": "image_url", "image_url": { "url": photo() } });
         let cases = [
@@ -167,7 +167,7 @@ fn what_cannot_be_is_refused_with_its_field() {
 #[test]
 fn who_does_not_see_says_so_and_a_full_line_sends_away() {
     run(async {
-        let blind = server("tiny-writer.gguf", Limits::default());
+        let blind = server(false, Limits::default());
         let message = blind
             .post(ROUTE, &json!({ "messages": about(&photo()) }))
             .await
@@ -180,7 +180,7 @@ fn who_does_not_see_says_so_and_a_full_line_sends_away() {
             talks: 0,
             ..Limits::default()
         };
-        let full = server("llava", limits);
+        let full = server(true, limits);
         full.post(ROUTE, &body).await.refused(429);
     });
 }
@@ -192,7 +192,7 @@ fn an_answer_ends_at_the_deadline() {
             deadline: std::time::Duration::from_millis(2000),
             ..Limits::default()
         };
-        let server = server("llava", limits);
+        let server = server(true, limits);
         // that is past as soon as it is asked
         let talker = server.app.engine().unwrap().talker.as_ref().unwrap();
         let question = crate::talk::Question {
@@ -222,7 +222,7 @@ fn an_answer_ends_at_the_deadline() {
 #[test]
 fn both_models_are_listed() {
     run(async {
-        let server = server("llava", Limits::default());
+        let server = server(true, Limits::default());
         let all = server.get("/v1/models").await.good();
         let ids: Vec<&str> = all["data"]
             .as_array()
