@@ -132,7 +132,7 @@ pub fn score(questions: &[Source], answers: &[Answer], benchmark: &'static str) 
         right.len(),
         vec![None, ratio(right.iter().filter(|r| **r).count(), right.len())],
     );
-    let part: [(&str, fn(&Asked) -> &str); 2] = [("", |row| &row.area), ("  ", |row| &row.category)];
+    let part: [(&str, for<'r> fn(&'r Asked) -> &'r str); 2] = [("", |row| &row.area), ("  ", |row| &row.category)];
     for (prefix, name) in part {
         let names = || first.iter().map(|(row, _)| name(row));
         let mut parts: Vec<_> = groups(names().zip(all.iter().copied()))
