@@ -132,9 +132,16 @@ pub fn score(questions: &[Source], answers: &[Answer], benchmark: &'static str) 
         right.len(),
         vec![None, ratio(right.iter().filter(|r| **r).count(), right.len())],
     );
-    let part: [(&str, for<'r> fn(&'r Asked) -> &'r str); 2] = [("", |row| &row.area), ("  ", |row| &row.category)];
-    for (prefix, name) in part {
-        let names = || first.iter().map(|(row, _)| name(row));
+    for (prefix, areas) in [("", true), ("  ", false)] {
+        let names = || {
+            first.iter().map(|(row, _)| {
+                if areas {
+                    row.area.as_str()
+                } else {
+                    row.category.as_str()
+                }
+            })
+        };
         let mut parts: Vec<_> = groups(names().zip(all.iter().copied()))
             .into_iter()
             .zip(groups(names().zip(single.iter().copied())))

@@ -90,7 +90,7 @@ fn is_word(c: char) -> bool {
 }
 
 fn is_digit(c: char) -> bool {
-    c.is_numeric() && c.to_digit(10).is_some()
+    c.is_ascii_digit()
 }
 
 fn listed(list: &str, word: &str) -> bool {

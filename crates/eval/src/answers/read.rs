@@ -142,12 +142,15 @@ impl From<Value> for Id {
     }
 }
 
+/// The cells of a line of a table.
+pub(super) type Record<'a> = Vec<Cow<'a, str>>;
+
 /// The records of a table separated by tabs, with the line each begins at. Fields in double quotes may hold tabs, ends of lines and doubled quotes; a quote
 /// elsewhere is a character as any other.
 ///
 /// # Errors
 /// The line of a quote that is never closed.
-pub(super) fn table(text: &str) -> Result<Vec<(usize, Vec<Cow<'_, str>>)>, usize> {
+pub(super) fn table(text: &str) -> Result<Vec<(usize, Record<'_>)>, usize> {
     let (mut records, mut record) = (Vec::new(), Vec::new());
     let (mut rest, mut line, mut begins) = (text, 1, 1);
     while !rest.is_empty() {
