@@ -8,6 +8,7 @@
 //! - [`composition`](mod@composition) and [`rules`]: captions against hard negatives (SugarCrepe, Winoground, MMVP, ARO), rank correlation (STS);
 //! - [`calibration`](mod@calibration): what is confused, and whether certainty is deserved;
 //! - [`continual`](mod@continual): what was learnt and forgotten, task after task;
+//! - [`answers`]: what vision-language models answered, by the rules of POPE, GQA, VQAv2, TextVQA, MME, MMBench, ScienceQA and captions;
 //! - [`neighbours`], [`probe`]: what features are good for without text;
 //! - [`bootstrap`]: intervals, and whether two models differ;
 //! - [`templates`]: the prompts;
@@ -18,6 +19,7 @@ mod cholesky;
 mod error;
 mod scores;
 
+pub mod answers;
 pub mod bootstrap;
 pub mod calibration;
 pub mod composition;

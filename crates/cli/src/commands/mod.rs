@@ -12,6 +12,7 @@ pub mod index;
 pub mod info;
 pub mod lab;
 pub mod man;
+pub mod score;
 pub mod search;
 pub mod serve;
 pub mod train;
