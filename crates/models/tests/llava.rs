@@ -89,8 +89,8 @@ fn a_conversation_reads_nothing_twice() {
     let system = Some("w3 w4".to_owned());
     let mut talk = Conversation::new(&model, Some(pixels), system.clone(), speech).unwrap();
     let first = talk.ask("w5 w6", |_| true).unwrap();
-    // <s> w3 w4 <unk>, the picture, w5 w6 <unk>
-    assert_eq!(first.read, 4 + 9 + 3, "{first:?}");
+    // w3 w4 <unk>, the picture, w5 w6 <unk>
+    assert_eq!(first.read, 3 + 9 + 3, "{first:?}");
     let heard = &mut String::new();
     let second = talk
         .ask("w7", |piece| {

@@ -27,7 +27,8 @@ struct Text {
 /// one that still grows could become better than the worst of them.
 ///
 /// `step(parents, ids)` gives the logits after each text that goes on: text i is the former text `parents[i]` and then `ids[i]`. The first call has no texts and
-/// asks for those after what was read.
+/// asks for those after what was read. `guard(text, scores)` may change the logarithms of the probabilities of what comes after a text: after the softmax, as
+/// transformers has it in this search, and before it where tokens are drawn one by one.
 ///
 /// # Shapes
 /// `step`: `n` texts → `[n, vocabulary]`; the first call: `[1, vocabulary]`.
@@ -38,6 +39,7 @@ pub fn beam_search(
     options: &Beams,
     stop: &[u32],
     mut step: impl FnMut(&[usize], &[u32]) -> Result<Vec<f32>, GenerateError>,
+    guard: impl Fn(&[u32], &mut [f32]),
 ) -> Result<Vec<u32>, GenerateError> {
     let field = |field, value: usize, allowed| {
         Err(GenerateError::Field {
@@ -62,7 +64,7 @@ pub fn beam_search(
     let wide = (1 + stop.len()).max(2) * options.beams;
     for length in 1..=options.max_tokens {
         let size = (length as f32).powf(options.length_penalty);
-        let best = best(&growing, &logits, wide);
+        let best = best(&growing, &logits, wide, &guard);
         if best.is_empty() {
             return Err(GenerateError::NotFinite);
         }
@@ -97,17 +99,17 @@ pub fn beam_search(
 }
 
 /// The best continuations of all texts: score, text, token; of equal ones, those of earlier texts and smaller ids.
-fn best(growing: &[Text], logits: &[f32], count: usize) -> Vec<(f32, usize, u32)> {
+fn best(growing: &[Text], logits: &[f32], count: usize, guard: &impl Fn(&[u32], &mut [f32])) -> Vec<(f32, usize, u32)> {
     let vocabulary = logits.len() / growing.len().max(1);
     let mut all: Vec<(f32, usize, u32)> = Vec::with_capacity(logits.len());
     for (i, (text, line)) in growing.iter().zip(logits.chunks_exact(vocabulary.max(1))).enumerate() {
         let top = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = line.iter().map(|&l| f64::from(l - top).exp()).sum();
         let lse = top + sum.ln() as f32;
-        let scored = line
-            .iter()
-            .enumerate()
-            .map(|(id, &l)| (text.score + (l - lse), i, id as u32));
+        let mut scores: Vec<f32> = line.iter().map(|l| l - lse).collect();
+        guard(&text.ids, &mut scores);
+        let scored = scores.into_iter().enumerate();
+        let scored = scored.map(|(id, score)| (text.score + score, i, id as u32));
         all.extend(scored.filter(|(score, _, _)| *score > f32::NEG_INFINITY));
     }
     let order = |a: &(f32, usize, u32), b: &(f32, usize, u32)| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2)));
@@ -141,16 +143,21 @@ mod tests {
             max_tokens,
         };
         let mut texts: Vec<Vec<u32>> = vec![Vec::new()];
-        let found = beam_search(&options, &[END], |parents, ids| {
-            if !ids.is_empty() {
-                texts = parents
-                    .iter()
-                    .zip(ids)
-                    .map(|(&p, &id)| texts[p].iter().copied().chain([id]).collect())
-                    .collect();
-            }
-            Ok(texts.iter().flat_map(|text| toy(seed, text)).collect())
-        });
+        let found = beam_search(
+            &options,
+            &[END],
+            |parents, ids| {
+                if !ids.is_empty() {
+                    texts = parents
+                        .iter()
+                        .zip(ids)
+                        .map(|(&p, &id)| texts[p].iter().copied().chain([id]).collect())
+                        .collect();
+                }
+                Ok(texts.iter().flat_map(|text| toy(seed, text)).collect())
+            },
+            |_, _| {},
+        );
         found.unwrap()
     }
 
@@ -213,7 +220,7 @@ mod tests {
                 length_penalty: 1.0,
                 max_tokens,
             };
-            beam_search(&options, &[], |_, _| Ok(vec![0.0])).is_err()
+            beam_search(&options, &[], |_, _| Ok(vec![0.0]), |_, _| {}).is_err()
         };
         assert!(none(0, 3) && none(65, 3) && none(2, 0) && !none(2, 3));
     }

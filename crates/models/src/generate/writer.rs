@@ -134,25 +134,17 @@ impl<'a> Writer<'a> {
         let first = self.logits()?.to_vec();
         let model = self.model;
         let mut cache = self.cache.clone();
-        let mut texts = vec![self.history.clone()];
-        let found = beam_search(beams, stop, |parents, ids| {
-            let mut logits = first.clone();
-            if !ids.is_empty() {
-                texts = parents
-                    .iter()
-                    .zip(ids)
-                    .map(|(&parent, &id)| texts[parent].iter().copied().chain([id]).collect())
-                    .collect();
-                cache = cache.select(parents);
-                let hidden = model.extend(model.rows_of(ids), &vec![1; ids.len()], &mut cache)?;
-                logits = model.logits(hidden).ok_or(GenerateError::NoOutput)?;
+        let history = self.history.clone();
+        let step = |parents: &[usize], ids: &[u32]| {
+            if ids.is_empty() {
+                return Ok(first.clone());
             }
-            let size = logits.len() / texts.len();
-            for (line, text) in logits.chunks_exact_mut(size.max(1)).zip(&texts) {
-                repeats.apply(line, text);
-            }
-            Ok(logits)
-        })?;
+            cache = cache.select(parents);
+            let hidden = model.extend(model.rows_of(ids), &vec![1; ids.len()], &mut cache)?;
+            model.logits(hidden).ok_or(GenerateError::NoOutput)
+        };
+        let guard = |text: &[u32], scores: &mut [f32]| repeats.apply(scores, &[&history, text].concat());
+        let found = beam_search(beams, stop, step, guard)?;
         if let Some((&last, before)) = found.split_last() {
             self.read(before)?;
             self.history.push(last);
