@@ -11,6 +11,7 @@ mod hold;
 mod layers;
 mod learning;
 mod spec;
+mod vq;
 
 pub use chain::{Chain, ContinualSpec, Task};
 pub use error::RecipeError;
@@ -24,6 +25,8 @@ pub use spec::{
     HeadSpec, LoraSpec, LossKind, LossSpec, MergeSpec, NewVision, Normalizer, Rho, SourceKind, SourceSpec, StageSpec,
     TeacherSpec, TextSpec, VisionSpec,
 };
+
+pub use vq::{AutoencoderSpec, CodebookSpec, LatentSpec, PictureSource, PicturesSpec, VqRecipe};
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -13,4 +13,5 @@ pub mod lab;
 pub mod man;
 pub mod search;
 pub mod serve;
+pub mod tokenize;
 pub mod train;
