@@ -8,7 +8,9 @@ use common::{fails, samples, succeeds};
 use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/vq").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models/tests/fixtures/vq")
+        .join(name)
 }
 
 fn text(path: &Path) -> &str {
@@ -22,7 +24,9 @@ fn pngs(folder: &Path) -> Vec<(u32, u32)> {
         .into_iter()
         .map(|path| {
             let image = bifocal_data::ImageSource::File(path);
-            let image = image.open(&bifocal_data::Limits::default(), Default::default()).unwrap();
+            let image = image
+                .open(&bifocal_data::Limits::default(), Default::default())
+                .unwrap();
             (image.width(), image.height())
         })
         .collect()
@@ -48,10 +52,16 @@ fn a_codebook_is_trained_and_takes_pictures_there_and_back() {
     let mut explain = train.clone();
     explain.push("--explain");
     let told = succeeds(&explain);
-    assert!(told.contains("47 pictures, 3 held out, 6 steps") && told.contains("16 × 16 pixels"), "{told}");
+    assert!(
+        told.contains("47 pictures, 3 held out, 6 steps") && told.contains("16 × 16 pixels"),
+        "{told}"
+    );
     assert!(!run.exists());
     let told = succeeds(&train);
-    assert!(told.contains("held-out pictures") && told.contains("bifocal tokenize"), "{told}");
+    assert!(
+        told.contains("held-out pictures") && told.contains("bifocal tokenize"),
+        "{told}"
+    );
     fails(1, &train);
     train.push("--resume");
     succeeds(&train);
@@ -61,9 +71,23 @@ fn a_codebook_is_trained_and_takes_pictures_there_and_back() {
     let (model, holdout) = (run.join("model"), run.join("holdout.json"));
     let (model, holdout) = (text(&model), text(&holdout));
     let (npy, jsonl, pairs) = (at("codes.npy"), at("codes.jsonl"), at("pairs"));
-    let told = succeeds(&["tokenize", "--model", model, "--holdout", holdout, "--out", text(&npy), "--pairs", text(&pairs), "--json"]);
+    let told = succeeds(&[
+        "tokenize",
+        "--model",
+        model,
+        "--holdout",
+        holdout,
+        "--out",
+        text(&npy),
+        "--pairs",
+        text(&pairs),
+        "--json",
+    ]);
     let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((&told["pictures"], &told["size"], &told["of"]), (&3.into(), &64.into(), &64.into()));
+    assert_eq!(
+        (&told["pictures"], &told["size"], &told["of"]),
+        (&3.into(), &64.into(), &64.into())
+    );
     let psnr = |way: &str| told[way]["psnr"].as_f64().unwrap();
     assert!(psnr("codes") > 0.0 && psnr("without_codes") > 0.0);
     assert!((0.0..=1.0).contains(&told["codes"]["ssim"].as_f64().unwrap().abs()));
@@ -71,10 +95,26 @@ fn a_codebook_is_trained_and_takes_pictures_there_and_back() {
     assert!((1..=48).contains(&used) && told["perplexity"].as_f64().unwrap() <= used as f64 + 1e-9);
     // before, without codes, with codes, and two gaps
     assert_eq!(pngs(&pairs), [(3 * 64 + 4, 64); 3]);
-    succeeds(&["tokenize", "--model", model, "--holdout", holdout, "--out", text(&jsonl)]);
+    succeeds(&[
+        "tokenize",
+        "--model",
+        model,
+        "--holdout",
+        holdout,
+        "--out",
+        text(&jsonl),
+    ]);
     let mut decoded = Vec::new();
     for (codes, out) in [(&npy, at("a")), (&jsonl, at("b"))] {
-        succeeds(&["tokenize", "--model", model, "--decode", text(codes), "--out", text(&out)]);
+        succeeds(&[
+            "tokenize",
+            "--model",
+            model,
+            "--decode",
+            text(codes),
+            "--out",
+            text(&out),
+        ]);
         assert_eq!(pngs(&out), [(64, 64); 3]);
         decoded.push(std::fs::read(out.join("000001.png")).unwrap());
     }
@@ -84,14 +124,28 @@ fn a_codebook_is_trained_and_takes_pictures_there_and_back() {
     let photos = text(&photos);
     let told = succeeds(&["tokenize", "--model", text(&at("tiny")), "--size", "64", photos]);
     assert!(told.contains("without codes  PSNR") && !told.contains("used"), "{told}");
-    let no_codes = fails(2, &["tokenize", "--model", text(&at("tiny")), photos, "--out", text(&npy)]);
+    let no_codes = fails(
+        2,
+        &["tokenize", "--model", text(&at("tiny")), photos, "--out", text(&npy)],
+    );
     assert!(no_codes.contains("no codes"), "{no_codes}");
     fails(2, &["tokenize", "--model", model]);
     fails(2, &["tokenize", "--model", model, photos, "--size", "40"]);
     fails(2, &["tokenize", "--model", model, photos, "--out", "codes.txt"]);
     fails(2, &["tokenize", "--model", "nowhere", photos]);
     std::fs::write(&jsonl, "{\"image\": \"a\", \"codes\": [[64]]}\n").unwrap();
-    let unknown = fails(1, &["tokenize", "--model", model, "--decode", text(&jsonl), "--out", text(&at("c"))]);
+    let unknown = fails(
+        1,
+        &[
+            "tokenize",
+            "--model",
+            model,
+            "--decode",
+            text(&jsonl),
+            "--out",
+            text(&at("c")),
+        ],
+    );
     assert!(unknown.contains("no code 64"), "{unknown}");
 }
 
@@ -103,8 +157,21 @@ fn a_file_of_llamagens_tokenizes() {
     let mut all: Vec<PathBuf> = std::fs::read_dir(&photos).unwrap().map(|e| e.unwrap().path()).collect();
     all.sort();
     let model = fixture("llamagen.pt");
-    let told = succeeds(&["tokenize", "--model", text(&model), "--size", "32", text(&all[0]), text(&all[1]), "--out", text(&codes)]);
-    assert!(told.contains("2 pictures of 32 × 32 pixels") && told.contains("16 × 16 codes"), "{told}");
+    let told = succeeds(&[
+        "tokenize",
+        "--model",
+        text(&model),
+        "--size",
+        "32",
+        text(&all[0]),
+        text(&all[1]),
+        "--out",
+        text(&codes),
+    ]);
+    assert!(
+        told.contains("2 pictures of 32 × 32 pixels") && told.contains("16 × 16 codes"),
+        "{told}"
+    );
     assert!(told.contains("of 50 codes used"), "{told}");
     let lines = std::fs::read_to_string(&codes).unwrap();
     assert_eq!(lines.lines().count(), 2);

@@ -40,7 +40,7 @@ pub struct Args {
     /// Side of the squares in pixels; the one that the model was made for, unless given
     #[arg(long, value_name = "PIXELS", conflicts_with = "decode")]
     size: Option<u32>,
-    /// Where codes go: .npy (int32, [pictures, rows, columns]) or .jsonl ({"image", "codes"}); with --decode and --pairs, the folder for pictures
+    /// Where codes go: .npy (int32, [pictures, rows, columns]) or .jsonl ({"image", "codes"}); with --decode, the folder for pictures
     #[arg(long, value_name = "FILE|DIR")]
     out: Option<PathBuf>,
     /// Make pictures (PNG) of a file of codes, into the folder --out
