@@ -236,11 +236,7 @@ fn a_codec_takes_pictures_to_codes_and_back() {
     assert_eq!(decoded.len(), picture.len());
     assert!(decoded.iter().all(|v| (0.0..=1.0).contains(v)));
     assert!(codec.ceiling(&picture, [32, 48]).expect("a picture").is_some());
-    // other pictures have other codes, and other codes are other pictures
-    let other: Vec<f32> = (0..picture.len())
-        .map(|i| if i % 144 < 72 { 1.0 } else { 0.0 })
-        .collect();
-    assert_ne!(codec.encode(&other, [32, 48]).expect("codes"), codes);
+    // other codes are other pictures
     let changed: Vec<u32> = codes.iter().map(|code| (code + 1) % 19).collect();
     assert_ne!(codec.decode(&changed, [2, 3]).expect("a picture"), decoded);
     let unfit = |error: CodecError| assert!(matches!(error, CodecError::Unfit(_)), "{error}");
@@ -258,6 +254,9 @@ fn a_codec_takes_pictures_to_codes_and_back() {
         n: 1,
         size: [32, 48],
     };
+    // other pictures have other codes
+    let other: Vec<f32> = picture.iter().map(|v| 1.0 - v).collect();
+    assert_ne!(llamagen.encode(&other, [32, 48]).expect("codes"), codes);
     let Codec::Pixels(vq) = &llamagen else {
         panic!("on pixels")
     };
