@@ -34,5 +34,7 @@ pub(crate) const SAMPLE: u64 = 8;
 pub(crate) const TAKE: u64 = 9;
 /// The order of reference pictures.
 pub(crate) const REFERENCE: u64 = 10;
+/// Which latents become codes.
+pub(crate) const CODES: u64 = 11;
 /// This and above: one for each source.
 pub(crate) const EXTRA: u64 = 16;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use bifocal_align::Recipe;
-use bifocal_align::recipe::Chain;
+use bifocal_align::recipe::{Chain, VqRecipe};
 
 use crate::failure::wrong_use;
 use crate::model;
@@ -38,8 +38,22 @@ impl RecipeArgs {
         Ok(recipe)
     }
 
+    /// As [`RecipeArgs::load`], of an autoencoder's recipe; `None` when it is not one.
+    pub fn vq(&self) -> Result<Option<VqRecipe>> {
+        if !VqRecipe::is(&self.recipe) {
+            return Ok(None);
+        }
+        Ok(Some(VqRecipe::load(&self.recipe, self.profile.as_deref(), &self.set)?))
+    }
+
     /// As [`RecipeArgs::load`], of a recipe of several tasks; `None` when it is not one.
     pub fn chain(&self) -> Result<Option<Chain>> {
+        if VqRecipe::is(&self.recipe) {
+            return Err(wrong_use(format!(
+                "{} trains an autoencoder (method = \"vq\"), which only `bifocal train` does",
+                self.recipe.display()
+            )));
+        }
         let chain = Chain::load(&self.recipe, self.profile.as_deref(), &self.set)?;
         for task in chain.iter().flat_map(|chain| &chain.tasks) {
             fetch(&task.recipe)?;

@@ -13,6 +13,7 @@
 //! - [`bootstrap`]: intervals, and whether two models differ;
 //! - [`templates`]: the prompts;
 //! - [`ridge`]: the linear baseline that a trained adaptor has to beat;
+//! - [`picture`]: how near a picture is to another one, how much of a codebook is used;
 //! - [`report`]: tables and JSON, with the chance level and the protocol beside every number.
 
 mod cholesky;
@@ -26,6 +27,7 @@ pub mod composition;
 pub mod continual;
 pub mod neighbours;
 pub mod page;
+pub mod picture;
 pub mod probe;
 pub mod report;
 pub mod retrieval;

@@ -1,4 +1,4 @@
-//! The metrics against numpy and scikit-learn (`scripts/fixtures/{retrieval,zero_shot,ridge}.py`).
+//! The metrics against numpy, scikit-learn and scikit-image (`scripts/fixtures/{retrieval,zero_shot,ridge,picture_similarity}.py`).
 
 use bifocal_eval::{Direction, Lambda, Ridge, class_weights, retrieval, zero_shot};
 use serde::Deserialize;
@@ -152,6 +152,31 @@ fn ridge_agrees_with_scikit_learn() {
             for (f, e) in found.iter().zip(expected) {
                 assert!((f - e).abs() < 2e-5, "lambda {}: {what} {f} for {e}", fit.lambda);
             }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct PictureCase {
+    size: [usize; 2],
+    a: Vec<u8>,
+    b: Vec<u8>,
+    psnr: f64,
+    ssim: f64,
+}
+
+#[test]
+fn pictures_are_as_similar_as_scikit_image_says() {
+    use bifocal_eval::picture::{psnr, ssim};
+    let cases: Vec<PictureCase> = serde_json::from_str(include_str!("fixtures/pictures.json")).unwrap();
+    assert_eq!(cases.len(), 4);
+    for case in cases {
+        let found = [
+            psnr(&case.a, &case.b).unwrap(),
+            ssim(&case.a, &case.b, case.size, 3).unwrap(),
+        ];
+        for (found, expected) in found.into_iter().zip([case.psnr, case.ssim]) {
+            assert!((found - expected).abs() < 1e-9, "{found} {expected}");
         }
     }
 }

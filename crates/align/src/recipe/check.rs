@@ -279,7 +279,7 @@ fn inside(error: RecipeError, field: &str) -> RecipeError {
     }
 }
 
-fn need(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), RecipeError> {
+pub(super) fn need(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Result<(), RecipeError> {
     if holds {
         Ok(())
     } else {
@@ -290,7 +290,7 @@ fn need(holds: bool, key: &'static str, message: impl FnOnce() -> String) -> Res
     }
 }
 
-fn within(key: &'static str, value: f64, low: f64, high: f64) -> Result<(), RecipeError> {
+pub(super) fn within(key: &'static str, value: f64, low: f64, high: f64) -> Result<(), RecipeError> {
     need((low..=high).contains(&value), key, || {
         format!("{value} is outside {low} to {high}")
     })

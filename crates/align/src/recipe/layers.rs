@@ -132,22 +132,28 @@ fn apply_set(table: &mut Table, set: &str) -> Result<(), RecipeError> {
         set: set.to_owned(),
         message,
     };
+    let changed = with_set(table, set).map_err(fail)?;
+    Recipe::deserialize(Value::Table(changed.clone())).map_err(|error| fail(explain(error.message())))?;
+    *table = changed;
+    Ok(())
+}
+
+/// A table with `key=value` in it; whether there is such a key is for others to say.
+pub(super) fn with_set(table: &Table, set: &str) -> Result<Table, String> {
     let (key, text) = set
         .split_once('=')
-        .ok_or_else(|| fail("write key=value, for example optimizer.lr=1e-3".to_owned()))?;
+        .ok_or_else(|| "write key=value, for example optimizer.lr=1e-3".to_owned())?;
     let value = toml::from_str::<Table>(&format!("v = {}", text.trim()))
         .ok()
         .and_then(|mut t| t.remove("v"))
         .unwrap_or_else(|| Value::String(text.to_owned()));
     let parts: Vec<&str> = key.trim().split('.').collect();
     let mut changed = Value::Table(table.clone());
-    insert(&mut changed, &parts, value).map_err(fail)?;
-    let Value::Table(changed) = changed else {
-        return Err(fail("the key is empty".to_owned()));
-    };
-    Recipe::deserialize(Value::Table(changed.clone())).map_err(|error| fail(explain(error.message())))?;
-    *table = changed;
-    Ok(())
+    insert(&mut changed, &parts, value)?;
+    match changed {
+        Value::Table(changed) => Ok(changed),
+        _ => Err("the key is empty".to_owned()),
+    }
 }
 
 /// Puts a value at a dotted key; a number is a position in a list.
@@ -176,7 +182,7 @@ fn insert(at: &mut Value, parts: &[&str], value: Value) -> Result<(), String> {
     }
 }
 
-fn parse_error(text: &str, path: &Path, error: &toml::de::Error) -> RecipeError {
+pub(super) fn parse_error(text: &str, path: &Path, error: &toml::de::Error) -> RecipeError {
     let start = error.span().map_or(0, |span| span.start).min(text.len());
     RecipeError::Parse {
         path: path.to_owned(),
@@ -190,7 +196,7 @@ fn line_of(text: &str, needle: &str) -> usize {
 }
 
 /// Adds the nearest valid name to serde's "unknown field `x`, expected one of `a`, `b`".
-fn explain(message: &str) -> String {
+pub(super) fn explain(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let what = if message.starts_with("unknown field") {
         "key"
@@ -243,7 +249,7 @@ pub(super) fn differences(a: &Recipe, b: &Recipe) -> Vec<String> {
     out
 }
 
-fn compare(key: &str, a: Option<&Value>, b: Option<&Value>, out: &mut Vec<String>) {
+pub(super) fn compare(key: &str, a: Option<&Value>, b: Option<&Value>, out: &mut Vec<String>) {
     if let (Some(Value::Table(x)), Some(Value::Table(y))) = (a, b) {
         let mut keys: Vec<&String> = x.keys().chain(y.keys()).collect();
         keys.sort();

@@ -12,6 +12,7 @@ mod hold;
 mod layers;
 mod learning;
 mod spec;
+mod vq;
 
 pub use chain::{Chain, ContinualSpec, Task};
 pub use chat::ChatSpec;
@@ -26,6 +27,8 @@ pub use spec::{
     HeadSpec, LoraSpec, LossKind, LossSpec, MergeSpec, NewVision, Normalizer, Rho, SourceKind, SourceSpec, StageSpec,
     TeacherSpec, TextSpec, VisionSpec,
 };
+
+pub use vq::{AutoencoderSpec, CodebookSpec, LatentSpec, PictureSource, PicturesSpec, VqRecipe};
 
 use std::collections::BTreeMap;
 use std::path::Path;

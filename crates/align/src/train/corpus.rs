@@ -20,7 +20,7 @@ const MAX_CLASS_FILE: u64 = 256 << 20;
 const MAX_DIALOGUE_FILE: u64 = 4 << 30;
 
 /// Which pictures are held out does not depend on a run's seed: runs with different seeds are compared on the same ones.
-const HOLDOUT_SEED: u64 = 0;
+pub(crate) const HOLDOUT_SEED: u64 = 0;
 
 /// What stands on the picture's side of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]

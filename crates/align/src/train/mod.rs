@@ -3,12 +3,12 @@
 mod build;
 pub mod checkpoint;
 pub mod collective;
-mod corpus;
+pub(crate) mod corpus;
 mod disk;
-mod draw;
+pub(crate) mod draw;
 mod error;
 mod estimate;
-mod explode;
+pub(crate) mod explode;
 mod features;
 mod feed;
 mod gradient;

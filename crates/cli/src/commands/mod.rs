@@ -15,4 +15,5 @@ pub mod man;
 pub mod score;
 pub mod search;
 pub mod serve;
+pub mod tokenize;
 pub mod train;

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use bifocal_align::recipe::Chain;
+use bifocal_align::recipe::{Chain, VqRecipe};
 use bifocal_align::train::collective::Ranks;
 use bifocal_align::train::{self, Options};
+use bifocal_align::vq;
 
+use crate::failure::wrong_use;
 use crate::output::training;
 use crate::recipe_args::RecipeArgs;
 use crate::{continual, holdout, ranks};
@@ -40,6 +42,9 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
     let out = args
         .out
         .unwrap_or_else(|| PathBuf::from("runs").join(args.recipe.recipe.file_stem().unwrap_or_default()));
+    if let Some(recipe) = args.recipe.vq()? {
+        return learn_codes(&recipe, out, args.resume, args.explain, ranks);
+    }
     if let Some(chain) = args.recipe.chain()? {
         return match args.explain {
             true if ranks.first() => continual::explain(&chain),
@@ -77,6 +82,42 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
     };
     println!("{}: a bundle after {} steps", bundle.display(), summary.steps);
     holdout::evaluate(&recipe, bundle, &summary.out)
+}
+
+/// A recipe of an autoencoder with a codebook.
+fn learn_codes(recipe: &VqRecipe, out: PathBuf, resume: bool, explain: bool, ranks: &dyn Ranks) -> Result<()> {
+    if ranks.size() > 1 {
+        return Err(wrong_use(
+            "an autoencoder learns in one process; start it without mpirun",
+        ));
+    }
+    let planned = vq::overview(recipe)?;
+    training::print_vq(&planned);
+    if explain {
+        println!("\n{}", recipe.to_toml());
+        return Ok(());
+    }
+    let mut console = ranks::console(ranks)?;
+    let summary = vq::run(recipe, &Options { out, resume }, &mut console)?;
+    console.finish();
+    if let Some(found) = &summary.evaluation {
+        println!(
+            "held-out pictures: squared error of latents {:.4} of their variance, {} codes used, perplexity {:.0}",
+            found.latents, found.used, found.perplexity
+        );
+    }
+    match &summary.model {
+        Some(model) => println!(
+            "{}: after {} steps; see `bifocal tokenize`",
+            model.display(),
+            summary.steps
+        ),
+        None => println!(
+            "stopped after step {}; the same command with --resume goes on",
+            summary.steps
+        ),
+    }
+    Ok(())
 }
 
 /// A recipe of several tasks.

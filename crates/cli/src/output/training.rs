@@ -4,6 +4,7 @@ use anyhow::Result;
 use bifocal_align::train::checkpoint::Skipped;
 use bifocal_align::train::watch::Evaluation;
 use bifocal_align::train::{Estimate, Overview, Progress as Report, StepReport};
+use bifocal_align::vq::VqOverview;
 
 use super::progress::Progress;
 use crate::stop::Stop;
@@ -67,6 +68,23 @@ pub fn print_overview(overview: &Overview) {
             stage.name, stage.steps, stage.batch, stage.plan
         );
     }
+}
+
+/// What the training of an autoencoder is about to do, on standard output; what cannot be used on standard error.
+pub fn print_vq(overview: &VqOverview) {
+    for reason in &overview.unusable {
+        eprintln!("left out {reason}");
+    }
+    println!(
+        "vq: {} pictures, {} held out, {} steps; {} numbers learn, {} are frozen; a token for {} × {} pixels",
+        overview.pictures,
+        overview.held_out,
+        overview.steps,
+        overview.learns,
+        overview.frozen,
+        overview.factor,
+        overview.factor
+    );
 }
 
 /// What a run will take, on standard output.

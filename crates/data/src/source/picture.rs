@@ -144,13 +144,7 @@ impl ImageSource {
         };
         let (width, height) = (scaled(image.width()), scaled(image.height()));
         let small = resize(&image, width, height, Filter::Bilinear).unwrap_or(image);
-        let mut png = Vec::new();
-        PngEncoder::new(&mut png)
-            .write_image(small.data(), small.width(), small.height(), ExtendedColorType::Rgb8)
-            .map_err(|e| DecodeError::Unsupported {
-                what: format!("writing a small picture ({e})"),
-            })?;
-        Ok(png)
+        small.png()
     }
 
     /// The key of the bytes: the same picture has the same key as a file, in an archive and in a table. Files have no limit here, since
@@ -166,6 +160,22 @@ impl ImageSource {
             }),
             _ => Ok(ItemKey::of_bytes(&self.read(limits)?)),
         }
+    }
+}
+
+impl RgbImage {
+    /// The picture as a PNG file.
+    ///
+    /// # Errors
+    /// [`DecodeError::Unsupported`] for a picture that is too large for the format.
+    pub fn png(&self) -> Result<Vec<u8>, DecodeError> {
+        let mut png = Vec::new();
+        PngEncoder::new(&mut png)
+            .write_image(self.data(), self.width(), self.height(), ExtendedColorType::Rgb8)
+            .map_err(|e| DecodeError::Unsupported {
+                what: format!("writing a PNG file ({e})"),
+            })?;
+        Ok(png)
     }
 }
 
