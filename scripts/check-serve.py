@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """A running `bifocal serve` against the clients that people use, and against requests that nobody should send.
 
-    bifocal serve --store S --listen 127.0.0.1:8080 &
+    bifocal serve --store S --chat models/smollm2 --listen 127.0.0.1:8080 &      # --chat may be left out
     pip install openai cohere numpy schemathesis
     scripts/check-serve.py http://127.0.0.1:8080 --picture samples/photos/images/000000012280.jpg
 
-OpenAI's Python client (string, list, tokens, float, base64, pictures), Cohere's client, and schemathesis on /openapi.json: no answer of 5xx, and every
+OpenAI's Python client (string, list, tokens, float, base64, pictures; talking, whole and piece by piece), Cohere's client, and schemathesis on /openapi.json: no answer of 5xx, and every
 answer as the document describes it. Ends with 1 when something is not as it should be.
 """
 import argparse
@@ -37,7 +37,8 @@ def main():
     create = client.embeddings.create
 
     models = client.models.list().data
-    assert len(models) == 1, models
+    talkers = [model for model in models if getattr(model, "chat", False)]
+    assert len(models) == 1 + len(talkers), models
     model = models[0]
     assert client.models.retrieve(model.id).id == model.id
     one = create(model=model.id, input="a dog on the beach")
@@ -69,6 +70,15 @@ def main():
     messages = client.post("/embeddings", cast_to=openai.types.CreateEmbeddingResponse, body={
         "model": model.id, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": uri}}]}]})
     assert near(messages.data[0].embedding, picture) > 0.99999
+    for talker in talkers:
+        text = {"type": "text", "text": "What do you see?"}
+        seen = [{"type": "image_url", "image_url": {"url": uri}}] if "image" in talker.modalities else []
+        ask = {"model": talker.id, "messages": [{"role": "user", "content": seen + [text]}], "max_tokens": 24}
+        whole = client.chat.completions.create(**ask)
+        pieces = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+        said = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+        assert said.strip() == whole.choices[0].message.content and pieces[-1].usage == whole.usage, (said, whole)
+        print(f"{talker.id} says {said.strip()!r}")
     print("openai", openai.__version__, "ok")
 
     co = cohere.ClientV2(api_key=args.key, base_url=args.url)
