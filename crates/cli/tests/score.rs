@@ -73,8 +73,18 @@ fn a_folder_of_tasks_is_read_whole() {
         table.contains("perception (1 of 10 tasks)") && table.contains("cognition (1 of 4 tasks)"),
         "{table}"
     );
-    // the answers to the other tasks
+    // the answers to the other tasks, and answers beside the questions
     assert!(table.contains("UNKNOWN: "), "{table}");
+    let pope = fixture("pope");
+    let table = succeeds(&[
+        "score",
+        "pope",
+        "--questions",
+        text(&pope),
+        "--answers",
+        text(&pope.join("answers.jsonl")),
+    ]);
+    assert!(table.contains("mean of splits"), "{table}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut paths = Vec::new();
     for path in &args.questions {
         if path.is_dir() {
-            paths.extend(files_in(path)?);
+            paths.extend(files_in(path, benchmark, &args.answers)?);
         } else {
             paths.push(path.clone());
         }
@@ -73,8 +73,14 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The files of a folder that may hold questions, by name.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a folder that may hold a benchmark's questions, by name; answers that lie among them are none.
+fn files_in(folder: &Path, benchmark: Benchmark, answers: &Path) -> Result<Vec<PathBuf>> {
+    let kinds: &[&str] = match benchmark {
+        Benchmark::Mme => &["txt"],
+        Benchmark::MmBench | Benchmark::MmBenchCn => &["tsv"],
+        _ => &["json", "jsonl"],
+    };
+    let answers = answers.canonicalize().ok();
     let entries = fs::read_dir(folder).with_context(|| format!("{}: the folder cannot be read", folder.display()))?;
     let mut files = Vec::new();
     for entry in entries {
@@ -82,15 +88,13 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
             .with_context(|| format!("{}: the folder cannot be read", folder.display()))?
             .path();
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-        if path.is_file() && matches!(kind, "txt" | "json" | "jsonl" | "tsv") {
+        let questions = path.is_file() && (answers.is_none() || path.canonicalize().ok() != answers);
+        if questions && kinds.contains(&kind) {
             files.push(path);
         }
     }
     if files.is_empty() {
-        bail!(
-            "{}: no file in it ends in .txt, .json, .jsonl or .tsv",
-            folder.display()
-        );
+        bail!("{}: no file in it ends in .{}", folder.display(), kinds.join(" or ."));
     }
     files.sort();
     Ok(files)
