@@ -60,6 +60,8 @@ for (const [path, advice] of [[bifocal, 'cargo build --release'], [model, 'make 
 const folder = mkdtempSync(join(tmpdir(), 'bifocal-page-'));
 const store = join(folder, 'store');
 const photos = at('samples/photos/images');
+// of random weights: what it says means nothing, but it says it
+const talker = at('crates/models/tests/fixtures/llava');
 console.log('indexing samples/photos …');
 try {
   execFileSync(bifocal, ['index', '--model', model, '--store', store, photos], { cwd: ROOT, stdio: ['ignore', 'ignore', 'inherit'] });
@@ -71,7 +73,7 @@ try {
 
 /** Starts the server; gives its address once it is ready, and how to end it. */
 function serve(env = {}) {
-  const child = spawn(bifocal, ['serve', '--store', store, '--listen', '127.0.0.1:0'], { cwd: ROOT, env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(bifocal, ['serve', '--store', store, '--chat', talker, '--listen', '127.0.0.1:0'], { cwd: ROOT, env: { ...process.env, ...env }, stdio: ['ignore', 'ignore', 'pipe'] });
   const ended = new Promise(done => child.once('exit', done));
   const stop = async () => { child.kill('SIGTERM'); await ended };
   return new Promise((done, fail) => {

@@ -15,11 +15,37 @@ export class Refused extends Error {
   }
 }
 
+/** Asks the server for JSON; see `request`. */
+export const ask = async (path, options) => (await request(path, options)).json();
+
+/** Asks the server for what it says piece by piece (server-sent events); gives the value of each piece. */
+export async function* events(path, options) {
+  const lines = (await request(path, options)).body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ''; ;) {
+    const { done, value } = await lines.read();
+    if (done) return;
+    const all = (rest + value).split('\n\n');
+    rest = all.pop();
+    for (const line of all) if (line.startsWith('data: {')) yield JSON.parse(line.slice(6));
+  }
+}
+
+/** An item's file as a data URI. */
+export async function file(key, signal) {
+  const blob = await (await request(address(key, 'picture'), { signal })).blob();
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
 /**
- * Asks the server for JSON. With `body` it is a POST. Waits and tries again while the server is gone, overloaded or starting, and tells so;
+ * An answer of the server. With `body` it is a POST. Waits and tries again while the server is gone, overloaded or starting, and tells so;
  * asks for the API key where one is needed. Throws `Refused` for everything else, and an AbortError when `signal` says so.
  */
-export async function ask(path, { body, signal } = {}) {
+async function request(path, { body, signal } = {}) {
   let keyWasAsked = false;
   for (let attempt = 0; ; attempt++) {
     const headers = apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
@@ -27,7 +53,7 @@ export async function ask(path, { body, signal } = {}) {
     let response, error;
     try {
       response = await fetch(path, { method: body ? 'POST' : 'GET', headers, body: body && JSON.stringify(body), signal });
-      if (response.ok) return await response.json();
+      if (response.ok) return response;
       error = (await response.json().catch(() => null))?.error;
     } catch (failure) {
       if (failure.name === 'AbortError') throw failure;

@@ -3,6 +3,7 @@
 import { Refused, address, ask, show } from './api.js';
 import { above, base, bytes, h, icon, later, meter, narrow, score } from './dom.js';
 import { quoted } from './filters.js';
+import { talk } from './talk.js';
 
 const LINES = 12;
 
@@ -50,6 +51,7 @@ export class Detail {
         h('button', { type: 'button', class: 'primary', onclick: () => this.calls.like(item.key) }, 'More like this'),
         h('a', { class: 'button', href: address(item.key, 'picture'), target: '_blank', rel: 'noopener' }, 'Open the file')),
       ...found ? [found] : [],
+      talk(item.key, this.running.signal),
       h('section', {}, h('h3', {}, 'Your own words'), h('p', { class: 'soft' }, 'How well each line fits this picture.'), this.rows),
       h('section', {}, h('h3', {}, 'What is known'), facts));
     this.line();

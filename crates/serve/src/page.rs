@@ -42,6 +42,7 @@ const ASSETS: &[Asset] = &[
     file!("map.js", JS),
     file!("search.js", JS),
     file!("style.css", CSS),
+    file!("talk.js", JS),
     file!("theme.js", JS),
 ];
 

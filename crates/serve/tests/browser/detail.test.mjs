@@ -47,3 +47,21 @@ check('more like this from the side view', async page => {
   await side(page).waitFor({ state: 'hidden' });
   assert.ok(query(page).get('like'));
 });
+
+check('a question about the picture is answered, and the next one after it', async page => {
+  await open(page, '?q=an+elephant');
+  await page.getByRole('gridcell').filter({ hasText: PHOTO.elephant }).locator('a').click();
+  const talk = side(page).locator('.talk');
+  const ask = async (text, answers) => {
+    await talk.getByRole('textbox').fill(text);
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(n => document.querySelectorAll('.talk p:not(.asked, .busy)').length === n, answers);
+    assert.ok((await talk.locator('p:not(.asked)').last().textContent()).trim());
+  };
+  await ask('w5 w6', 1);
+  await ask('w7', 2);
+  assert.deepEqual(await talk.locator('.asked').allTextContents(), ['w5 w6', 'w7']);
+  await page.getByRole('button', { name: /Next/ }).click();
+  await settled(page);
+  assert.equal(await talk.locator('p').count(), 0, 'another picture, another talk');
+});
