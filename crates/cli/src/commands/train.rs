@@ -6,6 +6,7 @@ use anyhow::Result;
 use bifocal_align::recipe::Chain;
 use bifocal_align::train::collective::Ranks;
 use bifocal_align::train::{self, Options};
+use bifocal_models::bundle::Manifest;
 
 use crate::output::training;
 use crate::recipe_args::RecipeArgs;
@@ -76,6 +77,10 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
         return Ok(());
     };
     println!("{}: a bundle after {} steps", bundle.display(), summary.steps);
+    if Manifest::read(bundle)?.chat.is_some() {
+        println!("talk with it: bifocal chat --model {} --image P", bundle.display());
+        return Ok(());
+    }
     holdout::evaluate(&recipe, bundle, &summary.out)
 }
 
