@@ -101,6 +101,61 @@ fn it_talks_about_a_picture() {
     assert_eq!(answers(&beams).len(), 1);
 }
 
+/// The whole way: a recipe, pictures held out, a bundle, an answer.
+#[test]
+fn what_training_leaves_talks() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let clip = common::tiny::write_clip(dir.path());
+    let llm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/tiny-qwen3.gguf");
+    let (photos, cache, path) = (
+        samples("photos"),
+        dir.path().join("cache"),
+        dir.path().join("recipe.toml"),
+    );
+    let recipe = format!(
+        r#"
+method = "llava"
+embed_dim = 24
+vision = {{ model = {clip:?} }}
+text = {{ model = {llm:?} }}
+image_head = {{ kind = "linear", ratio = 1 }}
+chat = {{ max_tokens = 64 }}
+schedule = {{ steps = 2 }}
+data = {{ batch = 4, sources = [{{ path = {photos:?}, holdout = 40 }}] }}
+run = {{ cache = {cache:?} }}
+"#
+    );
+    std::fs::write(&path, recipe).expect("write");
+    let out = dir.path().join("run");
+    let told = succeeds(&["train", text(&path), "--out", text(&out)]);
+    assert!(told.contains("bifocal chat --model"), "{told}");
+    let (model, photo) = (out.join("model"), photo());
+    let said = succeeds(&[
+        "chat",
+        "--model",
+        text(&model),
+        "--image",
+        text(&photo),
+        "--max-tokens",
+        "4",
+        "--json",
+    ]);
+    assert_eq!(answers(&said)[0]["tokens"]["read"], 4, "four patches");
+    let embeds = fails(
+        1,
+        &[
+            "embed",
+            "--model",
+            text(&model),
+            "--text",
+            "a",
+            "--out",
+            text(&dir.path().join("a.npy")),
+        ],
+    );
+    assert!(embeds.contains("bifocal chat"), "{embeds}");
+}
+
 #[test]
 fn wrong_use_is_told() {
     let (model, photo) = (llava(), photo());

@@ -36,7 +36,7 @@ fn token_by_token_is_as_all_at_once() {
     // gemma's windows of 6 tokens are full long before the end
     for name in ["llama", "llama3", "qwen2", "qwen3", "gemma3"] {
         let model = open(name);
-        let whole = values(model.hidden(&TokenBatch::pack(&[ids.clone()])));
+        let whole = values(model.hidden(&TokenBatch::pack(std::slice::from_ref(&ids))));
         for pieces in [vec![1; 30], vec![30], vec![7, 1, 1, 12, 3, 6], vec![20, 10]] {
             let found = in_pieces(&model, &ids, &pieces);
             assert_close(&found, &whole, 2e-5, &format!("{name} in {} pieces", pieces.len()));
@@ -58,7 +58,7 @@ fn sequences_beside_each_other_do_not_see_each_other() {
     let second: Vec<u32> = [&texts[0][4..], &texts[1][1..], &texts[2][6..]].concat();
     let rows = values(model.extend(model.rows_of(&second), &[6, 1, 1], &mut cache).unwrap());
     let alone = |text: &Vec<u32>, new: usize| {
-        let all = values(model.hidden(&TokenBatch::pack(&[text.clone()])));
+        let all = values(model.hidden(&TokenBatch::pack(std::slice::from_ref(text))));
         all[all.len() - new * 16..].to_vec()
     };
     let expected = [alone(&texts[0], 6), alone(&texts[1], 1), alone(&texts[2], 1)].concat();
@@ -236,7 +236,7 @@ fn smollm2_writes_token_by_token_what_it_reads_as_a_whole() {
     println!("{prompt}{text}");
     assert!(text.contains("Paris"), "{text}");
     let whole: Vec<u32> = read.iter().chain(&out).copied().collect();
-    let all = values(model.hidden(&TokenBatch::pack(&[whole.clone()])));
+    let all = values(model.hidden(&TokenBatch::pack(std::slice::from_ref(&whole))));
     let pieces = in_pieces(model, &whole, &[vec![read.len()], vec![1; out.len()]].concat());
     let size = all.iter().fold(0.0f32, |top, v| top.max(v.abs()));
     assert_close(&pieces, &all, 1e-4 * size.max(1.0), "SmolLM2");

@@ -7,6 +7,7 @@ use bifocal_align::recipe::{Chain, VqRecipe};
 use bifocal_align::train::collective::Ranks;
 use bifocal_align::train::{self, Options};
 use bifocal_align::vq;
+use bifocal_models::bundle::Manifest;
 
 use crate::failure::wrong_use;
 use crate::output::training;
@@ -81,6 +82,10 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
         return Ok(());
     };
     println!("{}: a bundle after {} steps", bundle.display(), summary.steps);
+    if Manifest::read(bundle)?.chat.is_some() {
+        println!("talk with it: bifocal chat --model {} --image P", bundle.display());
+        return Ok(());
+    }
     holdout::evaluate(&recipe, bundle, &summary.out)
 }
 

@@ -37,7 +37,7 @@ impl Eyes {
             name: self.vision.name.clone(),
         };
         let side = self.vision.preprocess.size as usize;
-        let images = ImageBatch::square(pixels.to_vec(), 1, side).ok_or_else(|| open::OpenError::Pixels {
+        let images = ImageBatch::square(pixels.to_vec(), 1, side).ok_or(open::OpenError::Pixels {
             found: pixels.len(),
             images: 1,
             side,

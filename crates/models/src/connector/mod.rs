@@ -55,11 +55,16 @@ pub enum ConnectorError {
 /// [`ConnectorError::Kind`] for a name that is not known.
 pub fn config(kind: &str, width: usize) -> Result<HeadConfig, ConnectorError> {
     let unknown = || ConnectorError::Kind(kind.to_owned());
-    let head = |kind, layers| HeadConfig {
+    let head = |kind: HeadKind, layers| HeadConfig {
         kind,
         width: Some(width),
         layers,
-        ratio: 0,
+        // of an MLP: hidden layers as wide as the last one
+        ratio: if kind == HeadKind::Mlp {
+            0
+        } else {
+            HeadConfig::default().ratio
+        },
         activation: HeadActivation::Gelu,
         ..HeadConfig::default()
     };

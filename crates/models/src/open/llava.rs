@@ -42,9 +42,8 @@ const HARMLESS: &[&str] = &[
 /// # Errors
 /// [`ChatError`] with what is missing, damaged or not supported.
 pub(crate) fn open_llava(path: &Path) -> Result<Option<ChatModel>, ChatError> {
-    let (kind, mut s) = match Layout::of(path)? {
-        Layout::HuggingFace(kind, settings) => (kind, settings),
-        _ => return Ok(None),
+    let Layout::HuggingFace(kind, mut s) = Layout::of(path)? else {
+        return Ok(None);
     };
     if kind != "llava" {
         return Ok(None);
