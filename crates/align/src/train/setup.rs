@@ -1,20 +1,21 @@
 //! From a recipe to everything that a run needs: towers, heads, data.
 
 mod finish;
+mod origin;
 mod reference;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bifocal_data::{ImageSource, Limits, ResizeMode};
 use bifocal_models::adapter::{Head, HeadConfig};
-use bifocal_models::bundle::{Located, Model, Standardize, locate, open_text_side, open_vision_side};
+use bifocal_models::bundle::{Model, Standardize, open_text_side, open_vision_side};
 use bifocal_models::connector::MARGIN;
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::towers::{Teacher, Towers};
 use bifocal_nn::engine::{tensor, values};
-use bifocal_nn::{Module, params};
+use bifocal_nn::params;
 
 use super::build::{all_params, attach, check_stage, from_scratch, heads, projector, text_options, untrained};
 use super::collective::Ranks;
@@ -32,23 +33,7 @@ use crate::losses::Held;
 use crate::methods::{self, Elastic, Stage, TeacherRows};
 use crate::random::{INIT, mix};
 use crate::recipe::{Recipe, RecipeError, SourceSpec};
-
-/// A pretrained tower: as the recipe names it and where it was found.
-#[derive(Clone, Debug)]
-struct Origin {
-    name: String,
-    path: PathBuf,
-}
-
-impl Origin {
-    /// Of a tower that begins from scratch.
-    fn nowhere() -> Self {
-        Self {
-            name: String::new(),
-            path: PathBuf::new(),
-        }
-    }
-}
+use origin::{Origin, find, hash_of};
 
 /// A stage before it runs.
 pub(crate) struct Prepared {
@@ -569,35 +554,6 @@ fn of_pictures(corpus: &Corpus, table: &Table) -> Vec<f32> {
     }
     let rows = corpus.rows.iter().enumerate().filter(|(_, row)| file(row));
     rows.flat_map(|(i, _)| table.row(i)).copied().collect()
-}
-
-fn hash_of<M: Module>(module: &M) -> String {
-    let mut hasher = blake3::Hasher::new();
-    params::visit(module, |info, values| {
-        hasher.update(info.name.as_bytes());
-        for value in values() {
-            hasher.update(&value.to_le_bytes());
-        }
-    });
-    hasher.finalize().to_hex().to_string()
-}
-
-fn find(key: &'static str, name: &str) -> Result<Origin, TrainError> {
-    match locate(name, None) {
-        Located::At(path) => Ok(Origin {
-            name: name.to_owned(),
-            path,
-        }),
-        Located::Nowhere(places) => Err(TrainError::TowerMissing {
-            key,
-            name: name.to_owned(),
-            looked: places
-                .iter()
-                .map(|p| p.display().to_string())
-                .collect::<Vec<_>>()
-                .join(", "),
-        }),
-    }
 }
 
 fn draw(recipe: &Recipe, corpus: &Corpus) -> Draw {
