@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use bifocal_data::cache::{Computed, Dtype, FeatureSpec, FeatureStore, FillError, FillOptions, ItemKey, fill};
@@ -11,6 +12,7 @@ use bifocal_models::bundle::Model;
 use bifocal_models::chat::{ChatError, Dialogue, Sequence};
 use bifocal_models::connector::Tap;
 use bifocal_models::open::{TextEncoder, VisionEncoder};
+use bifocal_models::text::TokenBatch;
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::VisionTower;
 use bifocal_nn::engine::{tensor, values};
@@ -316,6 +318,11 @@ impl<'a> Features<'a> {
             let mut sequence = Sequence::new(&needs.template, &encoder.tokenizer, &dialogue).map_err(trouble)?;
             mismatches += usize::from(sequence.mismatch);
             sequence.cut(most, each);
+            let tokens = TokenBatch::pack(slice::from_ref(&sequence.ids));
+            encoder.tower.check(&tokens).map_err(|error| TrainError::Features {
+                what: "dialogues".to_owned(),
+                message: format!("{error}: is the tokenizer the language model's own?"),
+            })?;
             empty += usize::from(!sequence.mismatch && !sequence.learnt.contains(&true));
             all.push(sequence);
         }
