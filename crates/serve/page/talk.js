@@ -5,9 +5,9 @@ import { h } from './dom.js';
 
 let seeing = null;
 
-/** Whether there is such a model; asked once. */
+/** Such a model, if there is one; asked once. */
 function sees() {
-  const found = ({ data }) => data.some(model => model.chat && model.modalities.includes('image'));
+  const found = ({ data }) => data.find(model => model.chat && model.modalities.includes('image'));
   return seeing ??= ask('v1/models').then(found).catch(error => { seeing = null; throw error });
 }
 
@@ -31,7 +31,9 @@ export function talk(key, signal) {
       picture ??= await file(key, signal);
       const first = [{ type: 'image_url', image_url: { url: picture } }, { type: 'text', text: question }];
       const asked = { role: 'user', content: messages.length ? question : first };
-      const body = { messages: [...messages, asked], stream: true };
+      // a quarter of what the model reads: the next question must fit, too
+      const most = Math.max(1, Math.min(256, Math.floor((await sees()).max_tokens / 4)));
+      const body = { messages: [...messages, asked], max_tokens: most, stream: true };
       for await (const { choices, error } of events('v1/chat/completions', { body, signal })) {
         if (error) throw new Refused(500, error);
         answer.append(choices[0]?.delta.content ?? '');
@@ -46,6 +48,6 @@ export function talk(key, signal) {
       button.disabled = false;
     }
   });
-  sees().then(yes => section.hidden = !yes, () => {});
+  sees().then(model => section.hidden = !model, () => {});
   return section;
 }
