@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::bundle::reference::{self, TEXTS};
 use crate::bundle::{BundleError, Located, MANIFEST, Manifest, Model, VisionPart, locate};
+use crate::chat::{ChatModel, Conversation, Speech};
 use crate::inspect::{Hashing, inspect};
 use crate::open::TextOptions;
 use crate::weights::{self, HostTensor};
@@ -60,7 +61,10 @@ pub fn examine(path: &Path) -> Vec<Finding> {
             report.tokenizer(&model);
             report.embeddings(path, &model);
         }
-        Err(error) => report.problem(error.to_string()),
+        Err(error) => match ChatModel::open(path) {
+            Ok(model) if model.eyes.is_some() => report.talk(&model),
+            _ => report.problem(error.to_string()),
+        },
     }
     report.findings
 }
@@ -95,6 +99,23 @@ impl Report {
 
     fn problem(&mut self, text: impl Into<String>) {
         self.add(Severity::Problem, text);
+    }
+
+    /// A model that talks and embeds nothing: whether it can say a word about a picture.
+    fn talk(&mut self, model: &ChatModel) {
+        let grey = model
+            .eyes
+            .as_ref()
+            .map(|eyes| vec![0.0; eyes.vision.preprocess.values()]);
+        let speech = Speech {
+            max_tokens: 1,
+            ..Speech::default()
+        };
+        let said = Conversation::new(model, grey.as_deref(), None, speech).and_then(|mut talk| talk.ask("", |_| true));
+        match said {
+            Ok(_) => self.good("it talks about pictures and embeds nothing: use it with `bifocal chat`"),
+            Err(error) => self.problem(error.to_string()),
+        }
     }
 
     /// What is missing beside the weights, and activations that a family was not trained with.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bifocal_models::convert::{Layout, convert};
 use bifocal_models::doctor::{Severity, examine};
-use common::{complete, folder};
+use common::{complete, fixture, folder};
 use serde_json::Value;
 
 const HF: &str = "clip-hugging-face";
@@ -23,6 +23,13 @@ fn edit(path: &Path, pointer: &str, value: Value) {
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     settings.pointer_mut(parent).unwrap()[key] = value;
     fs::write(path, settings.to_string()).unwrap();
+}
+
+#[test]
+fn a_model_that_talks_is_asked_for_a_word() {
+    let path = fixture("llava");
+    assert_eq!(told(&path, Severity::Problem), "");
+    assert!(told(&path, Severity::Good).contains("it talks about pictures"));
 }
 
 #[test]
