@@ -194,6 +194,40 @@ fn of_llavas_own_templates_answers_and_their_ends_are_learnt() {
     assert_eq!(open.ids.last(), Some(&0), "ASSISTANT: is no word of this vocabulary");
 }
 
+/// What LLaVA's own functions make of dialogues (`scripts/fixtures/llava_masks.py`).
+#[test]
+fn tokens_and_what_is_learnt_of_them_are_those_of_llavas_code() {
+    const IMAGE: i64 = -200;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(
+        fixture("sentencepiece/bpe-bytes.model"),
+        dir.path().join("tokenizer.model"),
+    )
+    .unwrap();
+    let settings =
+        r#"{"tokenizer_class": "LlamaTokenizer", "add_bos_token": true, "bos_token": "<s>", "eos_token": "</s>"}"#;
+    std::fs::write(dir.path().join("tokenizer_config.json"), settings).unwrap();
+    let tokenizer = Tokenizer::open(dir.path()).unwrap();
+    let text = std::fs::read_to_string(fixture("llava_masks.json")).unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!(cases.len(), 8);
+    for case in cases {
+        let style: Style = serde_json::from_value(case["style"].clone()).unwrap();
+        let dialogue = Dialogue::from_json(&case["dialogue"]).unwrap();
+        let sequence = Sequence::new(&Template::of(style), &tokenizer, &dialogue).unwrap();
+        let mut ids: Vec<i64> = sequence.ids.iter().map(|&id| i64::from(id)).collect();
+        let mut learnt = sequence.learnt.clone();
+        if let Some(at) = sequence.image {
+            ids.insert(at, IMAGE);
+            learnt.insert(at, false);
+        }
+        let expected: Vec<i64> = serde_json::from_value(case["ids"].clone()).unwrap();
+        assert_eq!(ids, expected, "{dialogue:?}");
+        let expected: Vec<bool> = serde_json::from_value(case["learnt"].clone()).unwrap();
+        assert_eq!(learnt, expected, "{dialogue:?}");
+    }
+}
+
 #[test]
 fn smollm2_reads_its_own_template() {
     let Some(models) = folder("BIFOCAL_MODELS", "SmolLM2's template") else {
