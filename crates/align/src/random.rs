@@ -36,5 +36,7 @@ pub(crate) const TAKE: u64 = 9;
 pub(crate) const REFERENCE: u64 = 10;
 /// Which latents become codes.
 pub(crate) const CODES: u64 = 11;
+/// Initial weights of a discriminator.
+pub(crate) const CRITIC: u64 = 12;
 /// This and above: one for each source.
 pub(crate) const EXTRA: u64 = 16;

@@ -124,6 +124,101 @@ fn an_interrupted_run_equals_an_unbroken_one() {
     assert_eq!(to_the_end(&recipe, &dir.path().join("unbroken"), true), unbroken);
 }
 
+/// Pixels and a discriminator from the third step on.
+const SEES: [&str; 4] = [
+    "loss.latents=0.1",
+    "loss.pixels=1",
+    "loss.adversarial=0.5",
+    "loss.adversarial_after=2",
+];
+
+#[test]
+fn a_discriminator_is_interrupted_and_goes_on_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = recipe(dir.path(), &SEES);
+    let unbroken = to_the_end(&recipe, &dir.path().join("unbroken"), false);
+    let all = metrics(&dir.path().join("unbroken"));
+    let has = |name: &str| all.iter().map(|m| m.terms.contains_key(name)).collect::<Vec<_>>();
+    assert_eq!(has("pixels"), [true; 6]);
+    assert_eq!(has("adversarial"), [false, false, true, true, true, true]);
+    assert_eq!(has("adversarial"), has("discriminator"));
+    let last = dir.path().join("unbroken/checkpoints/step-000000000006");
+    let moments = SafeTensors::open(&last.join("optimizer.safetensors")).unwrap();
+    let judges = SafeTensors::open(&last.join("weights.safetensors")).unwrap().names();
+    let judges: Vec<&String> = judges
+        .iter()
+        .filter(|name| name.starts_with("discriminator."))
+        .collect();
+    // five convolutions, three of them with a norm in place of a bias
+    assert_eq!(judges.len(), 5 + 2 + 3 * 2);
+    for name in judges {
+        let m = moments.load(&format!("m.{name}")).expect("it learns").data;
+        assert!(m.iter().any(|v| *v != 0.0), "nothing reaches {name}");
+    }
+    for step in [1, 3, 5] {
+        let out = dir.path().join(step.to_string());
+        assert!(catch_unwind(AssertUnwindSafe(|| goes(&recipe, &out, false, step, true))).is_err());
+        let resumed = to_the_end(&recipe, &out, true);
+        for name in [
+            "metrics.jsonl",
+            "model/vq.safetensors",
+            "checkpoints/step-000000000006/weights.safetensors",
+        ] {
+            assert!(
+                resumed[Path::new(name)] == unbroken[Path::new(name)],
+                "killed after {step}: {name}"
+            );
+        }
+    }
+    // the finished model has none of it
+    let names = SafeTensors::open(&dir.path().join("unbroken/model/vq.safetensors"))
+        .unwrap()
+        .names();
+    assert!(names.iter().all(|name| !name.contains("discriminator")));
+}
+
+#[test]
+fn pixels_and_features_of_what_is_made_come_nearer() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sets = vec![
+        "schedule.steps=60",
+        "codebook.revive_every=10",
+        "loss.latents=0",
+        "loss.pixels=10",
+        "optimizer.lr=3e-3",
+    ];
+    let model = std::env::var_os("BIFOCAL_MODELS").map(|folder| Path::new(&folder).join("efficientnet-lite0"));
+    let perceptual = match model.filter(|model| model.is_dir()) {
+        Some(model) => format!("loss.perceptual_model={}", model.display()),
+        None => {
+            eprintln!("perceptual loss skipped: BIFOCAL_MODELS has no efficientnet-lite0");
+            String::new()
+        }
+    };
+    if !perceptual.is_empty() {
+        sets.extend(["loss.perceptual=1", perceptual.as_str()]);
+    }
+    let out = dir.path().join("run");
+    to_the_end(&recipe(dir.path(), &sets), &out, false);
+    let all = metrics(&out);
+    for name in ["pixels", "perceptual"] {
+        let Some(first) = all[0].terms.get(name) else {
+            continue;
+        };
+        let mean =
+            |range: std::ops::Range<usize>| range.clone().map(|i| all[i].terms[name]).sum::<f32>() / range.len() as f32;
+        let last = mean(50..60);
+        assert!(
+            *first > 0.0 && last < 0.95 * mean(0..5),
+            "{name}: {first} at first, {last} at last"
+        );
+    }
+    let mut nowhere = recipe(dir.path(), &["loss.perceptual=1"]);
+    nowhere.loss.perceptual_model = "nowhere/eye".into();
+    let error = overview(&nowhere).unwrap_err().to_string();
+    assert!(error.contains("loss.perceptual_model"), "{error}");
+}
+
 #[test]
 fn all_of_the_network_learns_and_the_autoencoder_stays() {
     let dir = tempfile::tempdir().unwrap();
@@ -266,6 +361,11 @@ fn the_projects_recipe_holds_in_every_profile() {
         "layer_decay",
     );
     wrong("schedule.steps = 3\ncompute.micro_batch = 2", "micro_batch");
+    wrong("schedule.steps = 3\nloss.latents = 0", "how like the picture");
+    wrong(
+        "schedule.steps = 3\ndata.window = 16\nloss.adversarial = 1",
+        "32 pixels",
+    );
     let file = recipes("vq.toml");
     let set = |set: &str| VqRecipe::load(&file, None, &[set.to_owned()]);
     assert!(matches!(set("codebook.code=3").unwrap_err(), RecipeError::Set { .. }));

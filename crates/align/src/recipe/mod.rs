@@ -28,7 +28,7 @@ pub use spec::{
     TeacherSpec, TextSpec, VisionSpec,
 };
 
-pub use vq::{AutoencoderSpec, CodebookSpec, LatentSpec, PictureSource, PicturesSpec, VqRecipe};
+pub use vq::{AutoencoderSpec, CodebookSpec, LatentSpec, PictureSource, PicturesSpec, VqLoss, VqRecipe};
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -28,6 +28,8 @@ pub struct VqRecipe {
     pub latent: LatentSpec,
     /// Its codes.
     pub codebook: CodebookSpec,
+    /// What a reconstruction is judged by.
+    pub loss: VqLoss,
     /// The rule that moves the weights; `layer_decay` is of no use here.
     pub optimizer: OptimizerSpec,
     /// How the learning rate changes and how long the run is.
@@ -83,6 +85,32 @@ pub struct CodebookSpec {
     pub revive_until: f64,
 }
 
+/// `[loss]`: weights of what a reconstruction is judged by, beside the codes' own terms. All but `latents` look at the pictures that the frozen
+/// autoencoder's decoder makes, in −1…1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VqLoss {
+    /// Mean squared difference of latents.
+    pub latents: f32,
+    /// Mean squared difference of pixels.
+    pub pixels: f32,
+    /// Difference of the features of `perceptual_model`.
+    pub perceptual: f32,
+    /// Folder of an EfficientNet-Lite; looked for as it stands, then in `$BIFOCAL_MODELS`.
+    pub perceptual_model: String,
+    /// Of the discriminator, which learns beside the network: of its own loss, and of what it says to the network.
+    pub adversarial: f32,
+    /// Steps before which there is no discriminator.
+    pub adversarial_after: u64,
+}
+
+impl VqLoss {
+    /// Whether pictures are looked at.
+    pub fn sees(&self) -> bool {
+        self.pixels > 0.0 || self.perceptual > 0.0 || self.adversarial > 0.0
+    }
+}
+
 /// `[data]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -119,6 +147,7 @@ impl Default for VqRecipe {
             autoencoder: AutoencoderSpec::default(),
             latent: LatentSpec::default(),
             codebook: CodebookSpec::default(),
+            loss: VqLoss::default(),
             optimizer: OptimizerSpec {
                 kind: OptimizerKind::Adam,
                 lr: 1e-4,
@@ -167,6 +196,20 @@ impl Default for CodebookSpec {
             commitment: 0.25,
             revive_every: 50,
             revive_until: 0.7,
+        }
+    }
+}
+
+impl Default for VqLoss {
+    /// Latents alone.
+    fn default() -> Self {
+        Self {
+            latents: 1.0,
+            pixels: 0.0,
+            perceptual: 0.0,
+            perceptual_model: "models/efficientnet-lite0".to_owned(),
+            adversarial: 0.0,
+            adversarial_after: 20_000,
         }
     }
 }
@@ -322,6 +365,20 @@ impl VqRecipe {
         within("codebook.dim", self.codebook.dim as f64, 1.0, 4096.0)?;
         within("codebook.commitment", f64::from(self.codebook.commitment), 0.0, 1e4)?;
         within("codebook.revive_until", self.codebook.revive_until, 0.0, 1.0)?;
+        let loss = &self.loss;
+        let weights = [
+            ("loss.latents", loss.latents),
+            ("loss.pixels", loss.pixels),
+            ("loss.perceptual", loss.perceptual),
+            ("loss.adversarial", loss.adversarial),
+        ];
+        for (key, weight) in weights {
+            within(key, f64::from(weight), 0.0, 1e4)?;
+        }
+        need(loss.latents + loss.pixels + loss.perceptual > 0.0, "loss", || {
+            "nothing says how like the picture the reconstruction is; give latents, pixels or perceptual a weight"
+                .to_owned()
+        })?;
         let (optimizer, schedule, data) = (&self.optimizer, &self.schedule, &self.data);
         within("optimizer.lr", optimizer.lr, 1e-12, 10.0)?;
         within("optimizer.weight_decay", optimizer.weight_decay, 0.0, 1e4)?;
@@ -363,6 +420,10 @@ impl VqRecipe {
                 format!("{side} is not a multiple of the {factor} pixels of a token")
             })?;
         }
+        // the discriminator's last convolutions see nothing of smaller ones
+        need(loss.adversarial == 0.0 || data.window >= 32, "data.window", || {
+            "a discriminator needs windows of at least 32 pixels".to_owned()
+        })?;
         within("data.batch", data.batch as f64, 1.0, 65_536.0)?;
         need(!data.sources.is_empty(), "data.sources", || {
             "nothing to learn from; add a [[data.sources]] with a path".to_owned()

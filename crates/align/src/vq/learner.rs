@@ -5,15 +5,17 @@ use std::convert::Infallible;
 
 use bifocal_models::vq::{Latents, VqModel};
 use bifocal_models::weights::HostTensor;
-use bifocal_nn::engine::{scalar, values};
+use bifocal_nn::engine::{scalar, tensor, values};
 use bifocal_nn::init::Rng;
 use bifocal_nn::layers::Pictures;
-use bifocal_nn::optim::{Gradients, Moments, Optimizer, Rate};
-use bifocal_nn::{params, precision};
+use bifocal_nn::optim::{Gradients, Moments, Optimizer, OptimizerConfig, Rate};
+use bifocal_nn::{Module, params, precision};
 
+use super::critic::Critic;
+use super::pixels::{Pixels, Seen};
 use crate::random::{CODES, INIT, mix};
 use crate::recipe::{Decay, VqRecipe};
-use crate::train::checkpoint::Snapshot;
+use crate::train::checkpoint::{Snapshot, State};
 
 /// The table of codes.
 const TABLE: &str = "quantize.embedding.weight";
@@ -32,6 +34,9 @@ pub(super) struct Learner {
     /// Choices of each code since codes were last revived.
     chosen: Vec<f32>,
     latents: Latents,
+    /// `None` when latents alone are judged.
+    pixels: Option<Pixels>,
+    critic: Option<Critic>,
     recipe: VqRecipe,
 }
 
@@ -46,7 +51,7 @@ pub(super) struct Outcome {
 
 impl Learner {
     /// A network that has not learnt anything, on latents of so many channels.
-    pub fn new(recipe: &VqRecipe, latents: Latents) -> Result<Self, String> {
+    pub fn new(recipe: &VqRecipe, latents: Latents, pixels: Option<Pixels>) -> Result<Self, String> {
         let config = recipe.config(latents.shift.len());
         let model = VqModel::new(config, &mut Rng::new(mix(recipe.seed, INIT, 0)))?;
         let all = params::list(&model).into_iter();
@@ -57,6 +62,8 @@ impl Learner {
             optimizer: Optimizer::new(recipe.optimizer.config()),
             chosen: vec![0.0; recipe.codebook.codes],
             latents,
+            pixels,
+            critic: Critic::new(recipe),
             recipe: recipe.clone(),
         })
     }
@@ -77,21 +84,23 @@ impl Learner {
     }
 
     /// What a checkpoint holds.
-    pub fn weights(&self) -> BTreeMap<String, HostTensor> {
+    pub fn snapshot(&self, state: &State) -> Snapshot {
         let mut weights = BTreeMap::new();
-        params::visit(self.model(), |info, values| {
-            let tensor = HostTensor {
-                shape: info.shape,
-                data: values(),
-            };
-            weights.insert(info.name, tensor);
-        });
+        put(self.model(), &mut weights);
         let chosen = HostTensor {
             shape: vec![self.chosen.len()],
             data: self.chosen.clone(),
         };
         weights.insert(CHOSEN.to_owned(), chosen);
-        weights
+        let mut snapshot = Snapshot {
+            state: state.clone(),
+            weights,
+            moments: self.optimizer.state().clone(),
+        };
+        if let Some(critic) = &self.critic {
+            critic.keep(&mut snapshot);
+        }
+        snapshot
     }
 
     /// Puts a checkpoint in place; all of it has to fit.
@@ -100,24 +109,12 @@ impl Learner {
             Some(tensor) if tensor.data.len() == self.chosen.len() => self.chosen = tensor.data,
             _ => return Err(format!("the checkpoint does not have {CHOSEN} of this codebook")),
         }
+        if let Some(critic) = &mut self.critic {
+            critic.restore(&mut snapshot)?;
+        }
         let model = self.model.take().ok_or("there is no model to restore")?;
         let config = *self.optimizer.config();
-        let loaded = params::load(model, |name, shape| {
-            let size: usize = shape.iter().product();
-            if !snapshot
-                .moments
-                .get(name)
-                .is_none_or(|moments| config.fits(moments, size))
-            {
-                return Err(format!("the optimizer state of {name} has another size"));
-            }
-            match snapshot.weights.remove(name) {
-                Some(tensor) if tensor.shape == shape => Ok(Some(tensor.data)),
-                Some(tensor) => Err(format!("{name} is {:?}, not {shape:?}", tensor.shape)),
-                None => Err(format!("the checkpoint does not have {name}")),
-            }
-        });
-        self.model = Some(loaded.map_err(|error| error.to_string())?);
+        self.model = Some(take(model, "", config, &mut snapshot)?);
         if let Some((name, _)) = snapshot.weights.pop_first() {
             return Err(format!("the checkpoint has {name}, which this network has not"));
         }
@@ -139,20 +136,39 @@ impl Learner {
             self.revive(&x, index);
         }
         let (z, quantized) = self.model().quantized(&x);
-        let latents = (self.model().decode(&z).x - x.x).powi_scalar(2).mean();
-        let beta = self.recipe.codebook.commitment;
-        let loss = latents.clone() + quantized.codebook.clone() + quantized.commitment.clone() * beta;
+        let made = self.model().decode(&z);
+        let latents = (made.x.clone() - x.x).powi_scalar(2).mean();
+        let mut terms = vec![
+            ("latents", latents, self.recipe.loss.latents),
+            ("codebook", quantized.codebook, 1.0),
+            ("commitment", quantized.commitment, self.recipe.codebook.commitment),
+        ];
+        let seen = self.pixels.as_ref().map(|pixels| {
+            let seen = pixels.see(&self.latents.leave(&made), windows);
+            terms.extend(pixels.terms(&seen));
+            seen
+        });
+        let critic = self.critic.as_ref().filter(|critic| critic.takes_part(index));
+        let judged: Option<(&Critic, &Seen)> = critic.zip(seen.as_ref());
+        if let Some((critic, seen)) = judged {
+            let (asked, weight) = critic.asks(&seen.made);
+            terms.push(("adversarial", asked, weight));
+        }
+        let mut values: BTreeMap<String, f32> = BTreeMap::new();
+        let mut loss = tensor(vec![0.0], [1]);
+        for (name, term, weight) in terms {
+            values.insert(name.to_owned(), scalar(term.clone()));
+            loss = loss + term * weight;
+        }
         let different: BTreeSet<u32> = quantized.codes.iter().copied().collect();
+        values.insert("codes".to_owned(), different.len() as f32);
+        let verdict = judged.map(|(critic, seen)| critic.judge(seen));
+        if let Some(verdict) = &verdict {
+            values.insert("discriminator".to_owned(), verdict.loss);
+        }
         let mut outcome = Outcome {
             loss: scalar(loss.clone()),
-            terms: [
-                ("latents", scalar(latents)),
-                ("codebook", scalar(quantized.codebook)),
-                ("commitment", scalar(quantized.commitment)),
-                ("codes", different.len() as f32),
-            ]
-            .map(|(name, value)| (name.to_owned(), value))
-            .into(),
+            terms: values,
             grad_norm: f64::NAN,
             bad: None,
         };
@@ -161,10 +177,10 @@ impl Learner {
             return outcome;
         }
         // nothing may hold on to the parameters when the optimizer writes into their storage
-        drop((z, quantized.z));
+        drop((z, quantized.z, made, seen));
         let grads = Gradients::collect(self.model(), loss.backward());
         outcome.grad_norm = grads.norm();
-        if !outcome.grad_norm.is_finite() {
+        if !outcome.grad_norm.is_finite() || verdict.as_ref().is_some_and(|v| !v.norm.is_finite()) {
             outcome.bad = Some("the gradient is not finite".to_owned());
             return outcome;
         }
@@ -179,16 +195,17 @@ impl Learner {
             .codes
             .iter()
             .for_each(|&code| self.chosen[code as usize] += 1.0);
-        // as PyTorch's clip_grad_norm_: never scales up
-        let clip = self.recipe.optimizer.clip_norm;
-        let scale = clip.map_or(1.0, |limit| (limit / (outcome.grad_norm + 1e-6)).min(1.0));
+        let scale = clipped(self.recipe.optimizer.clip_norm, outcome.grad_norm);
         if let Some(model) = self.model.take() {
             let (decayed, decay) = (&self.decayed, self.recipe.optimizer.weight_decay as f32);
             let rate = |name: &str| Rate {
                 lr: lr as f32,
                 weight_decay: if decayed.contains(name) { decay } else { 0.0 },
             };
-            self.model = Some(self.optimizer.step(model, &grads, scale as f32, rate));
+            self.model = Some(self.optimizer.step(model, &grads, scale, rate));
+        }
+        if let Some((critic, verdict)) = self.critic.as_mut().zip(verdict) {
+            critic.step(&verdict, lr, self.optimizer.steps());
         }
         outcome
     }
@@ -241,4 +258,46 @@ impl Learner {
         }
         self.optimizer = Optimizer::restore(*self.optimizer.config(), self.optimizer.steps(), state);
     }
+}
+
+/// What a gradient of some length is multiplied by, as PyTorch's `clip_grad_norm_` does: never scales up.
+pub(super) fn clipped(limit: Option<f64>, norm: f64) -> f32 {
+    limit.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0)) as f32
+}
+
+/// Adds a module's parameters to what a checkpoint holds.
+pub(super) fn put<M: Module>(module: &M, weights: &mut BTreeMap<String, HostTensor>) {
+    params::visit(module, |info, values| {
+        let tensor = HostTensor {
+            shape: info.shape,
+            data: values(),
+        };
+        weights.insert(info.name, tensor);
+    });
+}
+
+/// Takes a module's parameters, whose names have `prefix` before them, out of a checkpoint; the optimizer's state has to fit them.
+pub(super) fn take<M: Module>(
+    module: M,
+    prefix: &str,
+    config: OptimizerConfig,
+    snapshot: &mut Snapshot,
+) -> Result<M, String> {
+    let loaded = params::load(module, |name, shape| {
+        let name = format!("{prefix}{name}");
+        let size: usize = shape.iter().product();
+        if !snapshot
+            .moments
+            .get(&name)
+            .is_none_or(|moments| config.fits(moments, size))
+        {
+            return Err(format!("the optimizer state of {name} has another size"));
+        }
+        match snapshot.weights.remove(&name) {
+            Some(tensor) if tensor.shape == shape => Ok(Some(tensor.data)),
+            Some(tensor) => Err(format!("{name} is {:?}, not {shape:?}", tensor.shape)),
+            None => Err(format!("the checkpoint does not have {name}")),
+        }
+    });
+    loaded.map_err(|error| error.to_string())
 }

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::learner::Learner;
 use super::pictures::{Frozen, Latent, Listing};
+use super::pixels::Pixels;
 use crate::recipe::{BadStep, VqRecipe};
-use crate::train::checkpoint::{Checkpoints, Snapshot, State};
+use crate::train::checkpoint::{Checkpoints, State};
 use crate::train::metrics::{Log, Metrics, Timing};
 use crate::train::schedule::Schedule;
 use crate::train::{Options, Progress, StepReport, TrainError};
@@ -82,7 +83,8 @@ pub fn overview(recipe: &VqRecipe) -> Result<VqOverview, TrainError> {
         shift: vec![0.0; channels],
         scale: vec![1.0; channels],
     };
-    let learner = learner(recipe, flat)?;
+    Pixels::open(recipe, &frozen.tiny)?;
+    let learner = learner(recipe, flat, None)?;
     let count = |all: Vec<params::ParamInfo>| all.iter().map(|p| p.shape.iter().product::<usize>()).sum();
     Ok(VqOverview {
         pictures: listing.learnt(),
@@ -109,8 +111,8 @@ fn schedule(recipe: &VqRecipe, listing: &Listing) -> Schedule {
     )
 }
 
-fn learner(recipe: &VqRecipe, latents: Latents) -> Result<Learner, TrainError> {
-    Learner::new(recipe, latents).map_err(|message| TrainError::Data {
+fn learner(recipe: &VqRecipe, latents: Latents, pixels: Option<Pixels>) -> Result<Learner, TrainError> {
+    Learner::new(recipe, latents, pixels).map_err(|message| TrainError::Data {
         path: PathBuf::from(&recipe.autoencoder.model),
         message,
     })
@@ -128,6 +130,7 @@ pub fn run(recipe: &VqRecipe, options: &Options, progress: &mut dyn Progress) ->
     let _lock = FileLock::acquire(&out.join("lock"), "bifocal train")?;
     let checkpoints = open_folder(recipe, options)?;
     let (listing, frozen) = (Listing::open(recipe)?, Frozen::open(recipe)?);
+    let (pixels, eye) = Pixels::open(recipe, &frozen.tiny)?.unzip();
     let schedule = schedule(recipe, &listing);
     write(&out.join("recipe.toml"), recipe.to_toml().as_bytes())?;
     let held_out = serde_json::json!(listing.held_out);
@@ -148,8 +151,8 @@ pub fn run(recipe: &VqRecipe, options: &Options, progress: &mut dyn Progress) ->
         Err(error) => return Err(error),
     };
     let rows = latent.train.iter().map(|&row| latent.whole(row));
-    let mut learner = learner(recipe, Latents::of(rows, frozen.tiny.channels()))?;
-    let mut state = State::start(latent.fingerprint.clone());
+    let mut learner = learner(recipe, Latents::of(rows, frozen.tiny.channels()), pixels)?;
+    let mut state = State::start(format!("{}{}", latent.fingerprint, eye.unwrap_or_default()));
     let other = |message: String| TrainError::OtherRun {
         path: out.to_owned(),
         message,
@@ -391,11 +394,7 @@ impl Session<'_> {
             let path = log.path().to_owned();
             log.sync().map_err(TrainError::io(&path))?;
         }
-        let snapshot = Snapshot {
-            state: self.state.clone(),
-            weights: self.learner.weights(),
-            moments: self.learner.optimizer().state().clone(),
-        };
+        let snapshot = self.learner.snapshot(&self.state);
         let broken = snapshot
             .weights
             .iter()

@@ -15,6 +15,7 @@ use crate::lab::cost::{self, Cost};
 use crate::lab::judge::{Scores, Suite};
 use crate::lab::plan::{self, Run, Setting};
 use crate::lab::table::{self, Finished, Lab};
+use crate::lab::talk;
 use crate::model;
 
 /// Scores of a run, in its folder.
@@ -48,6 +49,9 @@ pub struct Args {
     /// The lab of learning task after task in place of the lab of methods: docs/continual.md; its runs are in continual/ of --out
     #[arg(long)]
     continual: bool,
+    /// The lab of towers that a language model sees through, in place of the lab of methods: docs/methods/llava.md; its runs are in talk/ of --out
+    #[arg(long, conflicts_with = "continual")]
+    talk: bool,
     /// Tell what would run, without running it
     #[arg(long)]
     explain: bool,
@@ -76,6 +80,9 @@ pub fn run(args: Args) -> Result<()> {
     let only: Vec<String> = args.only.iter().map(|name| name.trim().to_owned()).collect();
     if args.continual {
         return tasks(&args, &setting, &only);
+    }
+    if args.talk {
+        return towers(&args, &setting, &only);
     }
     let runs = plan::runs(&setting, args.seeds, &only)?;
     if args.explain {
@@ -149,6 +156,17 @@ fn tasks(args: &Args, setting: &Setting, only: &[String]) -> Result<()> {
         }
     }
     print!("{}", continual::table(setting, &runs, args.table)?);
+    Ok(())
+}
+
+/// The lab of towers that a language model sees through.
+fn towers(args: &Args, setting: &Setting, only: &[String]) -> Result<()> {
+    let runs = talk::runs(setting, args.seeds, only)?;
+    if args.explain {
+        talk::explain(&runs);
+    } else {
+        print!("{}", talk::table(setting, &runs, args.table)?);
+    }
     Ok(())
 }
 

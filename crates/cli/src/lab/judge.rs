@@ -72,22 +72,9 @@ impl Suite {
     /// # Errors
     /// Without held-out pictures; files that are there and cannot be read.
     pub fn open(data: &Path, holdout: &Path, recipe: &Recipe) -> Result<Self> {
-        let text = std::fs::read_to_string(holdout).with_context(|| format!("reading {}", holdout.display()))?;
-        let wanted: Vec<HeldOut> =
-            serde_json::from_str(&text).with_context(|| format!("reading {}", holdout.display()))?;
-        let wanted: BTreeSet<String> = wanted.into_iter().map(|held| held.image).collect();
-        let mut held = Dataset::open(&data.join("flickr8k"))?.samples;
-        held.retain(|sample| wanted.contains(&sample.key));
-        if held.is_empty() {
-            anyhow::bail!(
-                "{} names no picture of {}: the lab needs a holdout to measure on",
-                holdout.display(),
-                data.join("flickr8k").display()
-            );
-        }
         let (scenes, composition) = crepe(data)?;
         Ok(Self {
-            held,
+            held: held_out(data, holdout)?,
             labelled: samples(&data.join("imagenet-sample"))?,
             scenes,
             composition,
@@ -269,6 +256,26 @@ impl Suite {
 /// What the model puts texts into.
 fn prompt(model: &Model) -> Option<&str> {
     model.manifest().and_then(|manifest| manifest.text.prompt.as_deref())
+}
+
+/// The pictures of `flickr8k` that `holdout.json` of a run names.
+///
+/// # Errors
+/// Files that cannot be read; none of the pictures is there.
+pub fn held_out(data: &Path, holdout: &Path) -> Result<Vec<Sample>> {
+    let text = std::fs::read_to_string(holdout).with_context(|| format!("reading {}", holdout.display()))?;
+    let wanted: Vec<HeldOut> = serde_json::from_str(&text).with_context(|| format!("reading {}", holdout.display()))?;
+    let wanted: BTreeSet<String> = wanted.into_iter().map(|held| held.image).collect();
+    let mut held = Dataset::open(&data.join("flickr8k"))?.samples;
+    held.retain(|sample| wanted.contains(&sample.key));
+    if held.is_empty() {
+        anyhow::bail!(
+            "{} names no picture of {}: the lab needs a holdout to measure on",
+            holdout.display(),
+            data.join("flickr8k").display()
+        );
+    }
+    Ok(held)
 }
 
 /// All captions of a picture as one text.

@@ -5,3 +5,4 @@ pub mod cost;
 pub mod judge;
 pub mod plan;
 pub mod table;
+pub mod talk;

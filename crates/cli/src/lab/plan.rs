@@ -246,6 +246,30 @@ pub fn data_of(path: &str, setting: &Setting) -> String {
     }
 }
 
+/// Lets a recipe find its data in the folder that the lab is given.
+pub fn place(recipe: &mut Recipe, setting: &Setting) {
+    let stages = recipe.stage.values_mut().map(|stage| &mut stage.data);
+    for source in stages.chain([&mut recipe.data]).flat_map(|data| &mut data.sources) {
+        source.path = data_of(&source.path, setting);
+    }
+}
+
+/// The run of a row by its name; the base has one seed.
+///
+/// # Errors
+/// No such row, a recipe that cannot be read.
+pub fn named(setting: &Setting, name: &str, seed: u64) -> Result<Run> {
+    if name == BASE {
+        return base(setting);
+    }
+    let row = ROWS.iter().find(|row| row.name == name);
+    run(
+        setting,
+        row.with_context(|| format!("the lab has no row {name:?}"))?,
+        Some(seed),
+    )
+}
+
 fn run(setting: &Setting, row: &'static Row, seed: Option<u64>) -> Result<Run> {
     let path = setting.recipes.join(format!("{}.toml", row.recipe));
     let base = base_bundle(&setting.out).display().to_string();
@@ -257,10 +281,7 @@ fn run(setting: &Setting, row: &'static Row, seed: Option<u64>) -> Result<Run> {
         Recipe::load(&path, Some(&setting.profile), sets).with_context(|| format!("row {:?} of the lab", row.name))
     };
     let mut recipe = read(&sets)?;
-    let stages = recipe.stage.values_mut().map(|stage| &mut stage.data);
-    for source in stages.chain([&mut recipe.data]).flat_map(|data| &mut data.sources) {
-        source.path = data_of(&source.path, setting);
-    }
+    place(&mut recipe, setting);
     Ok(Run {
         row,
         seed,

@@ -289,15 +289,35 @@ impl EfficientNetLite {
 
     /// See [`super::VisionTower::patches`].
     pub fn patches(&self, images: &ImageBatch) -> (Tensor<2>, usize) {
+        let (x, size) = self.blocks(images, |_| ());
+        (self.head.pointwise(x, Activation::Relu6, None), size[0] * size[1])
+    }
+
+    /// The last features at each resolution, from half of the picture's down, for those who compare pictures by them.
+    ///
+    /// # Shapes
+    /// → five times `[n·h·w, channels]`.
+    pub fn maps(&self, images: &ImageBatch) -> Vec<Tensor<2>> {
+        let mut maps = Vec::new();
+        let (last, _) = self.blocks(images, |x| maps.push(x));
+        maps.push(last);
+        maps
+    }
+
+    /// What the blocks make of images, with its height and width; `halved` gets what they had made before each step to a lower resolution.
+    fn blocks(&self, images: &ImageBatch, mut halved: impl FnMut(Tensor<2>)) -> (Tensor<2>, [usize; 2]) {
         let ImageBatch { n, height, width, .. } = *images;
         let shape = same(n, [height, width], 3, 3, 2);
         let pixels = images.pixels.clone();
         let mut x = self.stem.dense(pixels, Activation::Relu6, &shape);
         let mut size = [shape.out_h(), shape.out_w()];
         for block in &self.blocks {
+            if block.shape.stride > 1 {
+                halved(x.clone());
+            }
             (x, size) = block.forward(x, n, size);
         }
-        (self.head.pointwise(x, Activation::Relu6, None), size[0] * size[1])
+        (x, size)
     }
 
     /// Scores of the classes for embeddings; `None` when the weights came without a classifier.
