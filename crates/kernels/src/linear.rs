@@ -1,20 +1,31 @@
 //! Linear layers: y = act(x·Wᵀ + b) + residual in one pass, and their gradients.
 use crate::activation::{Activation, activation_backward, derivative, per_activation};
 use crate::buffer::{filled, par_rows_sums};
-use crate::gemm::{Epilogue, Mat, Packed, Precision, Rhs, gemm_into};
+use crate::gemm::{Epilogue, Grid, Mat, Packed, Precision, Rhs, gemm_into};
 use crate::simd::{Simd, Task, dispatch, steps};
 
-/// A weight, perhaps with a packed copy of it.
+/// A weight, perhaps with a packed copy of it, or one in levels.
 #[derive(Clone, Copy)]
 pub struct Weight<'a> {
     data: &'a [f32],
     packed: Option<&'a Packed>,
+    grid: Option<&'a Grid>,
 }
 
 impl<'a> Weight<'a> {
     /// A weight `[dout, din]`; `packed` must be the same one, from [`pack_weight`].
     pub fn new(data: &'a [f32], packed: Option<&'a Packed>) -> Self {
-        Self { data, packed }
+        Self {
+            data,
+            packed,
+            grid: None,
+        }
+    }
+
+    /// With the same weight in levels, which serves products of a few rows.
+    #[must_use]
+    pub fn with_grid(self, grid: Option<&'a Grid>) -> Self {
+        Self { grid, ..self }
     }
 }
 
@@ -72,6 +83,7 @@ pub fn linear<'a>(
     let rhs = Rhs {
         mat: Mat::new(w.data, dout, din).t(),
         packed: w.packed,
+        grid: w.grid,
     };
     let mut pre = (keep_pre && act != Activation::Identity).then(Vec::new);
     // SAFETY: `gemm_into` writes every number of C and of `pre`, each of them t·dout long.

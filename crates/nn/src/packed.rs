@@ -1,8 +1,8 @@
-//! Weights that do not change, packed once for the kernels.
+//! Weights that do not change, put once into the form that the kernels read best.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bifocal_kernels::gemm::Packed;
+use bifocal_kernels::gemm::{Grid, Packed};
 use bifocal_kernels::linear::pack_weight;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
@@ -13,7 +13,7 @@ use crate::precision;
 /// Rows of input from which the order of a packed weight helps.
 const ROWS: usize = 5;
 
-/// A layer's weight in the order in which the kernels read it, made when a constant weight is used for the second time: a weight that learns changes with every
+/// A layer's weight in the order in which the kernels read it for many rows, and in levels for a few ([`Grid`], of a weight that a file had in four bits), made when a constant weight is used for the second time: a weight that learns changes with every
 /// step, and a single use is not worth the memory. It belongs to one layer: a clone of the layer begins without.
 #[derive(Debug, Default)]
 pub(crate) struct PackedWeight(Mutex<Option<Seen>>);
@@ -23,6 +23,15 @@ struct Seen {
     /// Kept, so that its memory is not another weight's while addresses are compared.
     weight: FlexTensor,
     packed: Option<Arc<Packed>>,
+    /// `Some(None)`: the weight is on no grid.
+    grid: Option<Option<Arc<Grid>>>,
+}
+
+/// A weight once more, in the forms that help.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Prepared {
+    pub packed: Option<Arc<Packed>>,
+    pub grid: Option<Arc<Grid>>,
 }
 
 impl Clone for PackedWeight {
@@ -32,33 +41,40 @@ impl Clone for PackedWeight {
 }
 
 impl PackedWeight {
-    /// The packed weight, if there is one by now that helps with `rows` rows of input.
-    pub fn of(&self, weight: &Tensor<2>, rows: usize) -> Option<Arc<Packed>> {
+    /// What there is by now that helps with `rows` rows of input.
+    pub fn of(&self, weight: &Tensor<2>, rows: usize) -> Prepared {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = Prepared::default();
         let Some(tensor) = constant(weight) else {
             *seen = None;
-            return None;
+            return none;
         };
-        if rows < ROWS {
-            return None;
-        }
-        let data = tensor.as_slice::<f32>()?;
+        let Some(data) = tensor.as_slice::<f32>() else {
+            return none;
+        };
         match &mut *seen {
             Some(seen) if seen.weight.as_slice::<f32>().map(<[f32]>::as_ptr) == Some(data.as_ptr()) => {
                 let [dout, din] = weight.dims();
+                if rows < ROWS {
+                    let find = || Grid::of(data, din, dout).map(Arc::new);
+                    let grid = seen.grid.get_or_insert_with(find).clone();
+                    return Prepared { grid, ..none };
+                }
                 let precision = precision::current();
                 let packed = match seen.packed.take().filter(|packed| packed.serves(precision)) {
                     Some(packed) => packed,
                     None => Arc::new(pack_weight(data, din, dout, precision)),
                 };
-                Some(seen.packed.insert(packed).clone())
+                let packed = Some(seen.packed.insert(packed).clone());
+                Prepared { packed, ..none }
             }
             other => {
                 *other = Some(Seen {
                     weight: tensor,
                     packed: None,
+                    grid: None,
                 });
-                None
+                none
             }
         }
     }
@@ -78,7 +94,7 @@ mod tests {
         let layer = params::set_trainable(Linear::new(40, 70, true, &mut rng), |_| false);
         let x = tensor((0..20 * 40).map(|i| (i % 13) as f32 - 6.0).collect(), [20, 40]);
         let first = values(layer.forward(x.clone()));
-        assert!(layer.packed.of(&layer.weight.val(), 20).is_some());
+        assert!(layer.packed.of(&layer.weight.val(), 20).packed.is_some());
         (layer, x, first)
     }
 
@@ -116,7 +132,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(values(layer.forward(x.clone())), first);
         }
-        assert!(layer.packed.of(&layer.weight.val(), 20).is_some());
+        assert!(layer.packed.of(&layer.weight.val(), 20).packed.is_some());
     }
 
     #[test]

@@ -147,6 +147,7 @@ impl<'a> Stream<'a> {
         let rhs = Rhs {
             mat: Mat::new(y, m, d).t(),
             packed: Some(&self.columns),
+            grid: None,
         };
         let x = Mat::new(&x[range.start * d..range.end * d], range.len(), d);
         // SAFETY: `z` has one number for each row and column.
@@ -216,6 +217,7 @@ impl<'a> Gradients<'a> {
             let rhs = Rhs {
                 mat: Mat::new(y, m, d),
                 packed: self.rows.as_ref(),
+                grid: None,
             };
             // SAFETY: `gx` has `d` numbers for each row of the chunk.
             unsafe {

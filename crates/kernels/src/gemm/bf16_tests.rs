@@ -92,6 +92,7 @@ fn a_packed_operand_gives_the_same_bits() {
             let rhs = Rhs {
                 mat: b,
                 packed: Some(&packed),
+                grid: None,
             };
             let e = Epilogue::default();
             // SAFETY: `again` has m·n numbers.

@@ -6,6 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod format;
+mod grid;
 mod pack;
 mod packed;
 #[cfg(target_arch = "x86_64")]
@@ -18,6 +19,7 @@ use crate::buffer::{Scratch, Shared};
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
 use format::Format;
 pub use format::{Precision, bf16_unit};
+pub use grid::Grid;
 pub(crate) use pack::pack_b;
 use pack::panel_stride;
 pub use packed::Packed;
@@ -80,16 +82,21 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// A right operand, perhaps with a copy of it that is packed already.
+/// A right operand, perhaps with a copy of it that is packed already, and one of its transpose that is smaller.
 #[derive(Clone, Copy)]
 pub(crate) struct Rhs<'a> {
     pub mat: Mat<'a>,
     pub packed: Option<&'a Packed>,
+    pub grid: Option<&'a Grid>,
 }
 
 impl<'a> From<Mat<'a>> for Rhs<'a> {
     fn from(mat: Mat<'a>) -> Self {
-        Self { mat, packed: None }
+        Self {
+            mat,
+            packed: None,
+            grid: None,
+        }
     }
 }
 
@@ -161,7 +168,8 @@ pub(crate) unsafe fn gemm_into(
     let packed = rhs.packed.filter(|packed| packed.fits(isa, format, b));
     let plan = Plan::new(isa, format, a, b, packed, c, epilogue);
     if thin::applies(a, b, accumulate) {
-        return thin::run(isa, &plan);
+        let grid = rhs.grid.filter(|grid| grid.fits(b.rows, b.cols));
+        return thin::run(isa, &plan, grid);
     }
     for (k0, k1) in k_passes(plan.words, format.unit()) {
         plan.pass(k0, k1 - k0, accumulate || k0 > 0, k1 == plan.words);
@@ -530,6 +538,7 @@ mod tests {
                 let rhs = Rhs {
                     mat: b,
                     packed: Some(&packed),
+                    grid: None,
                 };
                 // SAFETY: `again` has m·n numbers.
                 unsafe {

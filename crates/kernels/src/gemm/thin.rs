@@ -1,5 +1,5 @@
 //! Products of a few rows with a transposed weight: dot products along k, bound by reading the weight once.
-use super::{Format, Mat, Plan, each};
+use super::{Format, Grid, Mat, Plan, each};
 use crate::activation::{apply, per_activation};
 use crate::simd::{Isa, Simd, Task, dispatch_on, steps};
 
@@ -11,7 +11,7 @@ pub(super) fn applies(a: Mat, b: Mat, accumulate: bool) -> bool {
     a.rows <= ROWS && a.col_stride == 1 && b.row_stride == 1 && !accumulate && a.cols > 0
 }
 
-pub(super) fn run(isa: Isa, plan: &Plan) {
+pub(super) fn run(isa: Isa, plan: &Plan, grid: Option<&Grid>) {
     let threads = if plan.n * plan.k < 32 * 1024 {
         1
     } else {
@@ -27,6 +27,7 @@ pub(super) fn run(isa: Isa, plan: &Plan) {
             isa,
             Chunk {
                 plan,
+                grid,
                 from: plan.n * i / chunks,
                 to: plan.n * (i + 1) / chunks,
             },
@@ -36,6 +37,7 @@ pub(super) fn run(isa: Isa, plan: &Plan) {
 
 struct Chunk<'a> {
     plan: &'a Plan<'a>,
+    grid: Option<&'a Grid>,
     from: usize,
     to: usize,
 }
@@ -44,48 +46,64 @@ impl Task for Chunk<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { plan, from, to } = self;
+        let Self { plan, grid, from, to } = self;
         match plan.m {
-            1 => columns::<S, 1>(s, plan, from, to),
-            2 => columns::<S, 2>(s, plan, from, to),
-            3 => columns::<S, 3>(s, plan, from, to),
-            _ => columns::<S, 4>(s, plan, from, to),
+            1 => columns::<S, 1>(s, plan, grid, from, to),
+            2 => columns::<S, 2>(s, plan, grid, from, to),
+            3 => columns::<S, 3>(s, plan, grid, from, to),
+            _ => columns::<S, 4>(s, plan, grid, from, to),
         }
     }
 }
 
 /// Columns `from..to`, four at a time: several streams through B keep more reads under way than one.
 #[inline(always)]
-fn columns<S: Simd, const M: usize>(s: S, plan: &Plan, from: usize, to: usize) {
+fn columns<S: Simd, const M: usize>(s: S, plan: &Plan, grid: Option<&Grid>, from: usize, to: usize) {
     let mut j = from;
     while j + 4 <= to {
-        dots::<S, M, 4>(s, plan, j);
+        finish::<S, M, 4>(s, plan, j, dots(s, plan, grid, j));
         j += 4;
     }
     while j < to {
-        dots::<S, M, 1>(s, plan, j);
+        finish::<S, M, 1>(s, plan, j, dots(s, plan, grid, j));
         j += 1;
     }
 }
 
+/// Row by row of A, the sums over k with `J` columns of B, lane by lane.
 #[inline(always)]
-fn dots<S: Simd, const M: usize, const J: usize>(s: S, plan: &Plan, j: usize) {
+fn dots<S: Simd, const M: usize, const J: usize>(s: S, plan: &Plan, grid: Option<&Grid>, j: usize) -> [[S::V; J]; M] {
     let rows: [&[f32]; M] = std::array::from_fn(|i| &plan.a.data[i * plan.a.row_stride..][..plan.k]);
+    let plain = plan.format == Format::Plain;
+    if let Some(grid) = grid {
+        return grid.dots(s, rows, j, plain);
+    }
     let cols: [&[f32]; J] = std::array::from_fn(|q| &plan.b.data[(j + q) * plan.b.col_stride..][..plan.k]);
     let mut acc = [[s.zero(); J]; M];
-    let round = |v: S::V| if plan.format == Format::Plain { v } else { s.bf16(v) };
     for k in steps::<S>(plan.k) {
         let mut x = [s.zero(); M];
         for i in 0..M {
-            x[i] = round(s.get(&rows[i][k..]));
+            x[i] = rounded(s, s.get(&rows[i][k..]), plain);
         }
         for q in 0..J {
-            let w = round(s.get(&cols[q][k..]));
+            let w = rounded(s, s.get(&cols[q][k..]), plain);
             for i in 0..M {
                 acc[i][q] = s.fma(x[i], w, acc[i][q]);
             }
         }
     }
+    acc
+}
+
+/// As products of bf16 read it, unless they are plain ones. No closure: those are not inlined where registers are wide.
+#[inline(always)]
+pub(super) fn rounded<S: Simd>(s: S, v: S::V, plain: bool) -> S::V {
+    if plain { v } else { s.bf16(v) }
+}
+
+/// Writes the numbers of `J` columns.
+#[inline(always)]
+fn finish<S: Simd, const M: usize, const J: usize>(s: S, plan: &Plan, j: usize, acc: [[S::V; J]; M]) {
     for i in 0..M {
         for q in 0..J {
             let e = plan.epilogue;

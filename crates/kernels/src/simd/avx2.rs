@@ -61,6 +61,15 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
     }
     #[inline(always)]
+    unsafe fn nibbles(self, p: *const u8, upper: bool) -> __m256 {
+        // SAFETY: see above the `impl`.
+        unsafe {
+            let bytes = _mm_loadl_epi64(p.cast());
+            let halves = if upper { _mm_srli_epi16::<4>(bytes) } else { bytes };
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(halves, _mm_set1_epi8(15))))
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a hint that never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

@@ -104,6 +104,15 @@ impl Simd for Avx512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
+    unsafe fn nibbles(self, p: *const u8, upper: bool) -> __m512 {
+        // SAFETY: see above the `impl`.
+        unsafe {
+            let bytes = _mm_loadu_si128(p.cast());
+            let halves = if upper { _mm_srli_epi16::<4>(bytes) } else { bytes };
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(halves, _mm_set1_epi8(15))))
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a hint that never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }

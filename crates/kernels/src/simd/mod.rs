@@ -43,6 +43,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `p` must be readable for `LANES` numbers.
     unsafe fn load_f16(self, p: *const half::f16) -> Self::V;
+    /// The lower halves of `LANES` bytes as numbers, or the upper ones.
+    /// # Safety
+    /// `p` must be readable for `LANES` bytes.
+    unsafe fn nibbles(self, p: *const u8, upper: bool) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;

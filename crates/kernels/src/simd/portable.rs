@@ -62,6 +62,12 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn nibbles(self, p: *const u8, upper: bool) -> [f32; 4] {
+        let shift = if upper { 4 } else { 0 };
+        // SAFETY: the caller's contract.
+        unsafe { std::array::from_fn(|i| f32::from(*p.add(i) >> shift & 15)) }
+    }
+    #[inline(always)]
     fn prefetch(self, _: *const f32) {}
     #[inline(always)]
     fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {

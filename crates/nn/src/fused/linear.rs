@@ -1,20 +1,18 @@
 //! Linear layer with activation and residual in one pass, and gated activations.
 
-use std::sync::Arc;
-
-use bifocal_kernels::gemm::Packed;
 use bifocal_kernels::{activation as functions, linear as kernel};
 use burn::tensor::Tensor;
 
 use super::{Fused, absent, apply, on_cpu};
 use crate::composed;
+use crate::packed::Prepared;
 use crate::precision::{self, Precision};
 
 pub use bifocal_kernels::activation::Activation;
 
 #[derive(Clone, Debug)]
 struct Linear {
-    packed: Option<Arc<Packed>>,
+    prepared: Prepared,
     act: Activation,
     bias: bool,
     residual: bool,
@@ -32,7 +30,7 @@ impl Fused<4> for Linear {
         let t = x.len() / self.din.max(1);
         let out = kernel::linear(
             x,
-            kernel::Weight::new(w, self.packed.as_deref()),
+            kernel::Weight::new(w, self.prepared.packed.as_deref()).with_grid(self.prepared.grid.as_deref()),
             self.bias.then_some(b),
             self.act,
             self.residual.then_some(r),
@@ -84,14 +82,14 @@ pub fn linear(
     act: Activation,
     residual: Option<Tensor<2>>,
 ) -> Tensor<2> {
-    linear_packed(x, w, None, bias, act, residual)
+    linear_prepared(x, w, Prepared::default(), bias, act, residual)
 }
 
-/// As [`linear`]; `packed` is the weight once more, in the order of the kernels.
-pub(crate) fn linear_packed(
+/// As [`linear`]; `prepared` is the weight once more, as the kernels read it best.
+pub(crate) fn linear_prepared(
     x: Tensor<2>,
     w: Tensor<2>,
-    packed: Option<Arc<Packed>>,
+    prepared: Prepared,
     bias: Option<Tensor<1>>,
     act: Activation,
     residual: Option<Tensor<2>>,
@@ -109,7 +107,7 @@ pub(crate) fn linear_packed(
         return composed::linear(x, w, bias, act, residual);
     }
     let op = Linear {
-        packed,
+        prepared,
         act,
         bias: bias.is_some(),
         residual: residual.is_some(),

@@ -26,7 +26,7 @@ pub use conv::{ConvShape, conv2d, depthwise_conv2d};
 pub(crate) use dropout::dropout;
 pub use elastic::elastic;
 pub use embedding::embedding;
-pub(crate) use linear::linear_packed;
+pub(crate) use linear::linear_prepared;
 pub use linear::{Activation, activation, gated, linear};
 pub use norm::{GroupShape, group_norm, head_rms_norm, layer_norm, rms_norm};
 pub use pool::segment_mean;

@@ -95,13 +95,13 @@ impl Linear {
         let low = low_rank(&self.lora, &x, 0..self.weight.dims()[0]);
         let bias = self.bias.as_ref().map(Param::val);
         let weight = self.weight.val();
-        let packed = self.packed.of(&weight, x.dims()[0]);
+        let prepared = self.packed.of(&weight, x.dims()[0]);
         let Some((h, b)) = low else {
-            return fused::linear_packed(x, weight, packed, bias, act, residual);
+            return fused::linear_prepared(x, weight, prepared, bias, act, residual);
         };
         let product = |to| {
             let low = fused::linear(h, b, None, Activation::Identity, to);
-            fused::linear_packed(x, weight, packed, bias, Activation::Identity, Some(low))
+            fused::linear_prepared(x, weight, prepared, bias, Activation::Identity, Some(low))
         };
         if act == Activation::Identity {
             return product(residual);

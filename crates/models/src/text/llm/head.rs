@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use bifocal_kernels::gemm::{Mat, Precision, gemm};
+use bifocal_kernels::activation::Activation;
+use bifocal_kernels::gemm::{Grid, Precision};
+use bifocal_kernels::linear::{Weight, linear};
 use bifocal_nn::Tensor;
 use bifocal_nn::engine::values;
 use bifocal_nn::fused::{self, SharedVocabulary, Vocabulary};
@@ -19,6 +21,8 @@ const MAX_EXPANDED: usize = 1 << 30;
 pub(super) struct OutputLayer {
     stored: Arc<StoredRows>,
     expanded: OnceLock<Option<Vec<f32>>>,
+    /// The same in levels, where it is on a grid: what is read for each token is a fifth then.
+    grid: OnceLock<Option<Grid>>,
 }
 
 impl OutputLayer {
@@ -26,6 +30,7 @@ impl OutputLayer {
         Self {
             stored,
             expanded: OnceLock::new(),
+            grid: OnceLock::new(),
         }
     }
 
@@ -111,11 +116,11 @@ impl Llm {
         Some(match output.expanded() {
             None => fused::logits(hidden, &**output),
             Some(rows) => {
-                let x = values(hidden);
-                let mut out = vec![0.0; t * output.rows()];
-                let w = Mat::new(rows, output.rows(), width).t();
-                gemm(Mat::new(&x, t, width), w, &mut out, false, Precision::F32);
-                out
+                let (x, count) = (values(hidden), output.rows());
+                let grid = output.grid.get_or_init(|| Grid::of(rows, width, count));
+                let weight = Weight::new(rows, None).with_grid(grid.as_ref());
+                let identity = Activation::Identity;
+                linear(&x, weight, None, identity, None, t, width, count, false, Precision::F32).y
             }
         })
     }
