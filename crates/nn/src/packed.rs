@@ -119,6 +119,23 @@ mod tests {
     }
 
     #[test]
+    fn a_weight_of_four_bits_is_read_in_levels_to_the_same_bits() {
+        let mut rng = Rng::new(2);
+        let mut layer = params::set_trainable(Linear::new(64, 9, false, &mut rng), |_| false);
+        let levels = (0..9 * 64).map(|i| 0.125 * (i * 7 % 16) as f32 - 0.5).collect();
+        layer.weight = burn::module::Param::from_tensor(tensor(levels, [9, 64]));
+        let x = tensor((0..64).map(|i| (i % 13) as f32 - 6.0).collect(), [1, 64]);
+        let first = values(layer.forward(x.clone()));
+        assert_eq!(values(layer.forward(x)), first);
+        let prepared = layer.packed.of(&layer.weight.val(), 1);
+        assert!(prepared.grid.is_some() && prepared.packed.is_none());
+        assert!(layer.packed.of(&layer.weight.val(), 20).packed.is_some());
+        let (other, x, _) = warm();
+        other.forward(x.slice([0..1, 0..40]));
+        assert!(other.packed.of(&other.weight.val(), 1).grid.is_none());
+    }
+
+    #[test]
     fn the_weight_below_an_adapter_is_packed() {
         let (layer, x, first) = warm();
         let config = crate::lora::LoraConfig {
@@ -142,6 +159,6 @@ mod tests {
         for _ in 0..3 {
             layer.forward(x.clone());
         }
-        assert!(layer.packed.of(&layer.weight.val(), 20).is_none());
+        assert!(layer.packed.of(&layer.weight.val(), 20).packed.is_none());
     }
 }
