@@ -28,6 +28,13 @@ pub enum Images {
         /// Patches of a picture.
         each: usize,
     },
+    /// For a vision tower that learns to read them.
+    Codes {
+        /// Of each picture, one after the other.
+        codes: Arc<[u32]>,
+        /// Codes of a picture.
+        each: usize,
+    },
 }
 
 impl Images {
@@ -44,6 +51,10 @@ impl Images {
             Self::Features(all) => Self::Features(rows(all, images)),
             Self::Patches { rows: all, each } => Self::Patches {
                 rows: rows(all, images.start * each..images.end * each),
+                each: *each,
+            },
+            Self::Codes { codes, each } => Self::Codes {
+                codes: codes[images.start * each..images.end * each].into(),
                 each: *each,
             },
         }
@@ -124,6 +135,8 @@ pub struct Batch {
     pub negatives: Option<(Texts, Vec<usize>)>,
     /// What the teacher makes of the pictures, `[n, width]`.
     pub teacher_images: Option<Tensor<2>>,
+    /// What the teacher makes of the pictures' tokens, `[n, tokens·width]`.
+    pub teacher_tokens: Option<Tensor<2>>,
     /// What the teacher makes of the texts, `[m, width]`.
     pub teacher_texts: Option<Tensor<2>>,
     /// Pictures of no task with what a teacher makes of them; their texts are the teacher's rows of them.
@@ -174,6 +187,7 @@ impl Batch {
             queries: self.queries.as_ref().map(|all| all.part(samples.clone())),
             negatives: negatives.filter(|(_, counts)| counts.iter().any(|&n| n > 0)),
             teacher_images: self.teacher_images.as_ref().map(|all| rows(all, samples.clone())),
+            teacher_tokens: self.teacher_tokens.as_ref().map(|all| rows(all, samples.clone())),
             teacher_texts: self.teacher_texts.as_ref().map(|all| rows(all, texts.clone())),
             reference: self.reference.as_ref().and_then(|all| {
                 let at = |sample: usize| all.len() * sample / self.len();
@@ -208,6 +222,10 @@ pub enum Part {
     Reference,
     /// Of each dialogue the sum of its tokens' losses, and how many tokens these are.
     Answers,
+    /// All tokens of each picture.
+    Tokens,
+    /// All tokens of each picture as the teacher sees them.
+    TeacherTokens,
 }
 
 /// What a stage's towers and heads make of samples: rows that its loss compares.

@@ -317,6 +317,7 @@ fn batch(rng: &mut Rng) -> (Batch, Vec<Sequence>) {
         queries: None,
         negatives: None,
         teacher_images: None,
+        teacher_tokens: None,
         teacher_texts: None,
         reference: None,
         first: [0; 3],

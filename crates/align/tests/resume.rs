@@ -147,6 +147,22 @@ fn zscl_with_its_average() {
 }
 
 #[test]
+fn toklip_over_both_stages_whose_codes_see_ahead_at_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = common::write_clip(dir.path());
+    let mut sets = common::on_codes(&common::write_codec(dir.path()));
+    sets.extend([
+        format!("teacher.model={model:?}"),
+        "toklip.open=0.5".to_owned(),
+        "stage.codes={ skip = false, schedule = { steps = 1 } }".to_owned(),
+        "schedule.steps=3".to_owned(),
+        "run.evaluate_on=1".to_owned(),
+    ]);
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    interrupted_equals_unbroken("toklip", &sets);
+}
+
+#[test]
 fn ewc_with_what_it_leaves() {
     let dir = tempfile::tempdir().unwrap();
     let former = common::importance(&common::write_clip(dir.path()), dir.path());

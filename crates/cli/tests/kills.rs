@@ -204,6 +204,20 @@ fn proclip() {
     survives("proclip", &["distill.ema=0.5", "distill.lambda=0.01"]);
 }
 
+#[test]
+fn toklip() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut sets = tiny::on_codes(&tiny::write_codec(dir.path()));
+    let teacher = tiny::write_clip(dir.path());
+    sets.extend([
+        format!("teacher.model={:?}", text(&teacher)),
+        "toklip.open=0.5".to_owned(),
+        "run.evaluate_on=1".to_owned(),
+    ]);
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    survives("toklip", &sets);
+}
+
 /// Also between tasks, and while what a task has done is measured.
 #[test]
 fn task_after_task() {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bifocal_align::train::metrics::Metrics;
-use common::{samples, text};
+use common::{samples, text, tiny};
 use serde_json::{Value, json};
 
 /// Processors round differently, and each step builds on the one before.
@@ -114,6 +114,12 @@ fn every_recipe_trains_as_it_did() {
         "smoke",
         &[format!("vision.model={:?}", text(&clip))],
     );
+    let codes = [
+        format!("vision.codes.model={:?}", text(&tiny::write_codec(smoke.dir.path()))),
+        format!("text.model={:?}", text(&clip)),
+        format!("teacher.model={:?}", text(&clip)),
+    ];
+    smoke.run("toklip", "toklip", "smoke", &codes);
     let both = ["vision", "text"].map(|side| format!("{side}.model={:?}", text(&clip)));
     for recipe in ["cclip", "ewc", "zscl"] {
         smoke.run(recipe, recipe, "smoke", &both);

@@ -71,13 +71,17 @@ impl Contrastive {
 
     /// The rows of a batch as they leave the heads.
     pub(super) fn rows(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError> {
+        let pictures = self.pictures(towers, batch, seed, Part::Images)?;
+        Ok(self.text_rows(towers, batch, seed)?.with(Part::Images, pictures))
+    }
+
+    /// As [`Contrastive::rows`], without those of the pictures.
+    pub(super) fn text_rows(&self, towers: &Towers, batch: &Batch, seed: u64) -> Result<Embeddings, MethodError> {
         let draws = |part, first| Draws::new(seed, part, first);
-        let mut all = Embeddings::of(batch)
-            .with(Part::Images, self.pictures(towers, batch, seed, Part::Images)?)
-            .with(
-                Part::Texts,
-                embed::texts(towers, &batch.texts, self.text, draws(Part::Texts, batch.first[1]))?,
-            );
+        let mut all = Embeddings::of(batch).with(
+            Part::Texts,
+            embed::texts(towers, &batch.texts, self.text, draws(Part::Texts, batch.first[1]))?,
+        );
         if let Some((negatives, _)) = &batch.negatives {
             all = all.with(
                 Part::Negatives,

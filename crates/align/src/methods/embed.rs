@@ -1,7 +1,10 @@
 //! From a batch to rows in the joint space, not normalised: towers, what disturbs features in training, heads.
 
+use std::sync::Arc;
+
 use bifocal_models::adapter::Head;
 use bifocal_models::towers::Towers;
+use bifocal_models::vision::{CodesError, VisionTower};
 use bifocal_nn::engine::tensor;
 use bifocal_nn::init::Rng;
 use bifocal_nn::noise::{Noise, Rows};
@@ -87,6 +90,7 @@ pub(super) fn images(
                     .to_owned(),
             });
         }
+        Images::Codes { .. } => return Ok(of_codes(towers, images, disturb, draws)?.0),
         Images::Pixels(pixels) => pixels,
     };
     let tower = towers.vision.as_ref().ok_or(MethodError::NoTower {
@@ -110,6 +114,57 @@ pub(super) fn images(
         ..draws
     };
     Ok(draws.scope(|| over_patches(draws)))
+}
+
+/// As [`images`], and what each token is after the final norm, for a tower that reads codes.
+///
+/// # Shapes
+/// `[n, e]` and `[n, tokens·width]`.
+pub(super) fn images_and_tokens(
+    towers: &Towers,
+    images: &Images,
+    disturb: Disturb,
+    draws: Draws,
+) -> Result<[Tensor<2>; 2], MethodError> {
+    let (rows, tokens) = of_codes(towers, images, disturb, draws)?;
+    let ([n, _], [all, width]) = (rows.dims(), tokens.dims());
+    Ok([rows, tokens.reshape([n, all / n.max(1) * width])])
+}
+
+/// Rows of pictures by their codes, and `[n·tokens, width]` of their tokens.
+fn of_codes(
+    towers: &Towers,
+    images: &Images,
+    disturb: Disturb,
+    draws: Draws,
+) -> Result<(Tensor<2>, Tensor<2>), MethodError> {
+    let trouble = |message: String| MethodError::Tower {
+        tower: "vision",
+        message,
+    };
+    let missing = MethodError::NoTower {
+        what: "codes",
+        tower: "vision",
+    };
+    let tower = towers.vision.as_ref().and_then(VisionTower::token_encoder);
+    let tower = tower.ok_or(missing)?;
+    let codes = match images {
+        Images::Codes { codes, .. } => Arc::clone(codes),
+        Images::Pixels(pixels) => (tower.codes(pixels)).ok_or_else(|| trouble(CodesError::NoCodes.to_string()))?,
+        Images::Features(_) | Images::Patches { .. } => return Err(MethodError::NoRows { part: Part::Tokens }),
+    };
+    let each = tower.tokens_of_a_picture();
+    let within = Draws {
+        tokens: draws.items * each,
+        ..draws
+    };
+    let embedded = within.scope(|| tower.embed_codes(&codes));
+    let [pooled, tokens] = embedded.map_err(|error| trouble(error.to_string()))?;
+    let draws = Draws {
+        seed: mix(draws.seed, HEAD, 0),
+        ..draws
+    };
+    Ok((rows(&towers.image_head, || pooled, disturb, draws), tokens))
 }
 
 /// What the text tower makes of texts.

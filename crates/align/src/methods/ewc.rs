@@ -62,6 +62,10 @@ impl Objective for Elastic {
         })
     }
 
+    fn before_step(&self, towers: Towers, done: f64) -> Towers {
+        self.task.before_step(towers, done)
+    }
+
     fn after_step(&self, towers: Towers) -> Towers {
         self.task.after_step(towers)
     }

@@ -144,7 +144,7 @@ impl Llava {
             .ok_or(MethodError::NoRows { part: Part::Images })?;
         match images {
             Images::Patches { rows, each } => Ok((rows.clone(), *each)),
-            Images::Features(_) => Err(MethodError::NoRows { part: Part::Images }),
+            Images::Features(_) | Images::Codes { .. } => Err(MethodError::NoRows { part: Part::Images }),
             Images::Pixels(pixels) => {
                 let tower = towers.vision.as_ref().ok_or(MethodError::NoTower {
                     what: "pixels",

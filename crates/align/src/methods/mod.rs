@@ -19,6 +19,7 @@ mod proclip;
 mod sail;
 mod sharelock;
 mod siglip;
+mod toklip;
 mod zscl;
 
 use std::fmt::Debug;
@@ -118,6 +119,11 @@ pub struct DialogueNeeds {
 pub enum TeacherRows {
     /// What the teacher of the recipe makes of the texts, of unit length.
     Texts,
+    /// What the teacher of the recipe makes of the pictures, as it leaves its head.
+    Pictures {
+        /// Whether its tokens come too.
+        tokens: bool,
+    },
     /// What towers and heads made of pictures and texts when the run began, as they leave the heads.
     FormerSelf,
 }
@@ -174,6 +180,13 @@ pub trait Objective: Debug {
     /// # Errors
     /// [`MethodError`] when there are no rows that it compares.
     fn loss(&self, towers: &Towers, all: &Embeddings) -> Result<LossTerms, MethodError>;
+
+    /// Before the gradient of a step, after a share of the stage's steps: what a tower is made to do otherwise. It may depend on nothing else, so that a run
+    /// that is resumed goes on alike.
+    fn before_step(&self, towers: Towers, done: f64) -> Towers {
+        let _ = done;
+        towers
+    }
 
     /// After the optimizer: clamps, moving averages.
     fn after_step(&self, towers: Towers) -> Towers {
@@ -253,6 +266,7 @@ pub const METHODS: &[Entry] = &[
     ewc::ENTRY,
     zscl::ENTRY,
     llava::ENTRY,
+    toklip::ENTRY,
 ];
 
 /// The method of a name.

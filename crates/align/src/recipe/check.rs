@@ -1,6 +1,6 @@
 //! Values that no run can work with.
 
-use super::{HeadKind, HeadSpec, LossKind, NewVision, Recipe, RecipeError, SourceKind, SourceSpec};
+use super::{HeadKind, HeadSpec, LossKind, NewFamily, NewVision, Recipe, RecipeError, SourceKind, SourceSpec};
 use crate::methods;
 
 impl Recipe {
@@ -21,6 +21,17 @@ impl Recipe {
                 })?;
                 check_new(new)?;
             }
+        }
+        if let Some(codes) = &self.vision.codes {
+            need(!codes.model.is_empty(), "vision.codes.model", || {
+                "whose codes? Write the folder that a run of recipes/vq.toml has left, or LlamaGen's file".to_owned()
+            })?;
+            let new = self.vision.new.as_ref();
+            need(
+                new.is_none_or(|new| new.family == NewFamily::Siglip),
+                "vision.new.family",
+                || "a token encoder has no class token; set it to siglip".to_owned(),
+            )?;
         }
         need(!self.text.model.is_empty(), "text.model", || {
             "which text tower? Write the folder or file of its weights".to_owned()
@@ -61,6 +72,7 @@ impl Recipe {
         })?;
         self.chat.check()?;
         self.check_consolidation()?;
+        self.check_toklip()?;
         within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
         let explode = self.run.explode;
         need(explode == 0.0 || (1.0..=1e9).contains(&explode), "run.explode", || {

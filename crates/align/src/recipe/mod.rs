@@ -12,6 +12,7 @@ mod hold;
 mod layers;
 mod learning;
 mod spec;
+mod toklip;
 mod vq;
 
 pub use chain::{Chain, ContinualSpec, Task};
@@ -23,11 +24,12 @@ pub use learning::{
     ScheduleSpec,
 };
 pub use spec::{
-    CaptionSpec, ClassRows, ConsolidateKind, ConsolidateSpec, DataSpec, DistillSpec, HeadActivation, HeadKind,
-    HeadSpec, LoraSpec, LossKind, LossSpec, MergeSpec, NewVision, Normalizer, Rho, SourceKind, SourceSpec, StageSpec,
-    TeacherSpec, TextSpec, VisionSpec,
+    CaptionSpec, ClassRows, CodesSpec, ConsolidateKind, ConsolidateSpec, DataSpec, DistillSpec, HeadActivation,
+    HeadKind, HeadSpec, LoraSpec, LossKind, LossSpec, MergeSpec, NewFamily, NewVision, Normalizer, Rho, SourceKind,
+    SourceSpec, StageSpec, TeacherSpec, TextSpec, VisionSpec,
 };
 
+pub use toklip::{Per, ToklipSpec};
 pub use vq::{AutoencoderSpec, CodebookSpec, LatentSpec, PictureSource, PicturesSpec, VqLoss, VqRecipe};
 
 use std::collections::BTreeMap;
@@ -67,6 +69,8 @@ pub struct Recipe {
     pub elastic: ElasticSpec,
     /// What ZSCL looks at beside the task.
     pub reference: ReferenceSpec,
+    /// What TokLIP distils, and how much.
+    pub toklip: ToklipSpec,
     /// How much of what was learnt is kept.
     pub merge: MergeSpec,
     /// How LLM2CLIP tunes its language model.
@@ -116,6 +120,7 @@ impl Default for Recipe {
             consolidate: ConsolidateSpec::default(),
             elastic: ElasticSpec::default(),
             reference: ReferenceSpec::default(),
+            toklip: ToklipSpec::default(),
             merge: MergeSpec::default(),
             caption: CaptionSpec::default(),
             chat: ChatSpec::default(),

@@ -20,12 +20,42 @@ pub struct VisionSpec {
     /// A vision transformer that begins from scratch, in place of `model`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new: Option<NewVision>,
+    /// The tower reads a picture's codes in place of its patches (TokLIP): either of the two above, which has to be a SigLIP, is what the token encoder
+    /// begins as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codes: Option<CodesSpec>,
 }
 
-/// `[vision.new]`: the sizes of a vision transformer as CLIP's, with OpenAI's initial values; patches of ViT-B/16 unless told otherwise.
+/// `[vision.codes]`: whose codes, and how they are read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CodesSpec {
+    /// The frozen autoencoder: a folder that `recipes/vq.toml` has written, or a file of LlamaGen's; looked for as it stands, then in
+    /// `$BIFOCAL_MODELS`. The finished bundle holds a copy.
+    pub model: String,
+    /// Whether codes see all others, and not only those before them; such a tower cannot go on code by code.
+    pub bidirectional: bool,
+    /// Whether each code gets a vector that is learnt, in place of the one in the codebook.
+    pub lookup: bool,
+}
+
+/// Which kind of vision transformer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewFamily {
+    /// With a class token.
+    #[default]
+    Clip,
+    /// Without one: attention pools the patches.
+    Siglip,
+}
+
+/// `[vision.new]`: the sizes of a vision transformer with OpenAI's initial values; patches of ViT-B/16 unless told otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NewVision {
+    /// `clip` or `siglip`.
+    pub family: NewFamily,
     /// Side of the square that it reads, in pixels.
     pub size: usize,
     /// Side of a patch, in pixels.
@@ -41,6 +71,7 @@ pub struct NewVision {
 impl Default for NewVision {
     fn default() -> Self {
         Self {
+            family: NewFamily::Clip,
             size: 224,
             patch: 16,
             width: 768,
@@ -56,6 +87,7 @@ impl Default for VisionSpec {
             model: String::new(),
             projection: true,
             new: None,
+            codes: None,
         }
     }
 }
@@ -90,7 +122,7 @@ pub struct TextSpec {
     pub facets: Vec<String>,
 }
 
-/// `[teacher]`: a model whose embeddings are what a stage distils (ProCLIP).
+/// `[teacher]`: a model whose embeddings are what a stage distils: of texts (ProCLIP), of pictures (TokLIP).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TeacherSpec {

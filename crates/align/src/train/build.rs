@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bifocal_data::Preprocess;
 use bifocal_models::adapter::{Head, HeadConfig};
@@ -9,7 +10,8 @@ use bifocal_models::bundle::{TextSide, VisionSide};
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::text::TextTower;
 use bifocal_models::towers::Towers;
-use bifocal_models::vision::{VisionTower, Vit, VitConfig};
+use bifocal_models::vision::{CodeOptions, VisionTower, Vit, VitConfig, VitFamily};
+use bifocal_models::vq::Codec;
 use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::init::Rng;
 use bifocal_nn::lora;
@@ -17,26 +19,91 @@ use bifocal_nn::params::{self, ParamInfo};
 
 use super::TrainError;
 use super::plan::{Plan, matches};
+use super::setup::find;
 use crate::methods::Stage;
 use crate::random::{INIT, mix};
-use crate::recipe::{HeadKind, HeadSpec, LoraSpec, LossKind, NewVision, Recipe, RecipeError};
+use crate::recipe::{CodesSpec, HeadKind, HeadSpec, LoraSpec, LossKind, NewFamily, NewVision, Recipe, RecipeError};
 
 /// A vision transformer that has learnt nothing.
 pub(super) fn from_scratch(new: &NewVision, seed: u64) -> VisionSide {
-    let stack = StackConfig::new(new.width, new.layers, new.heads, 4 * new.width, Gelu::Erf);
-    let config = VitConfig::clip(new.size, new.patch, new.width, stack);
+    let stack = |gelu| StackConfig::new(new.width, new.layers, new.heads, 4 * new.width, gelu);
+    let config = |stack| VitConfig::clip(new.size, new.patch, new.width, stack);
+    // the size was checked with the recipe
+    let size = new.size as u32;
+    let (config, preprocess) = match new.family {
+        NewFamily::Clip => (config(stack(Gelu::Erf)), Preprocess::clip(size)),
+        NewFamily::Siglip => {
+            let stack = StackConfig {
+                eps: 1e-6,
+                ..stack(Gelu::Tanh)
+            };
+            let config = VitConfig {
+                family: VitFamily::SigLip,
+                ..config(stack)
+            };
+            (config, Preprocess::siglip(size))
+        }
+    };
     let tower = Vit::new(config, &mut Rng::new(mix(seed, INIT, 1 << 32))).without_projection();
     VisionSide {
         encoder: VisionEncoder {
             fingerprint: blake3::hash(format!("{new:?} {seed}").as_bytes()).to_hex().to_string(),
             tower: VisionTower::Vit(tower),
-            // the size was checked with the recipe
-            preprocess: Preprocess::clip(new.size as u32),
+            preprocess,
             name: "a new vision transformer".to_owned(),
         },
         head: None,
         log_scale: None,
     }
+}
+
+/// The tower of a vision side as the token encoder of a TokLIP (see [`Vit::on_codes`]).
+pub(super) fn on_codes(side: VisionSide, spec: &CodesSpec, seed: u64) -> Result<VisionSide, TrainError> {
+    let refuse = |message: String| {
+        TrainError::Recipe(RecipeError::Value {
+            key: "vision.codes.model",
+            message,
+        })
+    };
+    let path = find("vision.codes.model", &spec.model)?.path;
+    let codec = Codec::open(&path).map_err(|error| refuse(error.to_string()))?;
+    let VisionEncoder {
+        tower,
+        preprocess,
+        fingerprint,
+        name,
+    } = side.encoder;
+    let VisionTower::Vit(tower) = tower else {
+        return Err(refuse(format!(
+            "{name} is no vision transformer, which a token encoder begins as; take a SigLIP"
+        )));
+    };
+    let options = CodeOptions {
+        bidirectional: spec.bidirectional,
+        lookup: spec.lookup,
+    };
+    let about = format!("{fingerprint} {} {options:?} {seed}", codec.fingerprint());
+    let mut rng = Rng::new(mix(seed, INIT, (1 << 32) + 3));
+    let tower = tower.on_codes(Arc::new(codec), options, &mut rng);
+    let tower = tower.map_err(|error| refuse(format!("{name}: {error}")))?;
+    // towers are limited to far less
+    let size = tower.config().image_size as u32;
+    let encoder = VisionEncoder {
+        preprocess: Preprocess {
+            // autoencoders read values in −1…1, whatever the tower did
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            ..preprocess
+        },
+        tower: VisionTower::Vit(tower),
+        fingerprint: blake3::hash(about.as_bytes()).to_hex().to_string(),
+        name,
+    };
+    let encoder = encoder.with_image_size(size);
+    Ok(VisionSide {
+        encoder: encoder.map_err(|error| refuse(error.to_string()))?,
+        ..side
+    })
 }
 
 /// The tower of a text side as if it had learnt nothing.
@@ -93,6 +160,12 @@ pub(super) fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result
         return refuse(
             "image_head.kind",
             "features of a frozen tower are one vector a picture, not its patches; let vision.* learn or take another head",
+        );
+    }
+    if recipe.vision.codes.is_some() && stage.needs.images && !plan.learns_below("vision.") {
+        return refuse(
+            "vision.codes",
+            "the layers between codes and tower have learnt nothing; give them a stage in which vision.patches.* learns",
         );
     }
     if recipe.vision.new.is_some() && stage.needs.images && !plan.learns_below("vision.") {

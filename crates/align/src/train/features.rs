@@ -23,6 +23,7 @@ use bifocal_nn::precision;
 use super::collective::{Ranks, Wait};
 use super::corpus::{Corpus, Picture};
 use super::feed::Table;
+use super::reading::Reading;
 use super::{Progress, TrainError};
 use crate::methods::DialogueNeeds;
 use crate::recipe::{ClassRows, Precision};
@@ -57,7 +58,7 @@ impl<'a> Features<'a> {
     }
 
     /// What tells features apart, with the precision that they are computed in.
-    fn spec(&self) -> FeatureSpec {
+    pub fn spec(&self) -> FeatureSpec {
         match self.precision {
             Precision::F32 => FeatureSpec::new(),
             Precision::Bf16 => FeatureSpec::new().with("precision", "bf16"),
@@ -86,7 +87,7 @@ impl<'a> Features<'a> {
             }
         }
         let dim = encoder.tower.dim();
-        let pictures = self.pictures(encoder, None, dim, &paths, progress)?;
+        let pictures = self.pictures(encoder, Reading::Whole, dim, &paths, progress)?;
         let classes = if corpus.has_classes() {
             Some(classifier(encoder, &pictures, class_rows)?)
         } else {
@@ -121,7 +122,7 @@ impl<'a> Features<'a> {
         progress: &mut dyn Progress,
     ) -> Result<Table, TrainError> {
         let dim = encoder.tower.dim();
-        let rows = self.pictures(encoder, None, dim, pictures, progress)?;
+        let rows = self.pictures(encoder, Reading::Whole, dim, pictures, progress)?;
         let zeros = || vec![0.0; dim];
         Ok(Table {
             dim,
@@ -147,9 +148,25 @@ impl<'a> Features<'a> {
                 encoder.name
             ),
         })?;
-        let dim = each * width;
+        let table = self.of_rows(encoder, Reading::Patches(tap), each * width, corpus, progress)?;
+        Ok((table, each))
+    }
+
+    /// What is kept of each row's picture, `dim` values; rows whose picture cannot be read are taken out of the corpus.
+    pub fn of_rows(
+        &self,
+        encoder: &VisionEncoder,
+        reading: Reading<'_>,
+        dim: usize,
+        corpus: &mut Corpus,
+        progress: &mut dyn Progress,
+    ) -> Result<Table, TrainError> {
         if self.made_up {
-            return Ok((noise(corpus.rows.len(), dim), each));
+            let mut table = noise(corpus.rows.len(), dim);
+            if let Reading::Codes = reading {
+                table.values.fill(0.0);
+            }
+            return Ok(table);
         }
         let paths: Vec<ImageSource> = corpus
             .rows
@@ -159,29 +176,23 @@ impl<'a> Features<'a> {
                 Picture::Class(_) | Picture::None => ImageSource::None,
             })
             .collect();
-        let found = self.pictures(encoder, Some(tap), dim, &paths, progress)?;
+        let found = self.pictures(encoder, reading, dim, &paths, progress)?;
         let kept: Vec<bool> = found.iter().map(Option::is_some).collect();
         corpus.retain(&kept);
         let values = found.into_iter().flatten().flatten().collect();
-        Ok((Table { dim, values }, each))
+        Ok(Table { dim, values })
     }
 
-    /// Features of picture files, of all of a tower or of the patches at a place of it; `None` for one that cannot be read, which is told.
+    /// What is kept of picture files; `None` for one that cannot be read, which is told.
     fn pictures(
         &self,
         encoder: &VisionEncoder,
-        tap: Option<&Tap>,
+        reading: Reading<'_>,
         dim: usize,
         paths: &[ImageSource],
         progress: &mut dyn Progress,
     ) -> Result<Vec<Option<Vec<f32>>>, TrainError> {
-        let mut spec = self
-            .spec()
-            .with("tower", &encoder.fingerprint)
-            .with("preprocess", encoder.preprocess.fingerprint());
-        if let Some(tap) = tap {
-            spec = spec.with("tap", format!("{} {:?}", tap.layer, tap.select));
-        }
+        let spec = reading.spec(self, encoder);
         let mut store = FeatureStore::open(self.cache, &spec, dim, Dtype::F32)?;
         let mut readable = Vec::with_capacity(paths.len());
         let mut keys = Vec::with_capacity(paths.len());
@@ -210,10 +221,7 @@ impl<'a> Features<'a> {
                 warnings.push(format!("{} is left out: {}", bad.image, bad.error));
             }
             Ok::<_, TrainError>(Computed {
-                rows: self.precisely(|| match tap {
-                    None => encoder.embed(&loaded.pixels, loaded.good.len()),
-                    Some(tap) => Ok(encoder.tapped(tap, &loaded.pixels, loaded.good.len())?.0),
-                })?,
+                rows: self.precisely(|| reading.rows(encoder, &loaded.pixels, loaded.good.len()))?,
                 failed: loaded.bad.into_iter().map(|bad| bad.index).collect(),
             })
         };

@@ -48,6 +48,8 @@ pub(crate) enum ImageFeed {
     Features(Table),
     /// Patches of the picture of each row of the corpus: a row of features holds so many, one after the other.
     Patches(Table, usize),
+    /// Codes of the picture of each row of the corpus, for a tower that learns to read them.
+    Codes(Table),
     /// Files, read when they are needed.
     Pixels(Preprocess),
 }
@@ -75,6 +77,8 @@ pub(crate) struct Feed {
     pub queries: Option<Vec<Encoding>>,
     /// What the teacher makes of the picture of each row of the corpus.
     pub teacher_images: Option<Table>,
+    /// What the teacher makes of the tokens of the picture of each row of the corpus.
+    pub teacher_tokens: Option<Table>,
     /// What the teacher makes of each text of the corpus.
     pub teacher_texts: Option<Table>,
     /// Random changes of pictures that learn.
@@ -131,6 +135,14 @@ impl Feed {
                 let rows = rows.reshape([drawn.len() * each, table.dim / each]);
                 images = Some(Images::Patches { rows, each: *each });
             }
+            ImageFeed::Codes(table) => {
+                // they are whole numbers
+                let codes = drawn.iter().flat_map(|d| table.row(d.row)).map(|&code| code as u32);
+                images = Some(Images::Codes {
+                    codes: codes.collect(),
+                    each: table.dim,
+                });
+            }
             ImageFeed::Pixels(preprocess) => {
                 pixels = self.pixels(preprocess, &mut drawn, &mut own, number, &mut warnings, ranks)?;
             }
@@ -164,6 +176,7 @@ impl Feed {
                 )
             }),
             teacher_images: (self.teacher_images.as_ref()).map(|table| table.gather(drawn.iter().map(|d| d.row))),
+            teacher_tokens: (self.teacher_tokens.as_ref()).map(|table| table.gather(drawn.iter().map(|d| d.row))),
             teacher_texts: (self.teacher_texts.as_ref()).map(|table| table.gather(numbers.iter().copied())),
             reference: None,
             first: [0; 3],

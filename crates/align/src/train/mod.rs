@@ -22,6 +22,7 @@ mod pairs;
 pub mod plan;
 mod preview;
 mod progress;
+mod reading;
 mod run;
 pub mod schedule;
 mod setup;

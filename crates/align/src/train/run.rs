@@ -289,6 +289,8 @@ impl Session<'_> {
             sampled.add(feed.batch(i, number, self.ranks)?);
         }
         sampled.warnings.iter().for_each(|w| self.progress.warning(w));
+        let done = self.state.stage_step as f64 / prepared.schedule.total().max(1) as f64;
+        trainer.before_step(&*prepared.stage.objective, done);
         let outcome = trainer
             .step(
                 &*prepared.stage.objective,

@@ -3,6 +3,7 @@
 mod finish;
 mod origin;
 mod reference;
+mod teacher;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +18,9 @@ use bifocal_models::towers::{Teacher, Towers};
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::params;
 
-use super::build::{all_params, attach, check_stage, from_scratch, heads, projector, text_options, untrained};
+use super::build::{
+    all_params, attach, check_stage, from_scratch, heads, on_codes, projector, text_options, untrained,
+};
 use super::collective::Ranks;
 use super::corpus::{Corpus, Picture, Row};
 use super::draw::Draw;
@@ -33,7 +36,8 @@ use crate::losses::Held;
 use crate::methods::{self, Elastic, Stage, TeacherRows};
 use crate::random::{INIT, mix};
 use crate::recipe::{Recipe, RecipeError, SourceSpec};
-use origin::{Origin, find, hash_of};
+pub(super) use origin::find;
+use origin::{Origin, hash_of};
 
 /// A stage before it runs.
 pub(crate) struct Prepared {
@@ -108,6 +112,9 @@ impl Setup {
                 (origin, side)
             }
         };
+        if let Some(codes) = &recipe.vision.codes {
+            vision = on_codes(vision, codes, recipe.seed)?;
+        }
         let text_origin = find("text.model", &recipe.text.model)?;
         if !recipe.vision.projection {
             vision.encoder.tower = vision.encoder.tower.without_projection();
@@ -120,15 +127,19 @@ impl Setup {
         if recipe.text.from_scratch {
             text.encoder.tower = untrained(&text, recipe.seed)?;
         }
-        let teacher_origin = match stages
-            .iter()
-            .any(|(stage, _, _)| stage.needs.teacher == Some(TeacherRows::Texts))
-        {
+        let of_recipe = |(stage, ..): &(Stage, _, _)| {
+            matches!(
+                stage.needs.teacher,
+                Some(TeacherRows::Texts | TeacherRows::Pictures { .. })
+            )
+        };
+        let teacher_origin = match stages.iter().any(of_recipe) {
             true => Some(match recipe.teacher.model.as_str() {
                 "" if recipe.vision.new.is_some() => {
                     return Err(RecipeError::Value {
                         key: "teacher.model",
-                        message: "a new vision tower comes with no text tower to learn from; name a CLIP".to_owned(),
+                        message: "a new vision tower knows nothing that could be learnt from it; name a CLIP"
+                            .to_owned(),
                     }
                     .into());
                 }
@@ -302,6 +313,14 @@ impl Setup {
         if needs.images {
             with_pictures(corpus)?;
         }
+        let (mut teacher_images, mut teacher_texts, mut teacher_tokens) = (None, None, None);
+        if let Some(TeacherRows::Pictures { tokens }) = needs.teacher
+            && let Some(seen) = self.seen_by_teacher(&recipe, tokens, &features, corpus, progress)?
+        {
+            teacher_images = Some(seen.pictures);
+            teacher_tokens = seen.tokens;
+        }
+        let readable = corpus.rows.len();
         let mut each = 0;
         let images = if !needs.images {
             ImageFeed::None
@@ -325,7 +344,7 @@ impl Setup {
             if corpus.has_classes() {
                 return Err(learning_with("data.sources.kind = \"classifier\"", "vision").into());
             }
-            ImageFeed::Pixels(self.vision.preprocess.clone())
+            self.pictures_that_learn(&recipe, &features, corpus, progress)?
         } else {
             let mut table = features.images(&self.vision, corpus, recipe.data.class_rows, progress)?;
             if recipe.image_head.standardize_input {
@@ -355,7 +374,13 @@ impl Setup {
             }
             TextFeed::Features(table)
         };
-        let (mut teacher_images, mut teacher_texts) = (None, None);
+        if teacher_images.is_some() && corpus.rows.len() != readable {
+            return Err(TrainError::Data {
+                path: "data.sources".into(),
+                message: "has pictures that the teacher can read and the tower that learns cannot; take them out"
+                    .to_owned(),
+            });
+        }
         match (needs.teacher, &self.teacher_origin) {
             (Some(TeacherRows::Texts), Some(origin)) => {
                 let teacher = Model::open(&origin.path, &TextOptions::default())?;
@@ -382,6 +407,7 @@ impl Setup {
             texts,
             queries,
             teacher_images,
+            teacher_tokens,
             teacher_texts,
             augment: recipe.data.augment,
             reference,

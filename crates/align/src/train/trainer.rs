@@ -165,6 +165,11 @@ impl Trainer {
         }
     }
 
+    /// What the objective changes about the towers before the step that comes after a share of the stage's steps.
+    pub fn before_step(&mut self, objective: &dyn Objective, done: f64) {
+        self.towers = self.towers.take().map(|towers| objective.before_step(towers, done));
+    }
+
     /// Takes a step at a learning rate on the mean over batches, of each of which this rank holds a part or nothing, as the recipe's `[compute]`
     /// says. `index` counts the run's steps from 0. With a loss above `limit` it is not taken.
     pub fn step(

@@ -9,6 +9,7 @@ use bifocal_align::Recipe;
 use bifocal_align::train::{Options, Silent, run};
 use bifocal_models::text::{ClipText, ClipTextConfig};
 use bifocal_models::vision::{Vit, VitConfig};
+use bifocal_models::vq::{Codec, Latents, Tiny, VqConfig, VqModel};
 use bifocal_models::weights::{HostTensor, TensorSource, WeightsError};
 use bifocal_models::{Gelu, StackConfig};
 use bifocal_nn::init::Rng;
@@ -202,4 +203,39 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
+}
+
+/// Writes the folder of an autoencoder with 24 codes and random weights, a code for 16 pixels, and gives it.
+pub fn write_codec(dir: &Path) -> PathBuf {
+    let folder = dir.join("codec");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/vq");
+    let files = ["encoder", "decoder"].map(|part| fixtures.join(format!("pooled_{part}.safetensors")));
+    let channels = Tiny::open(&files).unwrap().channels();
+    let config = VqConfig {
+        channels,
+        widths: vec![32, 32],
+        blocks: 1,
+        attention: false,
+        z_channels: 8,
+        codes: 24,
+        code_dim: 4,
+    };
+    let vq = VqModel::new(config, &mut Rng::new(8)).unwrap();
+    let latents = Latents {
+        shift: vec![0.1; channels],
+        scale: vec![1.5; channels],
+    };
+    Codec::save(&folder, &vq, &latents, 48, &files).unwrap();
+    folder
+}
+
+/// What makes a recipe of the tiny model one for a TokLIP of pictures of 48 pixels, which begins with initial values.
+pub fn on_codes(codec: &Path) -> Vec<String> {
+    let new = "vision.new={ family = \"siglip\", size = 48, patch = 16, width = 16, layers = 2, heads = 2 }";
+    vec![
+        "vision.model=".to_owned(),
+        new.to_owned(),
+        format!("vision.codes={{ model = {codec:?} }}"),
+        "image_head.kind=linear".to_owned(),
+    ]
 }

@@ -150,6 +150,7 @@ fn from(recipe: &Recipe, bundle: &Path, first: &Recipe) -> Recipe {
     recipe.text.model.clone_from(&recipe.vision.model);
     // nothing of what the tasks before have learnt begins anew
     recipe.vision.new = None;
+    recipe.vision.codes = None;
     recipe.text.from_scratch = false;
     recipe.image_head.pretrained = true;
     recipe.text_head.pretrained = true;

@@ -113,6 +113,58 @@ impl VisionEncoder {
         Ok((out, each, width))
     }
 
+    /// Codes of preprocessed pictures, for a tower that reads them; see [`Vit::codes`](crate::vision::Vit::codes).
+    ///
+    /// # Shapes
+    /// `pixels` `[n, size, size, 3]` → `[n·codes]`.
+    ///
+    /// # Errors
+    /// [`OpenError::Pixels`] when the number of values is another, [`OpenError::Layer`] for a tower that reads pixels.
+    pub fn codes(&self, pixels: &[f32], n: usize) -> Result<Vec<u32>, OpenError> {
+        let mut out = Vec::new();
+        self.batches(pixels, n, |batch| {
+            for images in batch {
+                let tower = self.tower.token_encoder();
+                let codes = tower
+                    .and_then(|tower| tower.codes(images))
+                    .ok_or_else(|| self.no_tokens())?;
+                out.extend_from_slice(&codes);
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// All tokens of preprocessed pictures after the final norm; see [`Vit::features`](crate::vision::Vit::features).
+    ///
+    /// # Shapes
+    /// `pixels` `[n, size, size, 3]` → `[n·tokens, width]`, row-major.
+    ///
+    /// # Errors
+    /// [`OpenError::Pixels`] when the number of values is another, [`OpenError::Layer`] for a tower that is no vision transformer.
+    pub fn features(&self, pixels: &[f32], n: usize) -> Result<Vec<f32>, OpenError> {
+        let mut out = Vec::new();
+        self.batches(pixels, n, |batch| {
+            for images in batch {
+                let rows = match &self.tower {
+                    VisionTower::Vit(tower) => tower.features(images),
+                    _ => None,
+                };
+                out.extend(values(rows.ok_or_else(|| self.no_tokens())?));
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn no_tokens(&self) -> OpenError {
+        OpenError::Layer {
+            name: self.name.clone(),
+            layer: 0,
+            layers: 0,
+        }
+    }
+
     /// The same encoder for pictures of another size; what is cut off at the margin keeps its share. See
     /// [`VisionTower::with_image_size`].
     ///

@@ -7,7 +7,7 @@ mod vit;
 
 pub use efficientnet_lite::{EfficientNetLite, LiteSize};
 pub use resnet::{ResNet, ResNetConfig};
-pub use vit::{AttentionPool, CodeCache, CodesError, ImageSizeError, Vit, VitConfig, VitFamily};
+pub use vit::{AttentionPool, CodeCache, CodeOptions, CodesError, ImageSizeError, Vit, VitConfig, VitFamily};
 
 use std::collections::BTreeMap;
 
@@ -177,6 +177,23 @@ impl VisionTower {
                     tower.config().tokens(images.height / patch * (images.width / patch))
                 }
             }
+    }
+
+    /// The tower as one that reads codes, if it does.
+    pub fn token_encoder(&self) -> Option<&Vit> {
+        match self {
+            Self::Vit(tower) if tower.codec().is_some() => Some(tower),
+            _ => None,
+        }
+    }
+
+    /// See [`Vit::with_bidirectional`].
+    #[must_use]
+    pub fn with_bidirectional(self, bidirectional: bool) -> Self {
+        match self {
+            Self::Vit(tower) => Self::Vit(tower.with_bidirectional(bidirectional)),
+            other => other,
+        }
     }
 
     /// Number of transformer blocks; 0 for a convolutional tower.

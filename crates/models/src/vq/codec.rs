@@ -111,7 +111,7 @@ impl Latents {
         z.with(z.x.clone() * scale + shift)
     }
 
-    fn fault(&self, channels: usize) -> Option<String> {
+    pub(super) fn fault(&self, channels: usize) -> Option<String> {
         let fits = self.shift.len() == channels && self.scale.len() == channels;
         let usable = self.shift.iter().all(|v| v.is_finite()) && self.scale.iter().all(|v| v.is_finite() && *v > 0.0);
         (!fits || !usable)

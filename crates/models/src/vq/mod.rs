@@ -9,6 +9,7 @@
 
 mod blocks;
 mod codec;
+mod inside;
 mod llamagen;
 mod names;
 mod quantizer;

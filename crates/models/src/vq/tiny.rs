@@ -2,14 +2,15 @@
 //! three-convolution blocks of width 64 at each resolution. TAEF2, for FLUX.2's 32 channels, has blocks at the lowest resolution that first add
 //! what a pair of 1×1 convolutions with a group norm between them sees of the whole picture.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bifocal_nn::Module;
 use bifocal_nn::fused::{self, Activation};
 use bifocal_nn::layers::{Conv, GroupNorm, Pictures};
 
-use super::names::Names;
-use crate::weights::{TensorSource, WeightsError, open, strict};
+use super::names::{Names, stored};
+use crate::weights::{HostTensor, TensorSource, WeightsError, open, strict};
 
 /// Groups of the norms of TAEF2, which its files do not say (`taesd.py`).
 const GROUPS: usize = 4;
@@ -195,6 +196,24 @@ impl Tiny {
         })
     }
 
+    /// All tensors as [`Tiny::load`] reads them: those of the encoder and of the decoder.
+    pub fn tensors(&self) -> [BTreeMap<String, HostTensor>; 2] {
+        let mut parts = [BTreeMap::new(), BTreeMap::new()];
+        let all = stored(self, |name| {
+            let kernel = match name {
+                _ if name.ends_with(".bias") || name.contains(".norm.") => None,
+                _ if name.contains(".pool.") => Some(1),
+                _ => Some(3),
+            };
+            (name.to_owned(), kernel)
+        });
+        for (name, tensor) in all {
+            let (part, name) = place(&name);
+            parts[part].insert(name, tensor);
+        }
+        parts
+    }
+
     /// Channels of its latents.
     pub fn channels(&self) -> usize {
         self.channels
@@ -231,4 +250,34 @@ impl Tiny {
         }
         self.conv_out.same(&self.leave.forward(&x), Activation::Identity)
     }
+}
+
+/// From a parameter's path to the file, 0 for the encoder's, and the name that the layer has there, which is its place in a sequence.
+fn place(path: &str) -> (usize, String) {
+    let mut parts = path.split('.');
+    let field = parts.next().unwrap_or_default();
+    let mut number = || parts.next().and_then(|part| part.parse::<usize>().ok()).unwrap_or(0);
+    let step = BLOCKS + 1;
+    let (file, index) = match field {
+        "conv_in" => (0, 0),
+        "enter" => (0, 1),
+        "down" => (0, 2 + number() * step),
+        "encode" => (0, 3 + number() * step + number()),
+        "to_latents" => (0, 2 + LEVELS * step),
+        "from_latents" => (1, 1),
+        "decode" => (1, 3 + number() * (step + 1) + number()),
+        "up" => (1, 3 + number() * (step + 1) + step),
+        "leave" => (1, 3 + LEVELS * (step + 1)),
+        _ => (1, 4 + LEVELS * (step + 1)),
+    };
+    // of a block: three convolutions with activations between them, and what sees the whole picture
+    let layer = match (parts.next(), parts.next(), parts.next()) {
+        (Some("conv"), Some(i), Some(end)) => format!("conv.{}.{end}", 2 * i.parse::<usize>().unwrap_or(0)),
+        (Some("pool"), Some("widen"), Some(end)) => format!("pool.0.{end}"),
+        (Some("pool"), Some("norm"), Some(end)) => format!("pool.1.{end}"),
+        (Some("pool"), Some(_), Some(end)) => format!("pool.3.{end}"),
+        (Some(end), ..) => end.to_owned(),
+        (None, ..) => String::new(),
+    };
+    (file, format!("{index}.{layer}"))
 }

@@ -9,9 +9,9 @@ use crate::train::TrainError;
 
 /// A pretrained tower: as the recipe names it and where it was found.
 #[derive(Clone, Debug)]
-pub(super) struct Origin {
-    pub(super) name: String,
-    pub(super) path: PathBuf,
+pub(in crate::train) struct Origin {
+    pub(in crate::train) name: String,
+    pub(in crate::train) path: PathBuf,
 }
 
 impl Origin {
@@ -37,7 +37,7 @@ pub(super) fn hash_of<M: Module>(module: &M) -> String {
 }
 
 /// The place of a model that a recipe names; `key` is where it does.
-pub(super) fn find(key: &'static str, name: &str) -> Result<Origin, TrainError> {
+pub(in crate::train) fn find(key: &'static str, name: &str) -> Result<Origin, TrainError> {
     match locate(name, None) {
         Located::At(path) => Ok(Origin {
             name: name.to_owned(),

@@ -101,6 +101,7 @@ impl Setup {
             texts: TextFeed::Features(led(text_head, texts)),
             queries: None,
             teacher_images: Some(led(image_head, seen)),
+            teacher_tokens: None,
             teacher_texts: None,
             augment: None,
             reference: None,

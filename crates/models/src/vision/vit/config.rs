@@ -82,6 +82,9 @@ pub struct VitConfig {
     /// TokLIP's: whether codes see all others, and not only those before them. Such a tower cannot go on code by code.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bidirectional: bool,
+    /// TokLIP's: whether each code has a vector that is learnt, in place of the one in the codebook.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lookup: bool,
 }
 
 impl VitConfig {
@@ -98,6 +101,7 @@ impl VitConfig {
             trained_size: None,
             unprojected: false,
             bidirectional: false,
+            lookup: false,
         }
     }
 

@@ -99,6 +99,7 @@ const TIMM: TowerNames = TowerNames {
     patches: "patch_embed.proj",
     codes: CodeNames {
         codec: "vq.",
+        lookup: "vq_lookup", // not theirs
         table: "vq_table",
         mapping: "vq_mapping",
     },
@@ -134,6 +135,7 @@ const OWN: TowerNames = TowerNames {
     patches: "patches",
     codes: CodeNames {
         codec: "patches.codec.",
+        lookup: "patches.lookup",
         table: "patches.table",
         mapping: "patches.mapping",
     },

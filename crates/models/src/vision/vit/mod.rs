@@ -6,7 +6,7 @@ mod load;
 mod pool;
 mod positions;
 
-pub use codes::{CodeCache, CodeTokens, CodesError};
+pub use codes::{CodeCache, CodeOptions, CodeTokens, CodesError};
 pub use config::{VitConfig, VitFamily};
 pub use pool::AttentionPool;
 pub use positions::ImageSizeError;
@@ -137,10 +137,7 @@ impl Vit {
         let n = offsets.len() - 1;
         let pass = self.pass(&offsets);
         let pooled = if let Some(pool) = &self.pool {
-            for block in &self.blocks {
-                x = block.forward(x, &pass);
-            }
-            pool.forward(self.ln_post.forward(x), &pass)
+            pool.forward(self.meanings(x, &pass), &pass)
         } else {
             // far fewer than 2³² rows fit into memory
             let classes: Arc<[u32]> = offsets[..n].iter().map(|&row| row as u32).collect();
@@ -158,6 +155,12 @@ impl Vit {
             Some(proj) => noise::rows(Rows::Items, || proj.forward(pooled)),
             None => pooled,
         }
+    }
+
+    /// What all tokens are after the final norm.
+    fn meanings(&self, x: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        let x = self.blocks.iter().fold(x, |x, block| block.forward(x, pass));
+        self.ln_post.forward(x)
     }
 
     /// See [`super::VisionTower::hidden`].
@@ -230,12 +233,17 @@ impl Vit {
                 "vision transformer: the tower reads squares of {side} pixels"
             );
         }
-        let (grid, d) = ([height / c.patch, width / c.patch], c.stack.width);
-        let area = grid[0] * grid[1];
         let patches = match &self.patches {
             Tokens::Patches(patches) => patches.forward(images, c.patch),
             Tokens::Codes(codes) => codes.forward(images),
         };
+        self.placed(patches, n, [height / c.patch, width / c.patch])
+    }
+
+    /// Rows of the patches of `n` images with positions and special tokens, and how many an image has then.
+    fn placed(&self, patches: Tensor<2>, n: usize, grid: [usize; 2]) -> (Tensor<2>, usize) {
+        let c = &*self.config;
+        let (area, d) = (grid[0] * grid[1], c.stack.width);
         let mut x = patches.reshape([n, area, d]);
         if let Some(class) = &self.class {
             let class = class.val().reshape([1, 1, d]).expand([n, 1, d]);
@@ -256,6 +264,11 @@ impl Vit {
             None => x,
         };
         (x, tokens)
+    }
+
+    /// How many tokens a picture of its size becomes.
+    pub fn tokens_of_a_picture(&self) -> usize {
+        self.config.tokens(self.config.grid() * self.config.grid())
     }
 
     /// Its sizes.
