@@ -226,6 +226,12 @@ pub enum Part {
     Tokens,
     /// All tokens of each picture as the teacher sees them.
     TeacherTokens,
+    /// The pictures' patches as a frozen tower gives them, for a loss that reads pairs anew.
+    Patches,
+    /// The texts' tokens as numbers, each text in a row that ends with −1 where it is shorter; likewise.
+    Words,
+    /// Numbers drawn for each sample.
+    Draws,
 }
 
 /// What a stage's towers and heads make of samples: rows that its loss compares.

@@ -38,5 +38,7 @@ pub(crate) const REFERENCE: u64 = 10;
 pub(crate) const CODES: u64 = 11;
 /// Initial weights of a discriminator.
 pub(crate) const CRITIC: u64 = 12;
+/// Which pairs that do not belong together a picture and a text are in.
+pub(crate) const PAIRS: u64 = 13;
 /// This and above: one for each source.
 pub(crate) const EXTRA: u64 = 16;

@@ -62,14 +62,28 @@ fn layers_lie_over_each_other() {
 #[test]
 fn a_resolved_recipe_repeats_itself() {
     for method in METHODS {
-        let recipe = parse(BASE, None, &[&format!("method={}", method.name), "text.pooling=cls"]).unwrap();
+        let recipe = parse(
+            BASE,
+            None,
+            &[
+                &format!("method={}", method.name),
+                "text.pooling=cls",
+                "qformer.trunk=b",
+            ],
+        )
+        .unwrap();
         let again = parse(&recipe.to_toml(), None, &[]).unwrap();
         assert_eq!(recipe, again);
         assert!(recipe.differences(&again).is_empty());
         let other = parse(
             BASE,
             None,
-            &[&format!("method={}", method.name), "optimizer.lr=0.25", "run.keep=9"],
+            &[
+                &format!("method={}", method.name),
+                "qformer.trunk=b",
+                "optimizer.lr=0.25",
+                "run.keep=9",
+            ],
         )
         .unwrap();
         let mut differences = other.differences(&recipe);

@@ -105,7 +105,9 @@ fn every_recipe_trains_as_it_did() {
     }
     let captions = format!("stage.caption.data.sources=[{{path={:?}}}]", text(&smoke.at("photos")));
     smoke.run("llm2clip-tuned", "llm2clip", "smoke-tuned", &[captions]);
-    smoke.run("llava", "llava", "smoke", &[]);
+    for recipe in ["llava", "blip2", "flamingo"] {
+        smoke.run(recipe, recipe, "smoke", &[]);
+    }
     let dialogues = format!("stage.tune.data.sources=[{{path={:?}}}]", text(&smoke.at("photos")));
     smoke.run("llava-tuned", "llava", "smoke-tuned", &[dialogues]);
     smoke.run(

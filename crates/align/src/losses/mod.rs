@@ -4,6 +4,7 @@
 //! loss needs normalised, its caller normalises. Several captions per picture are given by [`Positives`].
 //! Losses over all pairs go over the batch in chunks and never hold the matrix of similarities, so that their memory is that of the embeddings.
 
+mod blip2;
 mod caption;
 mod consolidation;
 mod cosine;
@@ -16,6 +17,7 @@ mod sigmoid;
 pub(crate) mod testing;
 
 pub use bifocal_nn::fused::{Divergence, Penalty};
+pub use blip2::{hard_negatives, matching, query_contrast, query_similarities, word_losses};
 pub use caption::{CAPTION_SCALE, caption_contrastive};
 pub use consolidation::{Consolidation, consolidation};
 pub use cosine::cosine;

@@ -4,7 +4,9 @@
 //! The loss is the mean cross-entropy of the answers' tokens. A sample's row is the sum over its tokens and their number, so that the loss of a batch is that of
 //! all its tokens however it is taken apart; logits exist for a block of the vocabulary at a time.
 
+use bifocal_models::adapter::Head;
 use bifocal_models::chat::{Sequence, Style, Template};
+use bifocal_models::connector::flamingo::{Flamingo, Looks};
 use bifocal_models::connector::{Tap, splice};
 use bifocal_models::text::{Llm, TextTower};
 use bifocal_models::towers::Towers;
@@ -15,7 +17,7 @@ use bifocal_nn::{Tensor, fused};
 use super::{BatchNeeds, DialogueNeeds, Entry, LossTerms, MethodError, Objective, Stage, frozen, learns};
 use crate::batch::{Batch, Dialogues, Embeddings, Images, Part, Texts};
 use crate::random::mix;
-use crate::recipe::Recipe;
+use crate::recipe::{FreezeRule, HeadKind, Recipe};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "llava",
@@ -58,7 +60,7 @@ freeze = [{ pattern = "image_head.*", frozen = false, lr = 0.1 }]
 };
 
 fn stage(name: &'static str, template: Template, recipe: &Recipe) -> Stage {
-    let mut rules = vec![frozen("*"), learns("image_head.*")];
+    let mut rules = connector(recipe);
     if name == "tune" {
         // without adapters the whole model learns
         rules.push(learns(if recipe.lora.rank > 0 {
@@ -70,16 +72,7 @@ fn stage(name: &'static str, template: Template, recipe: &Recipe) -> Stage {
     Stage {
         name,
         rules,
-        needs: BatchNeeds {
-            dialogue: Some(DialogueNeeds {
-                template,
-                questions: recipe.chat.questions.clone(),
-                tap: recipe.chat.tap(),
-                cache: recipe.chat.cache,
-                max_tokens: recipe.chat.max_tokens,
-            }),
-            ..BatchNeeds::pictures(1)
-        },
+        needs: needs(template, recipe),
         keeps_teacher: false,
         elastic: false,
         projector: None,
@@ -87,10 +80,40 @@ fn stage(name: &'static str, template: Template, recipe: &Recipe) -> Stage {
     }
 }
 
+/// The connector learns: of a Q-Former what rows for a language model come from, not what reads texts.
+pub(super) fn connector(recipe: &Recipe) -> Vec<FreezeRule> {
+    let mut rules = vec![frozen("*"), learns("image_head.*")];
+    if recipe.image_head.kind == HeadKind::QFormer {
+        rules.extend(READS_TEXTS.map(frozen));
+    }
+    rules
+}
+
+/// What a Q-Former has for texts and for comparing.
+const READS_TEXTS: [&str; 3] = [
+    "image_head.temperature",
+    "image_head.qformer.text.*",
+    "image_head.qformer.layers.*.text_mlp.*",
+];
+
+/// Dialogues about pictures.
+pub(super) fn needs(template: Template, recipe: &Recipe) -> BatchNeeds {
+    BatchNeeds {
+        dialogue: Some(DialogueNeeds {
+            template,
+            questions: recipe.chat.questions.clone(),
+            tap: recipe.chat.tap(),
+            cache: recipe.chat.cache,
+            max_tokens: recipe.chat.max_tokens,
+        }),
+        ..BatchNeeds::pictures(1)
+    }
+}
+
 /// Next-token prediction of answers.
 #[derive(Clone, Copy, Debug)]
-struct Llava {
-    tap: Tap,
+pub(super) struct Llava {
+    pub(super) tap: Tap,
 }
 
 impl Objective for Llava {
@@ -108,7 +131,8 @@ impl Objective for Llava {
                 tower: "text",
             });
         };
-        let (patches, each) = self.patches(towers, batch)?;
+        let (patches, seen) = patches(self.tap, towers, batch)?;
+        let each = towers.image_head.connected(seen);
         let longest = dialogues.all.iter().map(|s| s.rows(each)).max().unwrap_or(0);
         if longest > llm.config().context {
             return Err(trouble(
@@ -119,8 +143,18 @@ impl Objective for Llava {
         let before = dialogues.before[0] + dialogues.before[1] * each;
         let noise = Noise::new(mix(seed, Part::Answers as u64, 0)).after(before, batch.first[0]);
         let rows = noise::scope(noise, || {
-            let pictures = towers.image_head.forward(patches, true);
-            answers(llm, dialogues, batch.positives.of_text(), pictures, each)
+            let looks = match &towers.image_head {
+                Head::Flamingo(flamingo) => Some(look(flamingo, dialogues, batch, &patches)),
+                _ => None,
+            };
+            let (pictures, _) = towers.image_head.connect(patches, seen, true);
+            answers(
+                llm,
+                dialogues,
+                batch.positives.of_text(),
+                (pictures, each),
+                looks.as_ref(),
+            )
         });
         let rows = rows.ok_or_else(|| trouble("text", "it was opened without its output layer"))?;
         Ok(Embeddings::of(batch).with(Part::Answers, rows))
@@ -135,35 +169,50 @@ impl Objective for Llava {
     }
 }
 
-impl Llava {
-    /// Vectors of the pictures' patches, and how many a picture has.
-    fn patches(&self, towers: &Towers, batch: &Batch) -> Result<(Tensor<2>, usize), MethodError> {
-        let images = batch
-            .images
-            .as_ref()
-            .ok_or(MethodError::NoRows { part: Part::Images })?;
-        match images {
-            Images::Patches { rows, each } => Ok((rows.clone(), *each)),
-            Images::Features(_) | Images::Codes { .. } => Err(MethodError::NoRows { part: Part::Images }),
-            Images::Pixels(pixels) => {
-                let tower = towers.vision.as_ref().ok_or(MethodError::NoTower {
-                    what: "pixels",
-                    tower: "vision",
-                })?;
-                self.tap.read(tower, pixels).ok_or_else(|| MethodError::Tower {
-                    tower: "vision",
-                    message: "it has no patches in that layer; set chat.layer, or take a vision transformer".to_owned(),
-                })
-            }
+/// Vectors of the pictures' patches, and how many a picture has.
+pub(super) fn patches(tap: Tap, towers: &Towers, batch: &Batch) -> Result<(Tensor<2>, usize), MethodError> {
+    let images = batch
+        .images
+        .as_ref()
+        .ok_or(MethodError::NoRows { part: Part::Images })?;
+    match images {
+        Images::Patches { rows, each } => Ok((rows.clone(), *each)),
+        Images::Features(_) | Images::Codes { .. } => Err(MethodError::NoRows { part: Part::Images }),
+        Images::Pixels(pixels) => {
+            let tower = towers.vision.as_ref().ok_or(MethodError::NoTower {
+                what: "pixels",
+                tower: "vision",
+            })?;
+            tap.read(tower, pixels).ok_or_else(|| MethodError::Tower {
+                tower: "vision",
+                message: "it has no patches in that layer; set chat.layer, or take a vision transformer".to_owned(),
+            })
         }
     }
+}
+
+/// What each dialogue looks at between the language model's layers: its picture, from the mark on.
+fn look<'a>(flamingo: &'a Flamingo, dialogues: &Dialogues, batch: &Batch, patches: &Tensor<2>) -> Looks<'a> {
+    let media = flamingo.media(patches.clone(), batch.len());
+    let latents = flamingo.config().latents as u32;
+    let owners = batch.positives.of_text().iter();
+    // far fewer than 2³² vectors fit into a batch
+    let rows = owners.flat_map(|&owner| owner as u32 * latents..(owner as u32 + 1) * latents);
+    let media = fused::embedding(media, &rows.collect());
+    Looks::new(flamingo, media, dialogues.all.iter().map(|s| s.image).collect())
 }
 
 /// Of each dialogue the sum of the losses of what is learnt of it, and how many tokens that is.
 ///
 /// # Shapes
 /// `pictures` `[n·each, width]`, `owners`: whose picture each of the `m` dialogues is about → `[m, 2]`.
-fn answers(llm: &Llm, dialogues: &Dialogues, owners: &[usize], pictures: Tensor<2>, each: usize) -> Option<Tensor<2>> {
+fn answers(
+    llm: &Llm,
+    dialogues: &Dialogues,
+    owners: &[usize],
+    (pictures, each): (Tensor<2>, usize),
+    looks: Option<&Looks<'_>>,
+) -> Option<Tensor<2>> {
     let output = llm.output()?;
     let all = &dialogues.all;
     // a sum of nothing that still hangs together with what learns
@@ -183,7 +232,10 @@ fn answers(llm: &Llm, dialogues: &Dialogues, owners: &[usize], pictures: Tensor<
     let sums = if rows.is_empty() {
         nothing.repeat_dim(0, m)
     } else {
-        let hidden = llm.hidden_of_rows(x, &tokens);
+        let hidden = match looks {
+            Some(looks) => llm.hidden_looking(x, &tokens, looks),
+            None => llm.hidden_of_rows(x, &tokens),
+        };
         let losses = fused::token_loss(fused::embedding(hidden, &rows.into()), &output, &targets.into());
         fused::segment_mean(losses, &offsets.into()) * counts.clone()
     };

@@ -4,6 +4,7 @@
 //! become embeddings and embeddings a loss. It never opens files and does not know how it is run; the loop in [`crate::train`] does
 //! not know which method it runs.
 
+mod blip2;
 mod caption;
 mod cclip;
 mod clip;
@@ -11,6 +12,7 @@ mod contrastive;
 mod embed;
 mod ewc;
 mod flame;
+mod flamingo;
 mod lift;
 mod lit;
 mod llava;
@@ -72,6 +74,8 @@ pub struct BatchNeeds {
     pub teacher: Option<TeacherRows>,
     /// Texts come as dialogues for the language model, which is there also where it does not learn, and pictures as patches.
     pub dialogue: Option<DialogueNeeds>,
+    /// Texts come as tokens of the BERT that a Q-Former began as, cut to so many, and pictures as patches.
+    pub trunk: Option<TrunkNeeds>,
     /// Whether pictures of no task come beside, with what a teacher makes of them and of a text of each (`[reference]` of the recipe).
     pub reference: bool,
 }
@@ -86,8 +90,15 @@ impl BatchNeeds {
             negatives: Negatives::None,
             teacher: None,
             dialogue: None,
+            trunk: None,
             reference: false,
         }
+    }
+
+    /// What is read of the vision tower in place of one vector a picture, and whether a frozen one reads each picture once.
+    pub fn patches(&self) -> Option<(Tap, bool)> {
+        let dialogue = self.dialogue.as_ref().map(|dialogue| (dialogue.tap, dialogue.cache));
+        dialogue.or(self.trunk.map(|trunk| (trunk.tap, trunk.cache)))
     }
 
     /// Captions alone.
@@ -111,6 +122,17 @@ pub struct DialogueNeeds {
     /// Whether a frozen vision tower reads each picture once.
     pub cache: bool,
     /// Longer ones are cut to so many tokens, the picture's counted.
+    pub max_tokens: usize,
+}
+
+/// How a Q-Former gets pictures and texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrunkNeeds {
+    /// What is read of the vision tower.
+    pub tap: Tap,
+    /// Whether a frozen vision tower reads each picture once.
+    pub cache: bool,
+    /// Longer texts are cut to so many tokens.
     pub max_tokens: usize,
 }
 
@@ -267,6 +289,8 @@ pub const METHODS: &[Entry] = &[
     zscl::ENTRY,
     llava::ENTRY,
     toklip::ENTRY,
+    blip2::ENTRY,
+    flamingo::ENTRY,
 ];
 
 /// The method of a name.

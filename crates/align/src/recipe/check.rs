@@ -71,6 +71,8 @@ impl Recipe {
             "must be greater than zero".to_owned()
         })?;
         self.chat.check()?;
+        self.check_qformer()?;
+        self.check_flamingo()?;
         self.check_consolidation()?;
         self.check_toklip()?;
         within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
@@ -107,6 +109,37 @@ impl Recipe {
              consolidate.weight to 0"
                 .to_owned()
         })
+    }
+
+    fn check_qformer(&self) -> Result<(), RecipeError> {
+        let there = self.image_head.kind == HeadKind::QFormer;
+        need(there || self.method != "blip2", "image_head.kind", || {
+            "the connector of blip2 is a Q-Former; leave it out, or take the method llava".to_owned()
+        })?;
+        if !there {
+            return Ok(());
+        }
+        need(
+            matches!(self.method.as_str(), "blip2" | "llava"),
+            "image_head.kind",
+            || {
+                "a Q-Former makes rows for a language model, not one vector of a picture; take the method blip2 or llava, or another head".to_owned()
+            },
+        )?;
+        need(
+            self.method != "blip2" || self.running().contains(&"generate"),
+            "stage.generate.skip",
+            || "a run ends with a model that talks; skip the stage represent, or none".to_owned(),
+        )?;
+        self.qformer.check()
+    }
+
+    fn check_flamingo(&self) -> Result<(), RecipeError> {
+        let there = self.image_head.kind == HeadKind::Flamingo;
+        need(there == (self.method == "flamingo"), "image_head.kind", || {
+            "the connector flamingo and the method flamingo belong together; name both, or none".to_owned()
+        })?;
+        self.flamingo.check()
     }
 
     fn check_elastic(&self) -> Result<(), RecipeError> {
@@ -274,7 +307,10 @@ fn check_new(new: &NewVision) -> Result<(), RecipeError> {
 fn head(head: &HeadSpec, key: &'static str) -> Result<(), RecipeError> {
     within(key, head.blocks as f64, 1.0, 64.0).map_err(|e| inside(e, "blocks"))?;
     within(key, head.layers as f64, 1.0, 64.0).map_err(|e| inside(e, "layers"))?;
-    let mlp = matches!(head.kind, HeadKind::Mlp | HeadKind::Patches);
+    let mlp = matches!(
+        head.kind,
+        HeadKind::Mlp | HeadKind::Patches | HeadKind::QFormer | HeadKind::Flamingo
+    );
     within(key, head.ratio as f64, f64::from(u8::from(!mlp)), 64.0).map_err(|e| inside(e, "ratio"))?;
     within(key, f64::from(head.dropout), 0.0, 0.99).map_err(|e| inside(e, "dropout"))?;
     within(key, f64::from(head.input_dropout), 0.0, 0.99).map_err(|e| inside(e, "input_dropout"))?;

@@ -8,9 +8,11 @@ mod chain;
 mod chat;
 mod check;
 mod error;
+mod flamingo;
 mod hold;
 mod layers;
 mod learning;
+mod qformer;
 mod spec;
 mod toklip;
 mod vq;
@@ -18,11 +20,13 @@ mod vq;
 pub use chain::{Chain, ContinualSpec, Task};
 pub use chat::ChatSpec;
 pub use error::RecipeError;
+pub use flamingo::FlamingoSpec;
 pub use hold::{ElasticSpec, ReferenceSpec};
 pub use learning::{
     BadStep, ComputeSpec, Decay, FreezeRule, OptimizerKind, OptimizerSpec, Precision, RunSpec, ScheduleKind,
     ScheduleSpec,
 };
+pub use qformer::QFormerSpec;
 pub use spec::{
     CaptionSpec, ClassRows, CodesSpec, ConsolidateKind, ConsolidateSpec, DataSpec, DistillSpec, HeadActivation,
     HeadKind, HeadSpec, LoraSpec, LossKind, LossSpec, MergeSpec, NewFamily, NewVision, Normalizer, Rho, SourceKind,
@@ -77,6 +81,10 @@ pub struct Recipe {
     pub caption: CaptionSpec,
     /// How a language model learns to talk about pictures.
     pub chat: ChatSpec,
+    /// The Q-Former between vision tower and language model, where there is one.
+    pub qformer: QFormerSpec,
+    /// The layers through which a language model looks at pictures, where there are such.
+    pub flamingo: FlamingoSpec,
     /// Small matrices that learn beside frozen layers.
     pub lora: LoraSpec,
     /// The rule that moves the weights.
@@ -124,6 +132,8 @@ impl Default for Recipe {
             merge: MergeSpec::default(),
             caption: CaptionSpec::default(),
             chat: ChatSpec::default(),
+            qformer: QFormerSpec::default(),
+            flamingo: FlamingoSpec::default(),
             lora: LoraSpec::default(),
             optimizer: OptimizerSpec::default(),
             schedule: ScheduleSpec::default(),

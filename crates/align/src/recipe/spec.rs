@@ -135,7 +135,7 @@ pub struct TeacherSpec {
 #[serde(deny_unknown_fields, default)]
 pub struct HeadSpec {
     /// `identity` (the tower's width must be `embed_dim`), `linear`, `glu` (SAIL), `residual` (the adaptor of LLM2CLIP), `mlp` (ShareLock, LIFT)
-    /// or `patches` (FLAME: an MLP over each patch).
+    /// `patches` (FLAME: an MLP over each patch) or, for a language model that talks, `qformer` (BLIP-2; `[qformer]`) or `flamingo` (`[flamingo]`).
     pub kind: HeadKind,
     /// Number of residual blocks (`residual` only; 4 in LLM2CLIP).
     pub blocks: usize,
@@ -177,6 +177,8 @@ impl HeadSpec {
             dropout: self.dropout,
             normalize_input: self.normalize_input,
             bias: self.bias,
+            qformer: None,
+            flamingo: None,
         }
     }
 }

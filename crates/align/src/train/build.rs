@@ -7,6 +7,8 @@ use std::sync::Arc;
 use bifocal_data::Preprocess;
 use bifocal_models::adapter::{Head, HeadConfig};
 use bifocal_models::bundle::{TextSide, VisionSide};
+use bifocal_models::connector::flamingo::FlamingoConfig;
+use bifocal_models::connector::qformer::QFormerConfig;
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::text::TextTower;
 use bifocal_models::towers::Towers;
@@ -141,8 +143,8 @@ pub(super) fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result
             message: message.to_owned(),
         }))
     };
-    if let Some(dialogue) = &stage.needs.dialogue {
-        if plan.learns_below("vision.") && dialogue.cache {
+    if let Some((_, cache)) = stage.needs.patches() {
+        if plan.learns_below("vision.") && cache {
             return refuse(
                 "chat.cache",
                 "patches of pictures change while the vision tower learns; set it to false, or freeze vision.*",
@@ -238,6 +240,7 @@ pub(super) fn heads(
     vision: &mut VisionSide,
     text: &mut TextSide,
     talks: bool,
+    trunk: Option<&TextEncoder>,
 ) -> Result<(Towers, HeadConfig, HeadConfig), TrainError> {
     let width = text.encoder.tower.dim();
     if talks && (!matches!(text.encoder.tower, TextTower::Llm(_)) || recipe.embed_dim != width) {
@@ -274,7 +277,11 @@ pub(super) fn heads(
         HeadKind::Patches => tower.patch_width().unwrap_or_else(|| tower.dim()),
         _ => tower.dim(),
     };
-    let (image, image_config) = build(&recipe.image_head, vision.head.take(), seen, 0)?;
+    let (image, image_config) = match trunk {
+        Some(trunk) => qformer(recipe, trunk, seen)?,
+        None if recipe.image_head.kind == HeadKind::Flamingo => flamingo(recipe, &text.encoder, seen)?,
+        None => build(&recipe.image_head, vision.head.take(), seen, 0)?,
+    };
     let (text, text_config) = build(&recipe.text_head, text.head.take(), text.encoder.tower.dim(), 1)?;
     let bias = (recipe.loss.kind == LossKind::Sigmoid).then_some(recipe.loss.bias_init);
     let scale = vision.log_scale.filter(|_| recipe.loss.scale_pretrained);
@@ -284,6 +291,73 @@ pub(super) fn heads(
         image_config,
         text_config,
     ))
+}
+
+/// A Q-Former that begins as a BERT, for patches of so many values.
+fn qformer(recipe: &Recipe, trunk: &TextEncoder, patch: usize) -> Result<(Head, HeadConfig), TrainError> {
+    let refuse = |key, message| Err(RecipeError::Value { key, message }.into());
+    let TextTower::Bert(bert) = &trunk.tower else {
+        let message = format!("a Q-Former begins as a BERT, and {} is none", trunk.name);
+        return refuse("qformer.trunk", message);
+    };
+    let spec = &recipe.qformer;
+    if spec.max_tokens > bert.config().positions {
+        let message = format!(
+            "the trunk has positions for {} tokens; set it to that at most",
+            bert.config().positions
+        );
+        return refuse("qformer.max_tokens", message);
+    }
+    let config = HeadConfig {
+        qformer: Some(QFormerConfig::over(
+            bert.config(),
+            spec.queries,
+            spec.cross_every,
+            patch,
+            spec.dim,
+        )),
+        ..recipe.image_head.config(recipe.embed_dim)
+    };
+    match config.build(patch, &mut Rng::new(mix(recipe.seed, INIT, 0)))? {
+        Head::QFormer(head) => Ok((Head::QFormer(head.with(|qformer| qformer.over(bert))), config)),
+        _ => unreachable!("the kind was asked for"),
+    }
+}
+
+/// Resampler and gated layers between those of a language model, for patches of so many values.
+fn flamingo(recipe: &Recipe, text: &TextEncoder, patch: usize) -> Result<(Head, HeadConfig), TrainError> {
+    let spec = &recipe.flamingo;
+    let TextTower::Llm(llm) = &text.tower else {
+        let message = format!("{} is no language model; name one", text.name);
+        return Err(RecipeError::Value {
+            key: "text.model",
+            message,
+        }
+        .into());
+    };
+    let layers = llm.config().layers;
+    if spec.every > layers {
+        let message = format!("{} has {layers} layers; set it to that at most", text.name);
+        return Err(RecipeError::Value {
+            key: "flamingo.every",
+            message,
+        }
+        .into());
+    }
+    let config = HeadConfig {
+        flamingo: Some(FlamingoConfig {
+            image_width: patch,
+            latents: spec.latents,
+            layers: spec.layers,
+            heads: spec.heads,
+            head: spec.head,
+            every: spec.every,
+            text_layers: layers,
+        }),
+        ..recipe.image_head.config(recipe.embed_dim)
+    };
+    let head = config.build(patch, &mut Rng::new(mix(recipe.seed, INIT, 0)))?;
+    Ok((head, config))
 }
 
 /// Layers that a loss looks through, from the joint space into itself.

@@ -365,6 +365,25 @@ impl<'a> Features<'a> {
     }
 }
 
+impl Features<'_> {
+    /// Tokens of each text for a Q-Former; of one that is longer the first, and the last, which ends it.
+    pub fn tokens_up_to(
+        &self,
+        encoder: &TextEncoder,
+        texts: &[String],
+        most: usize,
+    ) -> Result<Vec<Encoding>, TrainError> {
+        let mut all = self.tokens(encoder, texts, None)?;
+        for encoding in all.iter_mut().filter(|encoding| encoding.ids.len() > most) {
+            let last = encoding.ids.len() - 1;
+            encoding.cut += encoding.ids.len() - most;
+            encoding.ids.swap(most - 1, last);
+            encoding.ids.truncate(most);
+        }
+        Ok(all)
+    }
+}
+
 /// What a text tower makes of texts, out of the cache that runs keep (`run.cache` of a recipe) as far as it has them.
 ///
 /// # Shapes

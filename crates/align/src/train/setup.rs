@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use bifocal_data::{ImageSource, Limits, ResizeMode};
 use bifocal_models::adapter::{Head, HeadConfig};
-use bifocal_models::bundle::{Model, Standardize, open_text_side, open_vision_side};
+use bifocal_models::bundle::{BundleError, Model, Standardize, open_text_side, open_vision_side};
 use bifocal_models::connector::MARGIN;
-use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
+use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder, open_text};
 use bifocal_models::towers::{Teacher, Towers};
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::params;
@@ -35,7 +35,7 @@ use super::{Overview, Progress, StageOverview, TrainError};
 use crate::losses::Held;
 use crate::methods::{self, Elastic, Stage, TeacherRows};
 use crate::random::{INIT, mix};
-use crate::recipe::{Recipe, RecipeError, SourceSpec};
+use crate::recipe::{HeadKind, Recipe, RecipeError, SourceSpec};
 pub(super) use origin::find;
 use origin::{Origin, hash_of};
 
@@ -60,6 +60,8 @@ pub(crate) struct Setup {
     moving: Option<Towers>,
     pub vision: VisionEncoder,
     pub text: TextEncoder,
+    /// What a Q-Former began as, for its tokenizer.
+    trunk: Option<TextEncoder>,
     /// A sentence with `{}` around each text.
     pub prompt: Option<String>,
     /// The text encoder as it was opened.
@@ -120,6 +122,13 @@ impl Setup {
             vision.encoder.tower = vision.encoder.tower.without_projection();
         }
         let talks = stages.iter().any(|(stage, _, _)| stage.needs.dialogue.is_some());
+        let trunk = match recipe.image_head.kind {
+            HeadKind::QFormer => {
+                let origin = find("qformer.trunk", &recipe.qformer.trunk)?;
+                Some(open_text(&origin.path, &TextOptions::default()).map_err(BundleError::from)?)
+            }
+            _ => None,
+        };
         if talks && recipe.chat.pad {
             vision.encoder.preprocess.resize = ResizeMode::Padded { fill: MARGIN };
         }
@@ -161,7 +170,7 @@ impl Setup {
                 mix(recipe.seed, INIT, 2 + which as u64),
             )?;
         }
-        let (mut towers, image_head, text_head) = heads(recipe, &mut vision, &mut text, talks)?;
+        let (mut towers, image_head, text_head) = heads(recipe, &mut vision, &mut text, talks, trunk.as_ref())?;
         let former = [towers.image_head.clone(), towers.text_head.clone()];
         if let Some(config) = stages.iter().find_map(|(stage, _, _)| stage.projector.as_ref()) {
             towers.projector = Some(projector(config, recipe)?);
@@ -216,6 +225,7 @@ impl Setup {
             text_fingerprint: text.encoder.fingerprint.clone(),
             vision: vision.encoder,
             text: text.encoder,
+            trunk,
             vision_origin,
             text_origin,
             teacher_origin,
@@ -258,6 +268,10 @@ impl Setup {
             self.vision.preprocess.fingerprint(),
             self.text_fingerprint
         );
+        if let Some(trunk) = &self.trunk {
+            all.push(' ');
+            all.push_str(&trunk.fingerprint);
+        }
         for corpus in &self.corpora {
             all.push(' ');
             all.push_str(&corpus.fingerprint());
@@ -324,17 +338,17 @@ impl Setup {
         let mut each = 0;
         let images = if !needs.images {
             ImageFeed::None
-        } else if let Some(dialogue) = &needs.dialogue {
+        } else if let Some((tap, cache)) = needs.patches() {
             if corpus.has_classes() {
                 return Err(learning_with("data.sources.kind = \"classifier\"", "language").into());
             }
-            if dialogue.cache {
-                let (table, patches) = features.patches(&self.vision, &dialogue.tap, corpus, progress)?;
+            if cache {
+                let (table, patches) = features.patches(&self.vision, &tap, corpus, progress)?;
                 each = patches;
                 ImageFeed::Patches(table, patches)
             } else {
                 let side = self.vision.preprocess.size as usize;
-                each = dialogue.tap.tokens(&self.vision.tower, side).unwrap_or(0);
+                each = tap.tokens(&self.vision.tower, side).unwrap_or(0);
                 ImageFeed::Pixels(self.vision.preprocess.clone())
             }
         } else if !vision_still {
@@ -356,7 +370,11 @@ impl Setup {
         };
         let mut queries = None;
         let texts = if let Some(dialogue) = &needs.dialogue {
+            let each = towers.image_head.connected(each);
             TextFeed::Dialogues(features.dialogues(&self.text, dialogue, corpus, each, progress)?)
+        } else if let (Some(needs), Some(trunk)) = (&needs.trunk, &self.trunk) {
+            let tokens = features.tokens_up_to(trunk, &corpus.texts, needs.max_tokens)?;
+            TextFeed::Tokens(tokens, trunk.pooling)
         } else if !text_still {
             if recipe.text_head.standardize_input {
                 return Err(learning_with("text_head.standardize_input", "text").into());
@@ -427,7 +445,7 @@ impl Setup {
         let recipe = &prepared.recipe;
         let held = &self.corpora[prepared.corpus].held;
         if !prepared.stage.needs.images
-            || prepared.stage.needs.dialogue.is_some()
+            || prepared.stage.needs.patches().is_some()
             || held.is_empty()
             || matches!(self.vision.preprocess.resize, ResizeMode::Patches { .. })
         {
@@ -507,8 +525,9 @@ impl Setup {
         let Some(mut towers) = self.moving.take() else {
             unreachable!("the trainer of the stage before has given them back");
         };
-        let dialogue = self.stages[stage].stage.needs.dialogue.as_ref();
-        let (talks, looks) = (dialogue.is_some(), dialogue.is_some_and(|dialogue| !dialogue.cache));
+        let needs = &self.stages[stage].stage.needs;
+        let talks = needs.dialogue.is_some();
+        let looks = needs.patches().is_some_and(|(_, cache)| !cache);
         if towers.vision.is_none() && (looks || self.has_learnt("vision.", stage)) {
             towers.vision = Some(self.vision.tower.clone());
         }

@@ -15,7 +15,7 @@ use crate::model;
 /// The longest line that is read as a question, in bytes.
 const MAX_QUESTION: usize = 1 << 20;
 
-/// Talks with a language model; one that was trained with `recipes/llava.toml` sees pictures.
+/// Talks with a language model; one that was trained with `recipes/llava.toml`, `recipes/blip2.toml` or `recipes/flamingo.toml` sees pictures.
 ///
 /// Answers appear as they are written. Without `--prompt` it is a dialogue: each line that you type is a question, the end of input (Ctrl-D) ends it. A model
 /// that has learnt captions alone (stage `align`) says what it sees and answers no questions. By itself it takes the likeliest token each time, so that the

@@ -1,14 +1,19 @@
 //! Heads: from a tower's embedding into the joint space.
 
 mod mlp;
+mod qformer;
 
 pub use mlp::{BatchNorm, MlpHead};
+pub use qformer::{QFormerHead, Read};
 
 use bifocal_nn::fused::{self, Activation};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear, zeros};
 use bifocal_nn::{Module, Param, Tensor, noise};
 use serde::{Deserialize, Serialize};
+
+use crate::connector::flamingo::{Flamingo, FlamingoConfig};
+use crate::connector::qformer::QFormerConfig;
 
 /// The layer norms of heads, PyTorch's default.
 const EPS: f32 = 1e-5;
@@ -34,6 +39,10 @@ pub enum HeadKind {
     Mlp,
     /// An MLP and a norm over each patch of a picture, then their mean (FLAME). Only for vision towers that have patches.
     Patches,
+    /// BLIP-2's (Li et al. 2023): learnt queries look at the patches, and a layer makes rows for a language model of them.
+    QFormer,
+    /// Flamingo's (Alayrac et al. 2022): a resampler, and gated layers between those of a language model, which looks through them.
+    Flamingo,
 }
 
 /// The activation of an MLP head.
@@ -72,6 +81,12 @@ pub struct HeadConfig {
     pub normalize_input: bool,
     /// Whether the linear head has a bias.
     pub bias: bool,
+    /// Sizes of the Q-Former, and of nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qformer: Option<QFormerConfig>,
+    /// Sizes of resampler and gated layers, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flamingo: Option<FlamingoConfig>,
 }
 
 impl Default for HeadConfig {
@@ -87,6 +102,8 @@ impl Default for HeadConfig {
             dropout: 0.0,
             normalize_input: false,
             bias: true,
+            qformer: None,
+            flamingo: None,
         }
     }
 }
@@ -135,14 +152,25 @@ impl HeadConfig {
         if self.layers == 0 || self.layers > MAX_BLOCKS {
             return field("layers", self.layers.to_string(), "1…64");
         }
-        let mlp = matches!(self.kind, HeadKind::Mlp | HeadKind::Patches);
+        let mlp = matches!(
+            self.kind,
+            HeadKind::Mlp | HeadKind::Patches | HeadKind::QFormer | HeadKind::Flamingo
+        );
         if (self.ratio == 0 && !mlp) || self.ratio > MAX_BLOCKS {
             return field("ratio", self.ratio.to_string(), "1…64, or for an MLP 0");
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return field("dropout", self.dropout.to_string(), "0 or more and below 1");
         }
-        Ok(())
+        match (self.kind, &self.qformer) {
+            (HeadKind::QFormer, None) => field("qformer", "not there".to_owned(), "the sizes of a Q-Former"),
+            (HeadKind::QFormer, Some(qformer)) => check_qformer(qformer, input),
+            (HeadKind::Flamingo, _) => match &self.flamingo {
+                None => field("flamingo", "not there".to_owned(), "the sizes of a resampler"),
+                Some(flamingo) => check_flamingo(flamingo, input),
+            },
+            _ => Ok(()),
+        }
     }
 
     /// Builds the head for inputs of width `input`.
@@ -191,11 +219,80 @@ impl HeadConfig {
                 })
             }
             HeadKind::Mlp => Head::Mlp(MlpHead::new(self, input, needed()?, rng)),
+            HeadKind::Flamingo => {
+                let Some(flamingo) = &self.flamingo else {
+                    unreachable!("it was checked to be there");
+                };
+                Head::Flamingo(Flamingo::new(flamingo.clone(), needed()?, rng))
+            }
+            HeadKind::QFormer => {
+                let Some(qformer) = &self.qformer else {
+                    unreachable!("it was checked to be there");
+                };
+                Head::QFormer(QFormerHead::new(qformer, needed()?, rng))
+            }
             HeadKind::Patches => Head::Patches(PatchesHead {
                 mlp: MlpHead::new(self, input, needed()?, rng),
                 norm: LayerNorm::new(needed()?, EPS),
             }),
         })
+    }
+}
+
+/// Sizes that come from a file are checked before anything is allocated for them.
+fn check_qformer(c: &QFormerConfig, input: usize) -> Result<(), HeadError> {
+    let mut sizes = vec![
+        ("qformer.width", c.width, 1 << 13),
+        ("qformer.layers", c.layers, MAX_BLOCKS),
+        ("qformer.mlp", c.mlp, 1 << 15),
+        ("qformer.queries", c.queries, 1 << 12),
+        ("qformer.cross_every", c.cross_every, MAX_BLOCKS),
+    ];
+    if let Some(text) = &c.text {
+        sizes.extend([
+            ("qformer.text.vocabulary", text.vocabulary, 1 << 20),
+            ("qformer.text.positions", text.positions, 1 << 16),
+            ("qformer.text.dim", text.dim, 1 << 14),
+        ]);
+    }
+    let wrong = |field, value: usize, allowed| {
+        Err(HeadError::Field {
+            field,
+            value: value.to_string(),
+            allowed,
+        })
+    };
+    if let Some(&(field, value, _)) = sizes.iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
+        return wrong(field, value, "1 or more, and no more than any such model has");
+    }
+    if c.heads == 0 || !c.width.is_multiple_of(c.heads) {
+        return wrong("qformer.heads", c.heads, "a divisor of the width");
+    }
+    match c.image_width == input {
+        true => Ok(()),
+        false => wrong("qformer.image_width", c.image_width, "the width of the tower's patches"),
+    }
+}
+
+/// As [`check_qformer`].
+fn check_flamingo(c: &FlamingoConfig, input: usize) -> Result<(), HeadError> {
+    let sizes = [
+        ("flamingo.latents", c.latents, 1 << 12),
+        ("flamingo.layers", c.layers, MAX_BLOCKS),
+        ("flamingo.heads", c.heads, 1 << 7),
+        ("flamingo.head", c.head, 1 << 9),
+        ("flamingo.every", c.every, c.text_layers),
+        ("flamingo.text_layers", c.text_layers, 1 << 10),
+        // the patches that it was made for
+        ("flamingo.image_width", c.image_width.abs_diff(input) + 1, 1),
+    ];
+    match sizes.iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
+        None => Ok(()),
+        Some(&(field, value, _)) => Err(HeadError::Field {
+            field,
+            value: value.to_string(),
+            allowed: "1 or more, no more than any such model has, and what the towers are made for",
+        }),
     }
 }
 
@@ -215,6 +312,10 @@ pub enum Head {
     Mlp(MlpHead),
     /// See [`HeadKind::Patches`].
     Patches(PatchesHead),
+    /// See [`HeadKind::QFormer`].
+    QFormer(QFormerHead),
+    /// See [`HeadKind::Flamingo`].
+    Flamingo(Flamingo),
 }
 
 impl Head {
@@ -222,7 +323,8 @@ impl Head {
     /// the batch's own statistics in `training`.
     ///
     /// # Shapes
-    /// `[n, input]` → `[n, dim]`. A head over patches takes each row for a picture of one patch; see [`Head::over_patches`].
+    /// `[n, input]` → `[n, dim]`. A head over patches takes each row for a picture of one patch, see [`Head::over_patches`]; so does a Q-Former, which
+    /// gives `[n·queries, dim]`, see [`Head::connect`].
     pub fn forward(&self, x: Tensor<2>, training: bool) -> Tensor<2> {
         match self {
             Self::Identity(head) => enter(x, head.unit),
@@ -231,6 +333,36 @@ impl Head {
             Self::Residual(head) => head.forward(x),
             Self::Mlp(head) => head.forward(x, training),
             Self::Patches(head) => head.norm.forward(head.mlp.forward(x, training)),
+            Self::QFormer(head) => {
+                let n = x.dims()[0];
+                head.rows(x, n)
+            }
+            Self::Flamingo(head) => head.marks(x.dims()[0]),
+        }
+    }
+
+    /// What stands in place of pictures in a text, given their patches, and how many rows a picture is: one for each patch, or for each query of a Q-Former; for Flamingo the mark.
+    ///
+    /// # Shapes
+    /// `[n·patches, input]` → `[n·rows, dim]`.
+    pub fn connect(&self, x: Tensor<2>, patches: usize, training: bool) -> (Tensor<2>, usize) {
+        let rows = match self {
+            Self::QFormer(head) => {
+                let n = x.dims()[0] / patches.max(1);
+                head.rows(x, n)
+            }
+            Self::Flamingo(head) => head.marks(x.dims()[0] / patches.max(1)),
+            _ => self.forward(x, training),
+        };
+        (rows, self.connected(patches))
+    }
+
+    /// How many rows [`Head::connect`] makes of a picture of so many patches.
+    pub fn connected(&self, patches: usize) -> usize {
+        match self {
+            Self::QFormer(head) => head.config().queries,
+            Self::Flamingo(_) => 1,
+            _ => patches,
         }
     }
 
@@ -240,12 +372,13 @@ impl Head {
     /// `[n·patches, input]` → `[n, dim]`.
     pub fn over_patches(&self, x: Tensor<2>, patches: usize, training: bool) -> Tensor<2> {
         let n = x.dims()[0] / patches.max(1);
-        fused::segment_mean(self.forward(x, training), &(0..=n).map(|i| i * patches).collect())
+        let (rows, each) = self.connect(x, patches, training);
+        fused::segment_mean(rows, &(0..=n).map(|i| i * each).collect())
     }
 
     /// Whether it wants the patches of a picture in place of one vector.
     pub fn reads_patches(&self) -> bool {
-        matches!(self, Self::Patches(_))
+        matches!(self, Self::Patches(_) | Self::QFormer(_) | Self::Flamingo(_))
     }
 
     /// After a step of training: statistics of the batches that passed move the running ones.
@@ -272,6 +405,8 @@ impl Head {
             Self::Glu(head) => rows(&head.out),
             Self::Residual(head) => rows(&head.out),
             Self::Mlp(head) | Self::Patches(PatchesHead { mlp: head, .. }) => rows(&head.out),
+            Self::QFormer(head) => head.dim(),
+            Self::Flamingo(head) => head.dim(),
         }
     }
 }

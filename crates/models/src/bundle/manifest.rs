@@ -74,7 +74,7 @@ pub struct TextPart {
     pub prompt: Option<String>,
 }
 
-/// What makes a bundle one that talks about pictures: then its image head is a connector, over each patch.
+/// What makes a bundle one that talks about pictures: then its image head is a connector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChatPart {

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use bifocal_nn::Tensor;
 use bifocal_nn::init::Rng;
 
-use super::{ChatError, ChatModel, Dialogue, Role, Turn};
+use super::{ChatError, ChatModel, Dialogue, Role, Seen, Turn};
+use crate::adapter::Head;
+use crate::connector::flamingo::Looks;
 use crate::generate::{Beams, Repeats, Sampling, TextStream, Writer};
 
 /// How answers are written.
@@ -62,7 +63,7 @@ pub struct Answer {
 pub struct Conversation<'a> {
     model: &'a ChatModel,
     dialogue: Dialogue,
-    picture: Option<Tensor<2>>,
+    picture: Option<Seen>,
     writer: Writer<'a>,
     /// What the writer has read: tokens, and `None` for a picture's rows.
     known: Vec<Option<u32>>,
@@ -93,13 +94,20 @@ impl<'a> Conversation<'a> {
         speech.sampling.check()?;
         let picture = match (pixels, &model.eyes) {
             (None, _) => None,
-            (Some(pixels), Some(eyes)) => Some(eyes.see(pixels)?),
+            (Some(pixels), Some(eyes)) => Some(eyes.look(pixels)?),
             (Some(_), None) => {
                 return Err(ChatError::Blind {
                     name: model.name.clone(),
                 });
             }
         };
+        let mut writer = Writer::new(model.llm()?)?;
+        if let (Some(media), Some(Head::Flamingo(flamingo))) = (
+            picture.as_ref().and_then(|picture| picture.media.clone()),
+            model.eyes.as_ref().map(|eyes| &eyes.connector),
+        ) {
+            writer = writer.looking(Looks::new(flamingo, media, vec![None]));
+        }
         Ok(Self {
             dialogue: Dialogue {
                 system,
@@ -107,7 +115,7 @@ impl<'a> Conversation<'a> {
                 turns: Vec::new(),
             },
             picture,
-            writer: Writer::new(model.llm()?)?,
+            writer,
             known: Vec::new(),
             rng: Drawn(Rng::new(speech.seed)),
             model,
@@ -208,7 +216,7 @@ impl<'a> Conversation<'a> {
     /// Reads what is new of the dialogue; how many rows that was.
     fn listen(&mut self) -> Result<usize, ChatError> {
         let sequence = self.model.sequence(&self.dialogue)?;
-        let picture = self.picture.as_ref().map_or(0, |rows| rows.dims()[0]);
+        let picture = self.picture.as_ref().map_or(0, |seen| seen.rows.dims()[0]);
         let limit = self.model.llm()?.config().context;
         // the answer needs a place too
         if sequence.rows(picture) >= limit {
@@ -231,6 +239,7 @@ impl<'a> Conversation<'a> {
         let same = same.min(rows.len().saturating_sub(1));
         let same = if (at + 1..at + shown).contains(&same) { at } else { same };
         self.writer.rewind(same);
+        self.writer.mark_at(sequence.image);
         self.known.truncate(same);
         if same < at {
             self.writer.read(&sequence.ids[same..at])?;
@@ -239,7 +248,7 @@ impl<'a> Conversation<'a> {
             && shown > 0
             && let Some(picture) = &self.picture
         {
-            self.writer.read_rows(picture.clone())?;
+            self.writer.read_rows(picture.rows.clone())?;
         }
         self.writer.read(&sequence.ids[at.max(same.saturating_sub(shown))..])?;
         let read = rows.len() - same;

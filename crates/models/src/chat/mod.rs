@@ -13,6 +13,6 @@ mod template;
 pub use conversation::{Answer, Conversation, Ended, Speech};
 pub use dialogue::{Dialogue, Role, Turn};
 pub use error::ChatError;
-pub use model::{ChatModel, Eyes};
+pub use model::{ChatModel, Eyes, Seen};
 pub use sequence::Sequence;
 pub use template::{Style, Template};

@@ -13,6 +13,15 @@ use crate::text::{Attention, Llm, TextTower};
 use crate::vision::ImageBatch;
 use crate::weights::gguf::Gguf;
 
+/// A picture as a language model gets it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// `[rows, width of the language model]`: what stands in the text.
+    pub rows: Tensor<2>,
+    /// `[latents, width of the patches]`: what is looked at between layers (Flamingo).
+    pub media: Option<Tensor<2>>,
+}
+
 /// What sees.
 #[derive(Debug)]
 pub struct Eyes {
@@ -20,7 +29,7 @@ pub struct Eyes {
     pub vision: VisionEncoder,
     /// What is read of it.
     pub tap: Tap,
-    /// From a patch to a row of the language model.
+    /// From patches to rows of the language model.
     pub connector: Head,
 }
 
@@ -28,11 +37,19 @@ impl Eyes {
     /// The rows of a prepared picture.
     ///
     /// # Shapes
-    /// `pixels` `[size, size, 3]` → `[patches, width of the language model]`.
+    /// `pixels` `[size, size, 3]` → `[rows, width of the language model]`.
     ///
     /// # Errors
     /// [`ChatError`] for pixels of another size, and a tower without patches.
     pub fn see(&self, pixels: &[f32]) -> Result<Tensor<2>, ChatError> {
+        Ok(self.look(pixels)?.rows)
+    }
+
+    /// As [`Eyes::see`], with what is looked at between layers.
+    ///
+    /// # Errors
+    /// As [`Eyes::see`].
+    pub fn look(&self, pixels: &[f32]) -> Result<Seen, ChatError> {
         let none = || ConnectorError::NoPatches {
             name: self.vision.name.clone(),
         };
@@ -42,14 +59,22 @@ impl Eyes {
             images: 1,
             side,
         })?;
-        let (patches, _) = self.tap.read(&self.vision.tower, &images).ok_or_else(none)?;
-        Ok(self.connector.forward(patches, false))
+        let (patches, each) = self.tap.read(&self.vision.tower, &images).ok_or_else(none)?;
+        let media = match &self.connector {
+            Head::Flamingo(flamingo) => Some(flamingo.media(patches.clone(), 1)),
+            _ => None,
+        };
+        Ok(Seen {
+            rows: self.connector.connect(patches, each, false).0,
+            media,
+        })
     }
 
     /// Rows of a picture.
     pub fn rows(&self) -> usize {
         let side = self.vision.preprocess.size as usize;
-        self.tap.tokens(&self.vision.tower, side).unwrap_or(0)
+        let patches = self.tap.tokens(&self.vision.tower, side).unwrap_or(0);
+        self.connector.connected(patches)
     }
 }
 

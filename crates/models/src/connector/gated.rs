@@ -1,9 +1,11 @@
 //! Flamingo's gated cross-attention (Alayrac et al. 2022, arXiv 2204.14198, §2.2): layers between those of a frozen language model, through which
 //! each token looks at the picture before it. Gates begin at 0, so that the model is at first what it was.
 
+use std::sync::Arc;
+
 use bifocal_nn::init::Rng;
 use bifocal_nn::layers::{LayerNorm, zeros};
-use bifocal_nn::{Module, Param, Tensor};
+use bifocal_nn::{Module, Param, Tensor, fused};
 
 use super::perceiver::{Cross, EPS, FeedForward};
 use crate::blocks::check_sizes;
@@ -92,6 +94,39 @@ impl GatedCross {
         let mixed = self
             .attention
             .forward(self.norm.forward(x.clone()), media, items, Some(&seen));
+        self.add(x, mixed)
+    }
+
+    /// As [`GatedCross::forward`] for packed sequences of any lengths with one picture each; `sees` says of each row whether it looks at it.
+    ///
+    /// # Shapes
+    /// `x` `[t, c]`, `offsets` `[n + 1]`, `media` `[n·l, media]`, `sees` `[t]` → `[t, c]`.
+    pub fn look(&self, x: Tensor<2>, media: Tensor<2>, offsets: &[usize], sees: &[bool]) -> Tensor<2> {
+        let n = offsets.len().saturating_sub(1);
+        let lengths: Vec<usize> = offsets.windows(2).map(|bounds| bounds[1] - bounds[0]).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        if longest == 0 {
+            return x;
+        }
+        let each = media.dims()[0] / n;
+        // sequences as long as the longest: what is added is any row, and sees nothing
+        let (mut there, mut back, mut seen) = (Vec::new(), Vec::new(), Vec::with_capacity(n * longest * each));
+        for (i, (bounds, length)) in offsets.windows(2).zip(&lengths).enumerate() {
+            for at in 0..longest {
+                let row = bounds[0] + at;
+                let own = at < *length;
+                there.push(if own { row as u32 } else { 0 });
+                seen.extend(std::iter::repeat_n(own && sees[row], each));
+            }
+            back.extend((0..*length).map(|at| (i * longest + at) as u32));
+        }
+        let (there, back): (Arc<[u32]>, Arc<[u32]>) = (there.into(), back.into());
+        let rows = fused::embedding(self.norm.forward(x.clone()), &there);
+        let mixed = self.attention.forward(rows, media, n, Some(&seen));
+        self.add(x, fused::embedding(mixed, &back))
+    }
+
+    fn add(&self, x: Tensor<2>, mixed: Tensor<2>) -> Tensor<2> {
         let gate = |gate: &Param<Tensor<1>>| gate.val().tanh().unsqueeze::<2>();
         let x = x + mixed * gate(&self.attention_gate);
         x.clone() + self.mlp.forward(x, None) * gate(&self.mlp_gate)

@@ -7,6 +7,7 @@
 //! Other ways: [`qformer`], learnt queries that look at a picture and at a text (BLIP-2); [`resampler`], learnt vectors that any number of patches become, and
 //! [`gated`], the layers through which a language model looks at them (Flamingo).
 
+pub mod flamingo;
 pub mod gated;
 mod perceiver;
 pub mod qformer;

@@ -3,6 +3,8 @@
 use bifocal_nn::Tensor;
 use bifocal_nn::init::Rng;
 
+use crate::connector::flamingo::Looks;
+
 use super::{Beams, GenerateError, Repeats, Sampling, beam_search};
 use crate::text::{Llm, LlmCache, TokensError};
 
@@ -20,6 +22,8 @@ pub struct Writer<'a> {
     pending: Option<u32>,
     /// After all that was read.
     logits: Option<Vec<f32>>,
+    /// At what the model looks between its layers.
+    looks: Option<Looks<'a>>,
 }
 
 impl<'a> Writer<'a> {
@@ -36,7 +40,22 @@ impl<'a> Writer<'a> {
                 history: Vec::new(),
                 pending: None,
                 logits: None,
+                looks: None,
             }),
+        }
+    }
+
+    /// Looks at a picture between layers, from the row on at which its mark is.
+    #[must_use]
+    pub fn looking(mut self, looks: Looks<'a>) -> Self {
+        self.looks = Some(looks);
+        self
+    }
+
+    /// Where the mark of the picture is that it looks at, if it looks at one.
+    pub fn mark_at(&mut self, place: Option<usize>) {
+        if let Some(looks) = &mut self.looks {
+            looks.mark_at(place);
         }
     }
 
@@ -135,12 +154,13 @@ impl<'a> Writer<'a> {
         let model = self.model;
         let mut cache = self.cache.clone();
         let history = self.history.clone();
+        let looks = self.looks.clone();
         let step = |parents: &[usize], ids: &[u32]| {
             if ids.is_empty() {
                 return Ok(first.clone());
             }
             cache = cache.select(parents);
-            let hidden = model.extend(model.rows_of(ids), &vec![1; ids.len()], &mut cache)?;
+            let hidden = model.extend_looking(model.rows_of(ids), &vec![1; ids.len()], &mut cache, looks.as_ref())?;
             model.logits(hidden).ok_or(GenerateError::NoOutput)
         };
         let guard = |text: &[u32], scores: &mut [f32]| repeats.apply(scores, &[&history, text].concat());
@@ -166,7 +186,8 @@ impl<'a> Writer<'a> {
         if t == 0 {
             return Ok(());
         }
-        let hidden = self.model.extend(rows, &[t], &mut self.cache)?;
+        let looks = self.looks.as_ref();
+        let hidden = self.model.extend_looking(rows, &[t], &mut self.cache, looks)?;
         // only the last row's numbers are of use
         let last = hidden.slice([t - 1..t, 0..width]);
         self.logits = self.model.logits(last);

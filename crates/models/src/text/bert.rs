@@ -39,12 +39,12 @@ pub struct BertConfig {
 /// A bidirectional transformer with norms after each residual connection and exact GELU.
 #[derive(Module, Debug)]
 pub struct Bert {
-    words: Embedding,
-    positions: Embedding,
+    pub(crate) words: Embedding,
+    pub(crate) positions: Embedding,
     /// `[token_types, c]`.
-    types: Embedding,
-    norm: LayerNorm,
-    blocks: Vec<BertBlock>,
+    pub(crate) types: Embedding,
+    pub(crate) norm: LayerNorm,
+    pub(crate) blocks: Vec<BertBlock>,
     /// After pooling.
     dense: Vec<Dense>,
     #[module(skip)]
@@ -55,17 +55,17 @@ pub struct Bert {
 #[derive(Module, Debug)]
 pub struct BertBlock {
     /// `[3c, c]`: queries, keys, values.
-    qkv: Linear,
+    pub(crate) qkv: Linear,
     /// `[c, c]`.
-    out: Linear,
+    pub(crate) out: Linear,
     /// After attention.
-    ln_1: LayerNorm,
+    pub(crate) ln_1: LayerNorm,
     /// `[mlp, c]`.
-    fc: Linear,
+    pub(crate) fc: Linear,
     /// `[c, mlp]`.
-    proj: Linear,
+    pub(crate) proj: Linear,
     /// After the feed-forward part.
-    ln_2: LayerNorm,
+    pub(crate) ln_2: LayerNorm,
 }
 
 impl Bert {

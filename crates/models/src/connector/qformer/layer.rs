@@ -55,7 +55,7 @@ impl Layer {
         Self {
             own: Attend::new(c.width, c.width, rng),
             cross: crosses.then(|| Attend::new(c.width, c.image_width, rng)),
-            query_mlp: text_mlp.clone().unwrap_or_else(|| Mlp::new(c, rng)),
+            query_mlp: text_mlp.as_ref().map_or_else(|| Mlp::new(c, rng), Mlp::copied),
             text_mlp,
             heads: c.heads,
         }

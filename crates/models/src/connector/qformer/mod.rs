@@ -3,6 +3,7 @@
 mod layer;
 mod load;
 mod see;
+mod trunk;
 
 use std::sync::Arc;
 
@@ -147,8 +148,16 @@ impl QFormer {
     /// # Shapes
     /// As [`QFormer::queries`] → `[n·queries, dim]`; `None` when it does not read texts.
     pub fn embed_images(&self, image: Tensor<2>, items: usize) -> Option<Tensor<2>> {
+        self.project(self.queries(image, items))
+    }
+
+    /// What queries made of pictures in the joint space, of unit length.
+    ///
+    /// # Shapes
+    /// `[n·queries, c]` → `[n·queries, dim]`; `None` when it does not read texts.
+    pub fn project(&self, queries: Tensor<2>) -> Option<Tensor<2>> {
         let head = &self.text.as_ref()?.image;
-        Some(crate::adapter::normalize(head.forward(self.queries(image, items))))
+        Some(crate::adapter::normalize(head.forward(queries)))
     }
 
     /// Texts in the joint space: their first token, of unit length.
@@ -183,8 +192,16 @@ impl QFormer {
     /// # Shapes
     /// As [`QFormer::matches`] → `[t, c]`, the texts' tokens one after the other; `None` when it does not read texts.
     pub fn describe(&self, image: Tensor<2>, texts: &TokenBatch) -> Option<Tensor<2>> {
+        Some(self.read(image, texts)?.1)
+    }
+
+    /// As [`QFormer::describe`], with what queries make of the pictures, which is what [`QFormer::queries`] gives: they don't see the texts.
+    ///
+    /// # Shapes
+    /// As [`QFormer::matches`] → `[n·queries, c]` and `[t, c]`; `None` when it does not read texts.
+    pub fn read(&self, image: Tensor<2>, texts: &TokenBatch) -> Option<(Tensor<2>, Tensor<2>)> {
         let reader = self.text.as_ref()?;
-        let (_, tokens, items) = self.both(reader, Task::Describe, image, texts);
+        let (queries, tokens, items) = self.both(reader, Task::Describe, image, texts);
         // without what was added to make texts equally long
         let rows: Arc<[u32]> = texts
             .offsets
@@ -192,7 +209,7 @@ impl QFormer {
             .enumerate()
             .flat_map(|(i, bounds)| (0..bounds[1] - bounds[0]).map(move |at| (i * items.tokens + at) as u32))
             .collect();
-        Some(fused::embedding(tokens, &rows))
+        Some((queries, fused::embedding(tokens, &rows)))
     }
 
     /// Logits of the words that may come after tokens.

@@ -6,6 +6,7 @@ use bifocal_nn::Tensor;
 use bifocal_nn::fused::KeyValues;
 
 use super::Llm;
+use crate::connector::flamingo::Looks;
 use crate::text::{Attention, TokensError};
 
 /// Keys and values of some sequences, layer by layer.
@@ -63,6 +64,26 @@ impl Llm {
     /// # Panics
     /// When `counts` does not have a number for each sequence of the cache, or they do not add up to the rows.
     pub fn extend(&self, x: Tensor<2>, counts: &[usize], cache: &mut LlmCache) -> Result<Tensor<2>, TokensError> {
+        self.extend_looking(x, counts, cache, None)
+    }
+
+    /// As [`Llm::extend`], looking at pictures between layers.
+    ///
+    /// # Shapes
+    /// As [`Llm::extend`].
+    ///
+    /// # Errors
+    /// As [`Llm::extend`].
+    ///
+    /// # Panics
+    /// As [`Llm::extend`].
+    pub fn extend_looking(
+        &self,
+        x: Tensor<2>,
+        counts: &[usize],
+        cache: &mut LlmCache,
+        looks: Option<&Looks<'_>>,
+    ) -> Result<Tensor<2>, TokensError> {
         assert_eq!(counts.len(), cache.lengths.len(), "extend: a count a sequence");
         assert_eq!(
             counts.iter().sum::<usize>(),
@@ -86,7 +107,10 @@ impl Llm {
         }
         let positions: Arc<[u32]> = positions.into();
         let mut x = x;
-        for (block, kept) in self.blocks.iter().zip(&mut cache.layers) {
+        for (layer, (block, kept)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
+            if let Some(looks) = looks {
+                x = looks.before_layer(layer, x, &offsets, &cache.lengths);
+            }
             x = block.extend(x, &positions, &offsets, kept);
         }
         cache

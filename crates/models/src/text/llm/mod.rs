@@ -23,6 +23,7 @@ use bifocal_nn::layers::RmsNorm;
 use bifocal_nn::{Module, Tensor};
 
 use super::{Attention, Dense, LatentAttention, TokenBatch};
+use crate::connector::flamingo::Looks;
 use crate::load::Loader;
 use crate::weights::gguf::Gguf;
 use crate::weights::{StoredRows, TensorSource, WeightsError, strict};
@@ -109,7 +110,7 @@ impl Llm {
 
     /// See [`super::TextTower::hidden_at`].
     pub fn hidden_at(&self, tokens: &TokenBatch, layer: usize) -> Tensor<2> {
-        self.hidden_of(self.rows_of(&tokens.ids), tokens, layer)
+        self.hidden_of(self.rows_of(&tokens.ids), tokens, layer, None)
     }
 
     /// As [`Llm::hidden`], of rows that stand in place of tokens' embeddings, as pictures' do; the ids of `tokens` don't count.
@@ -117,11 +118,23 @@ impl Llm {
     /// # Shapes
     /// `x` `[t, width]` → `[t, width]`.
     pub fn hidden_of_rows(&self, x: Tensor<2>, tokens: &TokenBatch) -> Tensor<2> {
-        self.hidden_of(x, tokens, self.config.layers)
+        self.hidden_of(x, tokens, self.config.layers, None)
     }
 
-    fn hidden_of(&self, mut x: Tensor<2>, tokens: &TokenBatch, layer: usize) -> Tensor<2> {
-        for block in &self.blocks[..layer.min(self.blocks.len())] {
+    /// As [`Llm::hidden_of_rows`], looking at pictures between layers.
+    ///
+    /// # Shapes
+    /// As [`Llm::hidden_of_rows`].
+    pub fn hidden_looking(&self, x: Tensor<2>, tokens: &TokenBatch, looks: &Looks<'_>) -> Tensor<2> {
+        self.hidden_of(x, tokens, self.config.layers, Some(looks))
+    }
+
+    fn hidden_of(&self, mut x: Tensor<2>, tokens: &TokenBatch, layer: usize, looks: Option<&Looks<'_>>) -> Tensor<2> {
+        let before = vec![0; tokens.len()];
+        for (i, block) in self.blocks[..layer.min(self.blocks.len())].iter().enumerate() {
+            if let Some(looks) = looks {
+                x = looks.before_layer(i, x, &tokens.offsets, &before);
+            }
             x = block.forward(x, tokens);
         }
         match layer == self.config.layers {
