@@ -35,6 +35,15 @@ pub enum Images {
         /// Codes of a picture.
         each: usize,
     },
+    /// For a language model that reads and draws them.
+    Drawn {
+        /// Of each picture, one after the other.
+        codes: Arc<[u32]>,
+        /// What is read of them, `[n·each, width]`.
+        looks: Tensor<2>,
+        /// Codes of a picture.
+        each: usize,
+    },
 }
 
 impl Images {
@@ -57,6 +66,14 @@ impl Images {
                 codes: codes[images.start * each..images.end * each].into(),
                 each: *each,
             },
+            Self::Drawn { codes, looks, each } => {
+                let part = images.start * each..images.end * each;
+                Self::Drawn {
+                    codes: codes[part.clone()].into(),
+                    looks: rows(looks, part),
+                    each: *each,
+                }
+            }
         }
     }
 }
@@ -222,6 +239,8 @@ pub enum Part {
     Reference,
     /// Of each dialogue the sum of its tokens' losses, and how many tokens these are.
     Answers,
+    /// Of each picture that is drawn the sum of its codes' losses, and how many codes these are.
+    Drawn,
     /// All tokens of each picture.
     Tokens,
     /// All tokens of each picture as the teacher sees them.

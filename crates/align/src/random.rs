@@ -40,5 +40,7 @@ pub(crate) const CODES: u64 = 11;
 pub(crate) const CRITIC: u64 = 12;
 /// Which pairs that do not belong together a picture and a text are in.
 pub(crate) const PAIRS: u64 = 13;
+/// Which pictures are drawn from no text.
+pub(crate) const UNGUIDED: u64 = 14;
 /// This and above: one for each source.
 pub(crate) const EXTRA: u64 = 16;

@@ -156,6 +156,112 @@ run = {{ cache = {cache:?} }}
     assert!(embeds.contains("bifocal chat"), "{embeds}");
 }
 
+/// A tower of codes, a model that reads and draws them, a picture.
+#[test]
+fn what_training_leaves_draws() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, recipe: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, recipe).expect("write");
+        path
+    };
+    let clip = common::tiny::write_clip(dir.path());
+    let codec = common::tiny::write_codec(dir.path());
+    let llm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/tiny-qwen3.gguf");
+    let (photos, cache) = (samples("photos"), dir.path().join("cache"));
+    let rest = format!(
+        r#"
+schedule = {{ steps = 2 }}
+data = {{ batch = 4, sources = [{{ path = {photos:?}, languages = ["en"], holdout = 40 }}] }}
+run = {{ cache = {cache:?} }}
+"#
+    );
+    let tower = write(
+        "tower.toml",
+        format!(
+            r#"
+method = "clip"
+embed_dim = 12
+text = {{ model = {clip:?} }}
+freeze = [{{ pattern = "text.*", frozen = true }}]
+[vision]
+codes = {{ model = {codec:?} }}
+new = {{ family = "siglip", size = 48, patch = 16, width = 16, layers = 2, heads = 2 }}
+"#
+        )
+        .replacen("embed_dim = 12", &format!("embed_dim = 12{rest}"), 1),
+    );
+    let toklip = dir.path().join("toklip");
+    succeeds(&["train", text(&tower), "--out", text(&toklip)]);
+    let toklip = toklip.join("model");
+    let path = write(
+        "unified.toml",
+        format!(
+            r#"
+method = "unified"
+embed_dim = 24
+vision = {{ model = {toklip:?} }}
+text = {{ model = {llm:?} }}
+lora = {{ rank = 2 }}
+chat = {{ max_tokens = 64 }}
+{rest}"#
+        ),
+    );
+    let out = dir.path().join("run");
+    let told = succeeds(&["train", text(&path), "--out", text(&out)]);
+    assert!(told.contains("bifocal chat --model"), "{told}");
+    let (model, photo) = (out.join("model"), photo());
+    let model = text(&model);
+    let said = succeeds(&[
+        "chat",
+        "--model",
+        model,
+        "--image",
+        text(&photo),
+        "--max-tokens",
+        "4",
+        "--json",
+    ]);
+    assert_eq!(answers(&said)[0]["tokens"]["read"], 11, "nine codes and two marks");
+    let picture = dir.path().join("a.png");
+    let base = ["chat", "--model", model, "--draw", text(&picture), "--prompt", "a dog"];
+    let line = succeeds(&base);
+    assert!(
+        line.contains("48 × 48 pixels of 9 codes") && line.contains("tokens/s"),
+        "{line}"
+    );
+    let first = std::fs::read(&picture).expect("a picture");
+    assert_eq!(first[..8], *b"\x89PNG\r\n\x1a\n");
+    let with = |more: &[&str]| {
+        let json = succeeds(&[&base[..], &["--json"], more].concat());
+        answers(&json).remove(0)["codes"].clone()
+    };
+    // seeds repeat, guidance asks for something else
+    assert_eq!(with(&["--seed", "7"]), with(&["--seed", "7"]));
+    assert_ne!(with(&["--seed", "7"]), with(&["--seed", "8"]));
+    assert_eq!(with(&["--guidance", "3"]).as_array().map(Vec::len), Some(9));
+    // told, and nothing of it a panic
+    assert!(fails(2, &["chat", "--model", model]).contains("--draw"));
+    assert!(fails(2, &[&base[..], &["--guidance", "1000"]].concat()).contains("guidance"));
+    let jpg = ["chat", "--model", model, "--draw", "a.jpg", "--prompt", "a dog"];
+    assert!(fails(2, &jpg).contains("PNG"));
+    let blind = llava();
+    let blind = [
+        "chat",
+        "--model",
+        text(&blind),
+        "--draw",
+        text(&picture),
+        "--prompt",
+        "w3",
+    ];
+    assert!(fails(1, &blind).contains("recipes/unified.toml"));
+    let checked = succeeds(&["doctor", model]);
+    assert!(checked.contains("draws"), "{checked}");
+    let embeds = ["embed", "--model", model, "--text", "a", "--out", "a.npy"];
+    assert!(fails(1, &embeds).contains("bifocal chat"));
+}
+
 #[test]
 fn wrong_use_is_told() {
     let (model, photo) = (llava(), photo());

@@ -10,6 +10,7 @@ use crate::bundle::{BundleError, Located, MANIFEST, Manifest, Model, VisionPart,
 use crate::chat::{ChatModel, Conversation, Speech};
 use crate::inspect::{Hashing, inspect};
 use crate::open::TextOptions;
+use crate::unified::{self, Brush};
 use crate::weights::{self, HostTensor};
 
 /// How far an embedding may be from its reference, as for the fixtures of the tests: largest difference, and cosine.
@@ -115,6 +116,28 @@ impl Report {
         match said {
             Ok(_) => self.good("it talks about pictures and embeds nothing: use it with `bifocal chat`"),
             Err(error) => self.problem(error.to_string()),
+        }
+        if model.eyes.as_ref().is_some_and(|eyes| eyes.drawing.is_some()) {
+            self.draw(model);
+        }
+    }
+
+    /// Whether a model that draws can say the first code of a picture, and its decoder make pixels of a code.
+    fn draw(&mut self, model: &ChatModel) {
+        if let Err(error) = unified::draw(model, "a", &Brush::default(), |_| false) {
+            return self.problem(error.to_string());
+        }
+        let tower = model.eyes.as_ref().and_then(|eyes| eyes.vision.tower.token_encoder());
+        match tower
+            .and_then(|tower| tower.codec())
+            .map(|codec| codec.decode(&[0], [1; 2]))
+        {
+            Some(Ok(pixels)) if pixels.iter().all(|v| v.is_finite()) => {
+                self.good("it draws pictures from texts: `bifocal chat --draw FILE.png --prompt TEXT`");
+            }
+            Some(Err(error)) => self.problem(error.to_string()),
+            _ => self
+                .problem("its decoder gives no numbers for a code; its weights are damaged, fetch or train it again"),
         }
     }
 
@@ -366,9 +389,19 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, BundleError> {
     if !path.join(MANIFEST).is_file() {
         return Ok(vec![path.to_owned()]);
     }
-    let manifest = Manifest::read(path)?;
-    let own = manifest.files.keys().map(|file| path.join(file));
-    Ok(folders(path).into_iter().chain(own).collect())
+    let own = |bundle: &Path| {
+        Manifest::read(bundle).map(|m| m.files.keys().map(|file| bundle.join(file)).collect::<Vec<_>>())
+    };
+    let mut all = Vec::new();
+    for folder in folders(path) {
+        // a tower may be that of another bundle, which has it in a file
+        match folder.join(MANIFEST).is_file() {
+            true => all.extend(own(&folder)?),
+            false => all.push(folder),
+        }
+    }
+    all.extend(own(path)?);
+    Ok(all)
 }
 
 /// What a checkpoint is called: by its folder, and by the settings, which often remember.

@@ -5,7 +5,7 @@
 //! - [`vision`], [`text`]: towers; [`adapter`]: heads into the joint space; [`towers`]: all of them together;
 //! - [`open`](mod@open): pretrained encoders from files and folders; [`inspect`](mod@inspect): what they are, without loading them;
 //! - [`chat`]: dialogues; [`connector`]: from pictures to what a language model reads; [`generate`]: language models that write;
-//! - [`vq`]: pictures as codes;
+//! - [`vq`]: pictures as codes; [`unified`]: a language model that reads and draws them;
 //! - [`doctor`]: what is wrong with a model;
 //! - [`hub`]: models by their name on a hub, in the cache of its client;
 //! - [`bundle`]: what training leaves; [`convert`](mod@convert): from one layout to another.
@@ -28,6 +28,7 @@ pub mod open;
 pub mod text;
 pub mod tokenizer;
 pub mod towers;
+pub mod unified;
 pub mod vision;
 pub mod vq;
 pub mod weights;

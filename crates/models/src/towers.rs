@@ -5,6 +5,7 @@ use bifocal_nn::{Module, Param, Tensor, ema};
 
 use crate::adapter::Head;
 use crate::text::TextTower;
+use crate::unified::Drawing;
 use crate::vision::{ImageBatch, VisionTower};
 
 /// The initial logarithm of the scale of similarities: ln(1 / 0.07) (Radford et al. 2021).
@@ -27,6 +28,8 @@ pub struct Towers {
     pub logit_bias: Option<Param<Tensor<1>>>,
     /// What the vision tower was, or its moving average, while a method trains towards it. Not part of a finished model.
     pub teacher: Option<Teacher>,
+    /// For a language model that draws pictures code by code.
+    pub drawing: Option<Drawing>,
     /// What a method's loss looks at rows of the joint space through. Not part of a finished model.
     pub projector: Option<Head>,
 }
@@ -88,6 +91,7 @@ impl Towers {
             logit_scale: scalar(logit_scale),
             logit_bias: logit_bias.map(scalar),
             teacher: None,
+            drawing: None,
             projector: None,
         }
     }

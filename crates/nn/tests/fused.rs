@@ -97,6 +97,28 @@ fn two(x: &Tensor<1>, rows: usize, cols: usize) -> Tensor<2> {
 }
 
 #[test]
+fn choice_loss() {
+    let targets: Arc<[u32]> = Arc::from([2, 0, 4, 2, 3]);
+    let fast = |leaves: &[Tensor<1>]| fused::choice_loss(leaves[0].clone().reshape([5, 6]), &targets);
+    let twin = |leaves: &[Tensor<1>]| {
+        let mut chosen = vec![0.0; 30];
+        targets
+            .iter()
+            .enumerate()
+            .for_each(|(row, &target)| chosen[6 * row + target as usize] = -1.0);
+        let logits: Tensor<2> = leaves[0].clone().reshape([5, 6]);
+        (burn::tensor::activation::log_softmax(logits, 1) * tensor(chosen, [5, 6])).sum_dim(1)
+    };
+    check("choice_loss", &[30], &fast, &twin);
+    // numbers of any size
+    let far = fused::choice_loss(
+        tensor(vec![1e4, -1e4, 0.0, -1e4, -1e4, -1e4], [2, 3]),
+        &Arc::from([1, 0]),
+    );
+    close("choice_loss of large numbers", &values(far), &[2e4, 3.0f32.ln()], 1e-6);
+}
+
+#[test]
 fn linear_with_every_activation() {
     let (t, i, o) = (5, 7, 9);
     for act in SMOOTH {

@@ -83,7 +83,7 @@ pub(super) fn images(
     let head = &towers.image_head;
     let pixels = match images {
         Images::Features(features) => return Ok(rows(head, || features.clone(), disturb, draws)),
-        Images::Patches { .. } => {
+        Images::Patches { .. } | Images::Drawn { .. } => {
             return Err(MethodError::Tower {
                 tower: "vision",
                 message: "patches are read by a connector alone; this is a mistake in how the run was put together"
@@ -151,7 +151,9 @@ fn of_codes(
     let codes = match images {
         Images::Codes { codes, .. } => Arc::clone(codes),
         Images::Pixels(pixels) => (tower.codes(pixels)).ok_or_else(|| trouble(CodesError::NoCodes.to_string()))?,
-        Images::Features(_) | Images::Patches { .. } => return Err(MethodError::NoRows { part: Part::Tokens }),
+        Images::Features(_) | Images::Patches { .. } | Images::Drawn { .. } => {
+            return Err(MethodError::NoRows { part: Part::Tokens });
+        }
     };
     let each = tower.tokens_of_a_picture();
     let within = Draws {

@@ -104,6 +104,7 @@ pub(super) fn needs(template: Template, recipe: &Recipe) -> BatchNeeds {
             questions: recipe.chat.questions.clone(),
             tap: recipe.chat.tap(),
             cache: recipe.chat.cache,
+            draws: false,
             max_tokens: recipe.chat.max_tokens,
         }),
         ..BatchNeeds::pictures(1)
@@ -177,7 +178,9 @@ pub(super) fn patches(tap: Tap, towers: &Towers, batch: &Batch) -> Result<(Tenso
         .ok_or(MethodError::NoRows { part: Part::Images })?;
     match images {
         Images::Patches { rows, each } => Ok((rows.clone(), *each)),
-        Images::Features(_) | Images::Codes { .. } => Err(MethodError::NoRows { part: Part::Images }),
+        Images::Features(_) | Images::Codes { .. } | Images::Drawn { .. } => {
+            Err(MethodError::NoRows { part: Part::Images })
+        }
         Images::Pixels(pixels) => {
             let tower = towers.vision.as_ref().ok_or(MethodError::NoTower {
                 what: "pixels",
@@ -206,7 +209,7 @@ fn look<'a>(flamingo: &'a Flamingo, dialogues: &Dialogues, batch: &Batch, patche
 ///
 /// # Shapes
 /// `pictures` `[n·each, width]`, `owners`: whose picture each of the `m` dialogues is about → `[m, 2]`.
-fn answers(
+pub(super) fn answers(
     llm: &Llm,
     dialogues: &Dialogues,
     owners: &[usize],

@@ -22,6 +22,7 @@ mod sail;
 mod sharelock;
 mod siglip;
 mod toklip;
+mod unified;
 mod zscl;
 
 use std::fmt::Debug;
@@ -101,6 +102,11 @@ impl BatchNeeds {
         dialogue.or(self.trunk.map(|trunk| (trunk.tap, trunk.cache)))
     }
 
+    /// Whether pictures are codes, to be read and drawn.
+    pub fn draws(&self) -> bool {
+        self.dialogue.as_ref().is_some_and(|dialogue| dialogue.draws)
+    }
+
     /// Captions alone.
     pub fn captions(captions: usize) -> Self {
         Self {
@@ -121,6 +127,8 @@ pub struct DialogueNeeds {
     pub tap: Tap,
     /// Whether a frozen vision tower reads each picture once.
     pub cache: bool,
+    /// Whether pictures come as codes, which it learns to draw, with what is read of them.
+    pub draws: bool,
     /// Longer ones are cut to so many tokens, the picture's counted.
     pub max_tokens: usize,
 }
@@ -291,6 +299,7 @@ pub const METHODS: &[Entry] = &[
     toklip::ENTRY,
     blip2::ENTRY,
     flamingo::ENTRY,
+    unified::ENTRY,
 ];
 
 /// The method of a name.

@@ -75,6 +75,7 @@ impl Recipe {
         self.check_flamingo()?;
         self.check_consolidation()?;
         self.check_toklip()?;
+        self.check_unified()?;
         within("run.checkpoint_every", self.run.checkpoint_every as f64, 1.0, 1e12)?;
         let explode = self.run.explode;
         need(explode == 0.0 || (1.0..=1e9).contains(&explode), "run.explode", || {

@@ -15,6 +15,7 @@ mod learning;
 mod qformer;
 mod spec;
 mod toklip;
+mod unified;
 mod vq;
 
 pub use chain::{Chain, ContinualSpec, Task};
@@ -34,6 +35,7 @@ pub use spec::{
 };
 
 pub use toklip::{Per, ToklipSpec};
+pub use unified::UnifiedSpec;
 pub use vq::{AutoencoderSpec, CodebookSpec, LatentSpec, PictureSource, PicturesSpec, VqLoss, VqRecipe};
 
 use std::collections::BTreeMap;
@@ -75,6 +77,8 @@ pub struct Recipe {
     pub reference: ReferenceSpec,
     /// What TokLIP distils, and how much.
     pub toklip: ToklipSpec,
+    /// How a language model learns to read pictures and to draw them.
+    pub unified: UnifiedSpec,
     /// How much of what was learnt is kept.
     pub merge: MergeSpec,
     /// How LLM2CLIP tunes its language model.
@@ -129,6 +133,7 @@ impl Default for Recipe {
             elastic: ElasticSpec::default(),
             reference: ReferenceSpec::default(),
             toklip: ToklipSpec::default(),
+            unified: UnifiedSpec::default(),
             merge: MergeSpec::default(),
             caption: CaptionSpec::default(),
             chat: ChatSpec::default(),

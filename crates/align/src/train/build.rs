@@ -12,6 +12,7 @@ use bifocal_models::connector::qformer::QFormerConfig;
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 use bifocal_models::text::TextTower;
 use bifocal_models::towers::Towers;
+use bifocal_models::unified::{Drawing, look_width};
 use bifocal_models::vision::{CodeOptions, VisionTower, Vit, VitConfig, VitFamily};
 use bifocal_models::vq::Codec;
 use bifocal_models::{Gelu, StackConfig};
@@ -21,7 +22,7 @@ use bifocal_nn::params::{self, ParamInfo};
 
 use super::TrainError;
 use super::plan::{Plan, matches};
-use super::setup::find;
+use super::setup::{MOST_CODES, find};
 use crate::methods::Stage;
 use crate::random::{INIT, mix};
 use crate::recipe::{CodesSpec, HeadKind, HeadSpec, LoraSpec, LossKind, NewFamily, NewVision, Recipe, RecipeError};
@@ -143,6 +144,12 @@ pub(super) fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result
             message: message.to_owned(),
         }))
     };
+    if stage.needs.draws() && plan.learns_below("vision.") {
+        return refuse(
+            "freeze",
+            "what is read of pictures is computed once, and codes have to mean the same while they are learnt; freeze vision.*",
+        );
+    }
     if let Some((_, cache)) = stage.needs.patches() {
         if plan.learns_below("vision.") && cache {
             return refuse(
@@ -234,6 +241,38 @@ pub(super) fn attach(
     }
 }
 
+/// Sizes of a tower of codes, for a language model that draws.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CodesSeen {
+    /// Codes that there are.
+    pub codes: usize,
+    /// Width of what is read of each.
+    pub look: usize,
+}
+
+/// The tower of codes that a language model draws by.
+pub(super) fn token_encoder(encoder: &VisionEncoder) -> Result<CodesSeen, TrainError> {
+    let refuse = |what: &str| {
+        TrainError::Recipe(RecipeError::Value {
+            key: "vision.model",
+            message: format!("{} {what}; name a TokLIP (recipes/toklip.toml)", encoder.name),
+        })
+    };
+    let tower = encoder.tower.token_encoder();
+    let tower = tower.ok_or_else(|| refuse("reads pixels, and pictures are drawn in codes"))?;
+    if !tower.config().causal() {
+        return Err(refuse(
+            "sees all codes at once, so that what it makes of the first cannot be known while others are to come",
+        ));
+    }
+    let sizes = tower.codec().and_then(|codec| codec.codes()).zip(look_width(tower));
+    let (codes, look) = sizes.ok_or_else(|| refuse("has no codes"))?;
+    if codes > MOST_CODES {
+        return Err(refuse("has more codes than are kept exactly"));
+    }
+    Ok(CodesSeen { codes, look })
+}
+
 /// Heads and temperature, without towers, and how the heads are built.
 pub(super) fn heads(
     recipe: &Recipe,
@@ -241,6 +280,7 @@ pub(super) fn heads(
     text: &mut TextSide,
     talks: bool,
     trunk: Option<&TextEncoder>,
+    draws: Option<CodesSeen>,
 ) -> Result<(Towers, HeadConfig, HeadConfig), TrainError> {
     let width = text.encoder.tower.dim();
     if talks && (!matches!(text.encoder.tower, TextTower::Llm(_)) || recipe.embed_dim != width) {
@@ -273,6 +313,7 @@ pub(super) fn heads(
     };
     let tower = &vision.encoder.tower;
     let seen = match recipe.image_head.kind {
+        _ if draws.is_some() => draws.map_or(0, |seen| seen.look),
         _ if talks => tower.patch_width().unwrap_or_else(|| tower.dim()),
         HeadKind::Patches => tower.patch_width().unwrap_or_else(|| tower.dim()),
         _ => tower.dim(),
@@ -286,11 +327,10 @@ pub(super) fn heads(
     let bias = (recipe.loss.kind == LossKind::Sigmoid).then_some(recipe.loss.bias_init);
     let scale = vision.log_scale.filter(|_| recipe.loss.scale_pretrained);
     let scale = scale.unwrap_or_else(|| recipe.loss.scale_init.ln());
-    Ok((
-        Towers::new(None, None, image, text, scale, bias),
-        image_config,
-        text_config,
-    ))
+    let mut towers = Towers::new(None, None, image, text, scale, bias);
+    towers.drawing =
+        draws.map(|seen| Drawing::new(width, seen.codes, &mut Rng::new(mix(recipe.seed, INIT, (1 << 32) + 4))));
+    Ok((towers, image_config, text_config))
 }
 
 /// A Q-Former that begins as a BERT, for patches of so many values.

@@ -14,6 +14,7 @@ use bifocal_models::connector::Tap;
 use bifocal_models::open::{TextEncoder, VisionEncoder};
 use bifocal_models::text::TokenBatch;
 use bifocal_models::tokenizer::Encoding;
+use bifocal_models::unified::{look_width, looks};
 use bifocal_models::vision::VisionTower;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::fused::{Activation, linear};
@@ -150,6 +151,31 @@ impl<'a> Features<'a> {
         })?;
         let table = self.of_rows(encoder, Reading::Patches(tap), each * width, corpus, progress)?;
         Ok((table, each))
+    }
+
+    /// The codes of each row's picture, one after the other, each followed by what is read of it, and how many a picture has; rows whose picture cannot be
+    /// read are taken out of the corpus. The cache has the codes, which cost far more than what a token encoder makes of them.
+    pub fn drawn(
+        &self,
+        encoder: &VisionEncoder,
+        corpus: &mut Corpus,
+        progress: &mut dyn Progress,
+    ) -> Result<(Table, usize), TrainError> {
+        let tower = encoder.tower.token_encoder();
+        let sizes = tower.and_then(|tower| Some((tower.tokens_of_a_picture(), look_width(tower)?)));
+        let (each, width) = sizes.ok_or_else(|| TrainError::Features {
+            what: "pictures".to_owned(),
+            message: format!("{} reads no codes; take a TokLIP tower", encoder.name),
+        })?;
+        let codes = self.of_rows(encoder, Reading::Codes, each, corpus, progress)?;
+        // they are whole numbers, and out of a file
+        let codes = codes.values.into_iter().map(|code| code as u32).collect();
+        let values = match self.made_up {
+            true => noise(corpus.rows.len(), each * (1 + width)).values,
+            false => self.precisely(|| with_looks(encoder, codes, each))?,
+        };
+        let dim = each * (1 + width);
+        Ok((Table { dim, values }, each))
     }
 
     /// What is kept of each row's picture, `dim` values; rows whose picture cannot be read are taken out of the corpus.
@@ -435,6 +461,26 @@ fn filled(
         dim: store.dim(),
         values: store.gather(&keys)?,
     })
+}
+
+/// Codes with what is read of each after it; `each` codes are a picture.
+fn with_looks(encoder: &VisionEncoder, codes: Vec<u32>, each: usize) -> Result<Vec<f32>, TrainError> {
+    let failed = |message: String| TrainError::Features {
+        what: "codes".to_owned(),
+        message,
+    };
+    let tower = encoder.tower.token_encoder();
+    let tower = tower.ok_or_else(|| failed(format!("{} reads none", encoder.name)))?;
+    let mut out = Vec::new();
+    for part in codes.chunks(IMAGES * each) {
+        let rows = looks(tower, &part.into()).map_err(|error| failed(error.to_string()))?;
+        let [_, width] = rows.dims();
+        for (&code, row) in part.iter().zip(values(rows).chunks_exact(width)) {
+            out.push(code as f32);
+            out.extend_from_slice(row);
+        }
+    }
+    Ok(out)
 }
 
 fn noise(rows: usize, dim: usize) -> Table {

@@ -9,7 +9,7 @@ use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::vision::ImageBatch;
 use bifocal_nn::Tensor;
-use bifocal_nn::engine::tensor;
+use bifocal_nn::engine::{tensor, values};
 
 use super::TrainError;
 use super::collective::{Ranks, Wait};
@@ -50,6 +50,8 @@ pub(crate) enum ImageFeed {
     Patches(Table, usize),
     /// Codes of the picture of each row of the corpus, for a tower that learns to read them.
     Codes(Table),
+    /// Codes of the picture of each row of the corpus, so many, each with what is read of it after it.
+    Drawn(Table, usize),
     /// Files, read when they are needed.
     Pixels(Preprocess),
 }
@@ -141,6 +143,20 @@ impl Feed {
                 images = Some(Images::Codes {
                     codes: codes.collect(),
                     each: table.dim,
+                });
+            }
+            ImageFeed::Drawn(table, each) => {
+                let all = table.gather(drawn.iter().map(|d| d.row));
+                let (n, width) = (drawn.len() * each, table.dim / each);
+                let all = all.reshape([n, width]);
+                // they are whole numbers
+                let codes = values(all.clone().slice([0..n, 0..1]))
+                    .into_iter()
+                    .map(|code| code as u32);
+                images = Some(Images::Drawn {
+                    codes: codes.collect(),
+                    looks: all.slice([0..n, 1..width]),
+                    each: *each,
                 });
             }
             ImageFeed::Pixels(preprocess) => {
@@ -370,7 +386,7 @@ impl Feed {
     fn broken(&self, drawn: &[Drawn]) -> Vec<String> {
         let finite = |table: &Table, i: usize| table.row(i).iter().all(|v| v.is_finite());
         let bad = |d: &&Drawn| {
-            let image = matches!(&self.images, ImageFeed::Features(t) | ImageFeed::Patches(t, _) if !finite(t, d.row));
+            let image = matches!(&self.images, ImageFeed::Features(t) | ImageFeed::Patches(t, _) | ImageFeed::Drawn(t, _) if !finite(t, d.row));
             let text = matches!(&self.texts, TextFeed::Features(t) if d.texts.iter().any(|&i| !finite(t, i as usize)));
             image || text
         };

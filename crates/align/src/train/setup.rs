@@ -15,11 +15,12 @@ use bifocal_models::bundle::{BundleError, Model, Standardize, open_text_side, op
 use bifocal_models::connector::MARGIN;
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder, open_text};
 use bifocal_models::towers::{Teacher, Towers};
+use bifocal_models::unified::Drawing;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::params;
 
 use super::build::{
-    all_params, attach, check_stage, from_scratch, heads, on_codes, projector, text_options, untrained,
+    all_params, attach, check_stage, from_scratch, heads, on_codes, projector, text_options, token_encoder, untrained,
 };
 use super::collective::Ranks;
 use super::corpus::{Corpus, Picture, Row};
@@ -38,6 +39,7 @@ use crate::random::{INIT, mix};
 use crate::recipe::{HeadKind, Recipe, RecipeError, SourceSpec};
 pub(super) use origin::find;
 use origin::{Origin, hash_of};
+pub(super) use teacher::MOST_CODES;
 
 /// A stage before it runs.
 pub(crate) struct Prepared {
@@ -170,7 +172,11 @@ impl Setup {
                 mix(recipe.seed, INIT, 2 + which as u64),
             )?;
         }
-        let (mut towers, image_head, text_head) = heads(recipe, &mut vision, &mut text, talks, trunk.as_ref())?;
+        let draws = match stages.iter().any(|(stage, ..)| stage.needs.draws()) {
+            true => Some(token_encoder(&vision.encoder)?),
+            false => None,
+        };
+        let (mut towers, image_head, text_head) = heads(recipe, &mut vision, &mut text, talks, trunk.as_ref(), draws)?;
         let former = [towers.image_head.clone(), towers.text_head.clone()];
         if let Some(config) = stages.iter().find_map(|(stage, _, _)| stage.projector.as_ref()) {
             towers.projector = Some(projector(config, recipe)?);
@@ -342,7 +348,11 @@ impl Setup {
             if corpus.has_classes() {
                 return Err(learning_with("data.sources.kind = \"classifier\"", "language").into());
             }
-            if cache {
+            if needs.draws() {
+                let (table, codes) = features.drawn(&self.vision, corpus, progress)?;
+                each = Drawing::rows(codes);
+                ImageFeed::Drawn(table, codes)
+            } else if cache {
                 let (table, patches) = features.patches(&self.vision, &tap, corpus, progress)?;
                 each = patches;
                 ImageFeed::Patches(table, patches)

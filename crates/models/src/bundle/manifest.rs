@@ -82,6 +82,13 @@ pub struct ChatPart {
     pub template: Template,
     /// What the connector reads of the vision tower.
     pub tap: Tap,
+    /// Whether it reads pictures as codes, and draws them: then the tap says nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub draws: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A file of the bundle.

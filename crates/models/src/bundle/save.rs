@@ -171,6 +171,9 @@ fn write_all(dir: &Path, parts: &Parts<'_>) -> Result<Manifest, BundleError> {
     };
     let mut heads = prefixed("image_head", host_tensors(&parts.towers.image_head));
     heads.extend(prefixed("text_head", host_tensors(&parts.towers.text_head)));
+    if let Some(drawing) = &parts.towers.drawing {
+        heads.extend(prefixed("drawing", host_tensors(drawing)));
+    }
     for (name, statistics) in [("image", parts.standardize_image), ("text", parts.standardize_text)] {
         if let Some(statistics) = statistics {
             heads.extend(prefixed(name, statistics.tensors()));

@@ -7,6 +7,7 @@ use crate::connector::ConnectorError;
 use crate::generate::GenerateError;
 use crate::open::OpenError;
 use crate::tokenizer::TokenizerError;
+use crate::vision::CodesError;
 use crate::weights::WeightsError;
 
 /// An error of a model that talks.
@@ -47,6 +48,15 @@ pub enum ChatError {
         /// The model.
         name: String,
     },
+    /// A picture is asked of a model that draws none.
+    #[error("{name} draws no pictures; give a bundle of recipes/unified.toml")]
+    NoDrawing {
+        /// The model.
+        name: String,
+    },
+    /// Codes do not fit the tower that reads them.
+    #[error(transparent)]
+    Codes(#[from] CodesError),
     /// The template has no place for this.
     #[error("{what}; {advice}")]
     Template {

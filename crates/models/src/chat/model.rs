@@ -10,6 +10,7 @@ use crate::bundle::{self, MANIFEST};
 use crate::connector::{ConnectorError, Tap};
 use crate::open::{self, TextEncoder, TextOptions, VisionEncoder, open_text};
 use crate::text::{Attention, Llm, TextTower};
+use crate::unified::{Drawing, looks};
 use crate::vision::ImageBatch;
 use crate::weights::gguf::Gguf;
 
@@ -31,10 +32,12 @@ pub struct Eyes {
     pub tap: Tap,
     /// From patches to rows of the language model.
     pub connector: Head,
+    /// For a model that reads pictures as codes, and draws them (see [`crate::unified`]).
+    pub drawing: Option<Drawing>,
 }
 
 impl Eyes {
-    /// The rows of a prepared picture.
+    /// The rows of a prepared picture; those of codes are between marks.
     ///
     /// # Shapes
     /// `pixels` `[size, size, 3]` → `[rows, width of the language model]`.
@@ -59,6 +62,15 @@ impl Eyes {
             images: 1,
             side,
         })?;
+        if let Some(drawing) = &self.drawing {
+            let tower = self.vision.tower.token_encoder().ok_or_else(none)?;
+            let codes = tower.codes(&images).ok_or_else(none)?;
+            let rows = self.connector.forward(looks(tower, &codes)?, false);
+            return Ok(Seen {
+                rows: drawing.framed(rows, codes.len()),
+                media: None,
+            });
+        }
         let (patches, each) = self.tap.read(&self.vision.tower, &images).ok_or_else(none)?;
         let media = match &self.connector {
             Head::Flamingo(flamingo) => Some(flamingo.media(patches.clone(), 1)),
@@ -72,6 +84,9 @@ impl Eyes {
 
     /// Rows of a picture.
     pub fn rows(&self) -> usize {
+        if let (Some(_), Some(tower)) = (&self.drawing, self.vision.tower.token_encoder()) {
+            return Drawing::rows(tower.tokens_of_a_picture());
+        }
         let side = self.vision.preprocess.size as usize;
         let patches = self.tap.tokens(&self.vision.tower, side).unwrap_or(0);
         self.connector.connected(patches)

@@ -84,6 +84,7 @@ pub(crate) fn open_llava(path: &Path) -> Result<Option<ChatModel>, ChatError> {
             vision,
             tap,
             connector: head,
+            drawing: None,
         }),
         text,
     }))

@@ -7,6 +7,7 @@
 
 mod attention;
 mod cached;
+mod choice;
 mod contrastive;
 mod conv;
 mod dropout;
@@ -21,6 +22,7 @@ mod vocabulary;
 
 pub use attention::{AttentionShape, attention};
 pub use cached::{KeyValues, attention_cached};
+pub use choice::choice_loss;
 pub use contrastive::{Divergence, Penalty, Softmax, Targets, distill_pairs, sigmoid_pairs, softmax_pairs, structure};
 pub use conv::{ConvShape, conv2d, depthwise_conv2d};
 pub(crate) use dropout::dropout;

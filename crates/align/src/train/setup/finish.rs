@@ -52,6 +52,7 @@ impl Setup {
             .map(|dialogue| ChatPart {
                 template: dialogue.template.clone(),
                 tap: dialogue.tap,
+                draws: dialogue.draws,
             });
         let parts = Parts {
             chat,

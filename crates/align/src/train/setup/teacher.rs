@@ -13,7 +13,7 @@ use crate::train::reading::Reading;
 use crate::train::{Progress, TrainError};
 
 /// The cache keeps codes as f32, in which whole numbers up to here are exact.
-const MOST_CODES: usize = 1 << 24;
+pub(in crate::train) const MOST_CODES: usize = 1 << 24;
 
 /// Rows of each picture of a corpus.
 pub(super) struct Seen {

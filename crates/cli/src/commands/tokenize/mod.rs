@@ -103,7 +103,7 @@ impl Nearness {
     }
 }
 
-fn bytes(pixels: &[f32]) -> Vec<u8> {
+pub(super) fn bytes(pixels: &[f32]) -> Vec<u8> {
     pixels
         .iter()
         .map(|v| (255.0 * v).round().clamp(0.0, 255.0) as u8)
@@ -282,7 +282,7 @@ fn beside(squares: &[Vec<u8>], side: usize) -> RgbImage {
     }
 }
 
-fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
+pub(super) fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
     let png = picture.png().with_context(|| format!("encoding {}", path.display()))?;
     write_atomic(path, |file| std::io::Write::write_all(file, &png))
         .with_context(|| format!("writing {}", path.display()))

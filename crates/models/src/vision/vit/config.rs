@@ -111,11 +111,12 @@ impl VitConfig {
     }
 
     /// Whether a token sees only those before it.
-    pub(super) fn causal(&self) -> bool {
+    pub fn causal(&self) -> bool {
         self.family == VitFamily::TokLip && !self.bidirectional
     }
 
-    pub(super) fn grid(&self) -> usize {
+    /// Patches, or codes, on a side.
+    pub fn grid(&self) -> usize {
         self.image_size / self.patch
     }
 

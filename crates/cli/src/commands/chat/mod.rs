@@ -1,4 +1,6 @@
-//! `bifocal chat`: talk with a language model, about a picture or without one.
+//! `bifocal chat`: talk with a language model, about a picture or without one; and let one draw.
+
+mod draw;
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -15,14 +17,15 @@ use crate::model;
 /// The longest line that is read as a question, in bytes.
 const MAX_QUESTION: usize = 1 << 20;
 
-/// Talks with a language model; one that was trained with `recipes/llava.toml`, `recipes/blip2.toml` or `recipes/flamingo.toml` sees pictures.
+/// Talks with a language model; one that was trained with `recipes/llava.toml`, `recipes/blip2.toml` or `recipes/flamingo.toml` sees pictures, one of
+/// `recipes/unified.toml` draws them too.
 ///
 /// Answers appear as they are written. Without `--prompt` it is a dialogue: each line that you type is a question, the end of input (Ctrl-D) ends it. A model
 /// that has learnt captions alone (stage `align`) says what it sees and answers no questions. By itself it takes the likeliest token each time, so that the
-/// same question has the same answer.
+/// same question has the same answer; codes of pictures are drawn by chance, the same with the same `--seed`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A bundle of recipes/llava.toml, a LLaVA in Hugging Face layout, a language model (.gguf or its folder), or hf:org/name[@revision]
+    /// A bundle of recipes/llava.toml or recipes/unified.toml, a LLaVA in Hugging Face layout, a language model (.gguf or its folder), or hf:org/name[@revision]
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// The picture that it is about; with several, each is asked about by itself (needs --prompt, but for a model of captions)
@@ -31,15 +34,21 @@ pub struct Args {
     /// Ask this, and end
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
+    /// Draw what --prompt says into this file (PNG), and end
+    #[arg(long, value_name = "FILE", requires = "prompt", conflicts_with_all = ["image", "system", "max_tokens", "beams", "no_repeat"])]
+    draw: Option<PathBuf>,
+    /// Of --draw: how much more of the prompt is asked for than the model gives by itself (1); it costs a second pass
+    #[arg(long, default_value_t = 1.0, value_name = "G", requires = "draw")]
+    guidance: f32,
     /// What the model is told before, in place of what its template says
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// The most tokens of an answer
     #[arg(long, default_value_t = 256, value_name = "N")]
     max_tokens: usize,
-    /// 0 takes the likeliest token; 1 draws tokens as often as they are probable
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
-    temperature: f32,
+    /// 0 takes the likeliest token; 1 draws tokens as often as they are probable [default: 0, with --draw 1]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
     /// Draw only from the likeliest tokens that together have this probability
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     top_p: f32,
@@ -64,7 +73,7 @@ impl Args {
     fn speech(&self) -> Speech {
         Speech {
             sampling: Sampling {
-                temperature: self.temperature,
+                temperature: self.temperature.unwrap_or(0.0),
                 top_k: self.top_k,
                 top_p: self.top_p,
             },
@@ -80,7 +89,7 @@ impl Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    if args.beams > 1 && args.temperature > 0.0 {
+    if args.beams > 1 && args.speech().sampling.temperature > 0.0 {
         return Err(wrong_use(
             "--beams looks for the likeliest text and draws nothing: leave --temperature out",
         ));
@@ -92,11 +101,18 @@ pub fn run(args: Args) -> Result<()> {
         return Err(wrong_use(error.to_string()));
     }
     let model = ChatModel::open(&model::find(&args.model)?)?;
+    if let (Some(out), Some(prompt)) = (&args.draw, &args.prompt) {
+        return draw::draw(&args, &model, out, prompt);
+    }
     let describes = model.template.ends_with_line();
     if describes && args.image.is_empty() {
-        return Err(wrong_use(
-            "this model has learnt to say what is in a picture, nothing else: give --image P",
-        ));
+        let draws = model.eyes.as_ref().is_some_and(|eyes| eyes.drawing.is_some());
+        return Err(wrong_use(match draws {
+            true => {
+                "this model says what is in a picture (--image P) and draws (--draw FILE.png --prompt TEXT), nothing else"
+            }
+            false => "this model has learnt to say what is in a picture, nothing else: give --image P",
+        }));
     }
     if args.image.len() > 1 && args.prompt.is_none() && !describes {
         return Err(wrong_use(
