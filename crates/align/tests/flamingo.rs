@@ -208,6 +208,7 @@ fn gradients_reach_the_connector_and_nothing_else() {
         queries: None,
         negatives: None,
         teacher_images: None,
+        teacher_tokens: None,
         teacher_texts: None,
         reference: None,
         first: [0; 3],

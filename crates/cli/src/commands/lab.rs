@@ -49,7 +49,7 @@ pub struct Args {
     /// The lab of learning task after task in place of the lab of methods: docs/continual.md; its runs are in continual/ of --out
     #[arg(long)]
     continual: bool,
-    /// The lab of towers that a language model sees through, in place of the lab of methods: docs/methods/llava.md; its runs are in talk/ of --out
+    /// The lab of towers and connectors that a language model sees through, in place of the lab of methods: docs/methods/llava.md; its runs are in talk/ of --out
     #[arg(long, conflicts_with = "continual")]
     talk: bool,
     /// Tell what would run, without running it
@@ -159,7 +159,7 @@ fn tasks(args: &Args, setting: &Setting, only: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The lab of towers that a language model sees through.
+/// The lab of towers and connectors that a language model sees through.
 fn towers(args: &Args, setting: &Setting, only: &[String]) -> Result<()> {
     let runs = talk::runs(setting, args.seeds, only)?;
     if args.explain {

@@ -1,5 +1,5 @@
-//! The lab of towers that a language model sees through: the first stage of LLaVA on the vision tower of some rows, and what is then said about held-out
-//! pictures. It is how LIFT and LLM2CLIP look at towers, at the size of a laptop.
+//! The lab of what a language model sees through: the first stage of LLaVA on the vision tower of some rows, other connectors on the base's, and what is then
+//! said about held-out pictures. It is how LIFT and LLM2CLIP look at towers, at the size of a laptop.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,21 +20,37 @@ use super::table::Summary;
 use crate::evaluating::put;
 use crate::failure::wrong_use;
 
-/// File in the folder of recipes.
-const RECIPE: &str = "llava.toml";
 /// Folder of the runs, below that of the lab.
 const FOLDER: &str = "talk";
 /// What a run's model said, in its folder.
 const SAID: &str = "captions.json";
 /// Words that people use for a picture are twenty at most.
 const LONGEST: usize = 40;
-/// Rows of the lab whose towers are looked through.
-const TOWERS: [&str; 4] = [plan::BASE, "clip", "lift", "proclip"];
-
-/// A run: LLaVA's first stage on a tower.
-pub struct Run {
-    /// What the table calls it.
+/// A row of the table.
+struct Row {
+    name: &'static str,
+    /// File in the folder of recipes, without its ending.
+    recipe: &'static str,
+    /// The row of the lab whose vision tower is looked through.
     tower: &'static str,
+}
+
+const fn row(name: &'static str, recipe: &'static str, tower: &'static str) -> Row {
+    Row { name, recipe, tower }
+}
+
+const ROWS: [Row; 6] = [
+    row("base", "llava", plan::BASE),
+    row("clip", "llava", "clip"),
+    row("lift", "llava", "lift"),
+    row("proclip", "llava", "proclip"),
+    row("base, blip2", "blip2", plan::BASE),
+    row("base, flamingo", "flamingo", plan::BASE),
+];
+
+/// A run: a connector on a tower.
+pub struct Run {
+    row: &'static Row,
     seed: u64,
     folder: PathBuf,
     /// What trains the tower.
@@ -47,22 +63,24 @@ pub struct Run {
 /// # Errors
 /// A name in `only` of no such row, a recipe that cannot be read.
 pub fn runs(setting: &Setting, seeds: u64, only: &[String]) -> Result<Vec<Run>> {
-    if let Some(unknown) = only.iter().find(|name| !TOWERS.contains(&name.as_str())) {
+    if let Some(unknown) = only.iter().find(|name| ROWS.iter().all(|row| row.name != **name)) {
+        let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
         return Err(wrong_use(format!(
             "this lab has no row {unknown:?}; it has {}",
-            TOWERS.join(", ")
+            names.join("; ")
         )));
     }
     let mut all = Vec::new();
     for seed in 1..=seeds {
-        for tower in TOWERS {
-            let folder = setting.out.join(FOLDER).join(format!("{tower}-{seed}"));
-            let wanted = only.is_empty() || only.iter().any(|name| name == tower);
+        for row in &ROWS {
+            let name = row.name.replace(", ", "-");
+            let folder = setting.out.join(FOLDER).join(format!("{name}-{seed}"));
+            let wanted = only.is_empty() || only.iter().any(|name| name == row.name);
             if wanted || cost::has_ended(&folder) {
-                let before = plan::named(setting, tower, seed)?;
-                let recipe = recipe(setting, &before.folder.join("model"), seed)?;
+                let before = plan::named(setting, row.tower, seed)?;
+                let recipe = recipe(setting, row, &before.folder.join("model"), seed)?;
                 all.push(Run {
-                    tower,
+                    row,
                     seed,
                     folder,
                     before,
@@ -74,8 +92,8 @@ pub fn runs(setting: &Setting, seeds: u64, only: &[String]) -> Result<Vec<Run>> 
     Ok(all)
 }
 
-fn recipe(setting: &Setting, tower: &Path, seed: u64) -> Result<Recipe> {
-    let path = setting.recipes.join(RECIPE);
+fn recipe(setting: &Setting, row: &Row, tower: &Path, seed: u64) -> Result<Recipe> {
+    let path = setting.recipes.join(format!("{}.toml", row.recipe));
     let sets = [
         format!("vision.model={}", tower.display()),
         format!("seed={seed}"),
@@ -91,9 +109,10 @@ fn recipe(setting: &Setting, tower: &Path, seed: u64) -> Result<Recipe> {
 pub fn explain(runs: &[Run]) {
     for run in runs {
         println!(
-            "{} (seed {}): recipes/{RECIPE} on the vision tower of {}",
-            run.tower,
+            "{} (seed {}): recipes/{}.toml on the vision tower of {}",
+            run.row.name,
             run.seed,
+            run.row.recipe,
             run.before.folder.display()
         );
     }
@@ -211,25 +230,25 @@ fn scored(said: &[Said], shift: usize) -> ([f64; 4], f64) {
 /// A row over its seeds; fractions.
 #[derive(Serialize)]
 struct Summed {
-    tower: &'static str,
+    name: &'static str,
     seeds: Vec<u64>,
     pictures: usize,
     numbers: BTreeMap<&'static str, Summary>,
 }
 
 fn rows(finished: &[(&Run, Vec<Said>)]) -> Vec<Summed> {
-    let of = |tower: &'static str| {
-        let own: Vec<&(&Run, Vec<Said>)> = finished.iter().filter(|(run, _)| run.tower == tower).collect();
+    let of = |row: &'static Row| {
+        let own: Vec<&(&Run, Vec<Said>)> = finished.iter().filter(|(run, _)| run.row.name == row.name).collect();
         let number =
             |(name, value): Column| Some((name, Summary::of(own.iter().map(|(_, said)| value(said)).collect())?));
         (!own.is_empty()).then(|| Summed {
-            tower,
+            name: row.name,
             seeds: own.iter().map(|(run, _)| run.seed).collect(),
             pictures: own.iter().map(|(_, said)| said.len()).min().unwrap_or(0),
             numbers: COLUMNS.into_iter().filter_map(number).collect(),
         })
     };
-    TOWERS.into_iter().filter_map(of).collect()
+    ROWS.iter().filter_map(of).collect()
 }
 
 fn markdown(rows: &[Summed]) -> String {
@@ -238,7 +257,7 @@ fn markdown(rows: &[Summed]) -> String {
     // writing into a string does not fail
     let _ = writeln!(
         out,
-        "| tower | n | pictures | {} |\n|---|---:|{}",
+        "| row | n | pictures | {} |\n|---|---:|{}",
         heads.join(" | "),
         "---:|".repeat(heads.len() + 1)
     );
@@ -250,7 +269,7 @@ fn markdown(rows: &[Summed]) -> String {
         let _ = writeln!(
             out,
             "| {} | {} | {} | {} |",
-            row.tower,
+            row.name,
             row.seeds.len(),
             row.pictures,
             cells.join(" | ")
