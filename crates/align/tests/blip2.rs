@@ -149,6 +149,7 @@ fn batch(source: &SafeTensors) -> Batch {
         queries: None,
         negatives: None,
         teacher_images: None,
+        teacher_tokens: None,
         teacher_texts: None,
         reference: None,
         first: [0; 3],
