@@ -184,6 +184,10 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
             break;
         }
         kills += 1;
+        // a busy machine may not have got so far
+        if !out.is_dir() {
+            continue;
+        }
         // What is finished is as it will stay.
         for (name, bytes) in files(&out) {
             assert!(expected[&name] == bytes, "{name} after kill {kill}");

@@ -276,7 +276,12 @@ fn another_model_is_refused_with_the_command_that_rebuilds() {
         if !Path::new(&store).join("rebuild").exists() {
             continue;
         }
-        assert_eq!(found["items"], before["items"]);
+        // the old store, or, where it was killed between the change and tidying up, the new one without the picture that is gone
+        let items = |report: &serde_json::Value| report["items"].as_u64().expect("a number");
+        assert!(
+            [items(&before), items(&before) - 1].contains(&items(&found)),
+            "{found} after kill {kill}"
+        );
     }
     let output = run(&rebuild);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
