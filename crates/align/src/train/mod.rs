@@ -2,6 +2,7 @@
 
 mod build;
 pub mod checkpoint;
+mod classes;
 pub mod collective;
 pub(crate) mod corpus;
 mod disk;

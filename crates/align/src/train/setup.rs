@@ -1,5 +1,6 @@
 //! From a recipe to everything that a run needs: towers, heads, data.
 
+mod feed;
 mod finish;
 mod origin;
 mod reference;
@@ -11,11 +12,10 @@ use std::sync::Arc;
 
 use bifocal_data::{ImageSource, Limits, ResizeMode};
 use bifocal_models::adapter::{Head, HeadConfig};
-use bifocal_models::bundle::{BundleError, Model, Standardize, open_text_side, open_vision_side};
+use bifocal_models::bundle::{BundleError, Standardize, open_text_side, open_vision_side};
 use bifocal_models::connector::MARGIN;
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder, open_text};
 use bifocal_models::towers::{Teacher, Towers};
-use bifocal_models::unified::Drawing;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::params;
 
@@ -26,7 +26,7 @@ use super::collective::Ranks;
 use super::corpus::{Corpus, Picture, Row};
 use super::draw::Draw;
 use super::features::Features;
-use super::feed::{Feed, ImageFeed, Table, TextFeed};
+use super::feed::Table;
 use super::importance;
 use super::judge::{HeldImages, HeldTexts, Judge};
 use super::plan::Plan;
@@ -307,142 +307,6 @@ impl Setup {
         !self.stages[stage].plan.learns_below(prefix)
     }
 
-    /// The data of a stage; features of frozen towers are computed here, or taken from the cache. Of a tower that has learnt in an earlier
-    /// stage, `towers` holds what it has become.
-    pub fn feed(
-        &mut self,
-        stage: usize,
-        towers: &Towers,
-        progress: &mut dyn Progress,
-        ranks: &dyn Ranks,
-    ) -> Result<Feed, TrainError> {
-        self.take_over(stage, towers);
-        let recipe = self.stages[stage].recipe.clone();
-        let needs = self.stages[stage].stage.needs.clone();
-        let mut features = Features::new(
-            Path::new(&recipe.run.cache),
-            self.prompt.as_deref(),
-            recipe.compute.precision,
-            ranks,
-        );
-        features.made_up = self.features_are_made_up;
-        let (vision_still, text_still) = (self.stands_still("vision.", stage), self.stands_still("text.", stage));
-        // pictures that cannot be read are left out of this stage's rows, not of the corpus: what a resumed run learns from must not depend
-        // on the stages before
-        let corpus = &mut self.corpora[self.stages[stage].corpus].clone();
-        if needs.images {
-            with_pictures(corpus)?;
-        }
-        let (mut teacher_images, mut teacher_texts, mut teacher_tokens) = (None, None, None);
-        if let Some(TeacherRows::Pictures { tokens }) = needs.teacher
-            && let Some(seen) = self.seen_by_teacher(&recipe, tokens, &features, corpus, progress)?
-        {
-            teacher_images = Some(seen.pictures);
-            teacher_tokens = seen.tokens;
-        }
-        let readable = corpus.rows.len();
-        let mut each = 0;
-        let images = if !needs.images {
-            ImageFeed::None
-        } else if let Some((tap, cache)) = needs.patches() {
-            if corpus.has_classes() {
-                return Err(learning_with("data.sources.kind = \"classifier\"", "language").into());
-            }
-            if needs.draws() {
-                let (table, codes) = features.drawn(&self.vision, corpus, progress)?;
-                each = Drawing::rows(codes);
-                ImageFeed::Drawn(table, codes)
-            } else if cache {
-                let (table, patches) = features.patches(&self.vision, &tap, corpus, progress)?;
-                each = patches;
-                ImageFeed::Patches(table, patches)
-            } else {
-                let side = self.vision.preprocess.size as usize;
-                each = tap.tokens(&self.vision.tower, side).unwrap_or(0);
-                ImageFeed::Pixels(self.vision.preprocess.clone())
-            }
-        } else if !vision_still {
-            if recipe.image_head.standardize_input {
-                return Err(learning_with("image_head.standardize_input", "vision").into());
-            }
-            if corpus.has_classes() {
-                return Err(learning_with("data.sources.kind = \"classifier\"", "vision").into());
-            }
-            self.pictures_that_learn(&recipe, &features, corpus, progress)?
-        } else {
-            let mut table = features.images(&self.vision, corpus, recipe.data.class_rows, progress)?;
-            if recipe.image_head.standardize_input {
-                let statistics = Standardize::fit(&of_pictures(corpus, &table), table.dim);
-                statistics.apply(&mut table.values);
-                self.standardize_image = Some(statistics);
-            }
-            ImageFeed::Features(table)
-        };
-        let mut queries = None;
-        let texts = if let Some(dialogue) = &needs.dialogue {
-            let each = towers.image_head.connected(each);
-            TextFeed::Dialogues(features.dialogues(&self.text, dialogue, corpus, each, progress)?)
-        } else if let (Some(needs), Some(trunk)) = (&needs.trunk, &self.trunk) {
-            let tokens = features.tokens_up_to(trunk, &corpus.texts, needs.max_tokens)?;
-            TextFeed::Tokens(tokens, trunk.pooling)
-        } else if !text_still {
-            if recipe.text_head.standardize_input {
-                return Err(learning_with("text_head.standardize_input", "text").into());
-            }
-            if let Some(instruction) = &needs.queries {
-                queries = Some(features.tokens(&self.text, &corpus.texts, Some(instruction))?);
-            }
-            TextFeed::Tokens(features.tokens(&self.text, &corpus.texts, None)?, self.text.pooling)
-        } else {
-            let mut table = features.texts(&self.text, &corpus.texts, progress)?;
-            if recipe.text_head.standardize_input {
-                let statistics = Standardize::fit(&table.values, table.dim);
-                statistics.apply(&mut table.values);
-                self.standardize_text = Some(statistics);
-            }
-            TextFeed::Features(table)
-        };
-        if teacher_images.is_some() && corpus.rows.len() != readable {
-            return Err(TrainError::Data {
-                path: "data.sources".into(),
-                message: "has pictures that the teacher can read and the tower that learns cannot; take them out"
-                    .to_owned(),
-            });
-        }
-        match (needs.teacher, &self.teacher_origin) {
-            (Some(TeacherRows::Texts), Some(origin)) => {
-                let teacher = Model::open(&origin.path, &TextOptions::default())?;
-                teacher_texts = Some(features.teacher_texts(&teacher, &corpus.texts, progress)?);
-            }
-            // a tower that learns is put in place only when the stage is over
-            (Some(TeacherRows::FormerSelf), _) => {
-                let [image_head, text_head] = &self.former;
-                let images = features.images(&self.vision, corpus, recipe.data.class_rows, progress)?;
-                teacher_images = Some(through(image_head, &images));
-                teacher_texts = Some(through(
-                    text_head,
-                    &features.texts(&self.text, &corpus.texts, progress)?,
-                ));
-            }
-            _ => {}
-        }
-        let reference = self.reference(stage, &features, progress)?.map(Box::new);
-        Ok(Feed {
-            rows: corpus.rows.clone(),
-            draw: draw(&recipe, corpus),
-            needs,
-            images,
-            texts,
-            queries,
-            teacher_images,
-            teacher_tokens,
-            teacher_texts,
-            augment: recipe.data.augment,
-            reference,
-            told: BTreeSet::new(),
-        })
-    }
-
     /// What evaluates a stage: the held-out pictures as its towers see them. `None` when nothing was held out, or the stage learns from texts
     /// alone. Called after [`Setup::feed`], which puts frozen towers and statistics in place.
     pub fn judge(
@@ -570,25 +434,6 @@ impl Setup {
 
     pub fn take_back(&mut self, trainer: Trainer) {
         self.moving = Some(trainer.into_towers());
-    }
-}
-
-fn learning_with(key: &'static str, tower: &str) -> RecipeError {
-    RecipeError::Value {
-        key,
-        message: format!("features change while the {tower} tower learns; freeze it, or take this out"),
-    }
-}
-
-/// Refuses rows that are texts alone.
-fn with_pictures(corpus: &Corpus) -> Result<(), TrainError> {
-    match corpus.without_picture() {
-        None => Ok(()),
-        Some(row) => Err(TrainError::Data {
-            path: row.key.clone().into(),
-            message: "is texts alone, and this stage learns from pictures; give it data of its own ([stage.NAME.data])"
-                .to_owned(),
-        }),
     }
 }
 

@@ -7,7 +7,8 @@ use bifocal_models::adapter::Head;
 use bifocal_models::bundle::{open_text_side, open_vision_side};
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder};
 
-use super::{Setup, learning_with, through, with_pictures};
+use super::feed::{learning_with, with_pictures};
+use super::{Setup, through};
 use crate::methods::BatchNeeds;
 use crate::random::{REFERENCE, mix};
 use crate::recipe::RecipeError;
