@@ -4,7 +4,7 @@
 #![allow(unsafe_code)] // one call for the processor clock
 
 use bifocal_kernels::{
-    Activation, Precision, attention::*, conv::*, linear::*, norm::*, optim::*, peak, rope::*, scan::*,
+    Activation, Precision, attention::*, conv::*, gemm::Grid, linear::*, norm::*, optim::*, peak, rope::*, scan::*,
 };
 use std::hint::black_box;
 use std::sync::LazyLock;
@@ -106,6 +106,7 @@ fn main() {
     );
     let bench = Bench { filter, flops, bytes };
     products(&bench);
+    one_row(&bench);
     rows(&bench);
     heads(&bench);
     others(&bench);
@@ -140,6 +141,32 @@ fn products(bench: &Bench) {
             bench.flops(&name("linear gx"), work, || backward([true, false, false]));
             bench.flops(&name("linear gw"), work, || backward([false, true, false]));
         }
+    }
+}
+
+/// What writing a token is bound by: one row times a large weight, as numbers and as levels of four bits. Both are counted as the bytes of the numbers, so that
+/// levels may pass what memory gives.
+fn one_row(bench: &Bench) {
+    let (din, dout) = (576, 49_152);
+    let x = numbers(din);
+    let w: Vec<f32> = (0..din * dout).map(|i| (i * 7919 % 16) as f32 * 0.25 - 2.0).collect();
+    let grid = Grid::of(&w, din, dout);
+    for (name, grid) in [("numbers", None), ("levels", grid.as_ref())] {
+        bench.bytes(&format!("one row {din}->{dout}, weight in {name}"), din * dout, || {
+            let w = Weight::new(&w, None).with_grid(grid);
+            linear(
+                &x,
+                w,
+                None,
+                Activation::Identity,
+                None,
+                1,
+                din,
+                dout,
+                false,
+                Precision::F32,
+            )
+        });
     }
 }
 
