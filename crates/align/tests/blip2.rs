@@ -27,30 +27,18 @@ use bifocal_nn::params;
 
 /// Data: three pictures with captions in the letters of both tokenizers.
 fn data(dir: &Path) -> PathBuf {
-    let folder = dir.join("data");
-    std::fs::create_dir_all(&folder).unwrap();
-    let captions = [
-        "a dog at the sea",
-        "two men ride",
-        "a red train",
-        "food",
-        "a cat",
-        "green trees",
-    ];
-    let mut photos: Vec<PathBuf> = std::fs::read_dir(common::photos().join("images"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    photos.sort();
-    let mut lines = String::new();
-    for (photo, caption) in photos.iter().zip(captions) {
-        let name = photo.file_name().unwrap().to_str().unwrap();
-        std::fs::copy(photo, folder.join(name)).unwrap();
-        let row = serde_json::json!({"image": name, "captions": {"en": [caption]}});
-        lines.push_str(&format!("{row}\n"));
-    }
-    std::fs::write(folder.join("captions.jsonl"), lines).unwrap();
-    folder
+    common::captioned(
+        dir,
+        &[
+            "a dog at the sea",
+            "two men ride",
+            "a red train",
+            "food",
+            "a cat",
+            "green trees",
+        ],
+    )
+    .0
 }
 
 fn fixtures() -> PathBuf {

@@ -130,24 +130,7 @@ fn token_by_token_is_what_all_at_once_is() {
 }
 
 fn recipe(dir: &Path, sets: &[&str]) -> Result<Recipe, String> {
-    let folder = dir.join("data");
-    std::fs::create_dir_all(&folder).unwrap();
-    let mut photos: Vec<PathBuf> = std::fs::read_dir(common::photos().join("images"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    photos.sort();
-    let mut lines = String::new();
-    for (photo, caption) in photos
-        .iter()
-        .zip(["a dog at the sea", "two men ride", "a red train", "food"])
-    {
-        let name = photo.file_name().unwrap().to_str().unwrap();
-        std::fs::copy(photo, folder.join(name)).unwrap();
-        let row = serde_json::json!({"image": name, "captions": {"en": [caption]}});
-        lines.push_str(&format!("{row}\n"));
-    }
-    std::fs::write(folder.join("captions.jsonl"), lines).unwrap();
+    let (folder, _) = common::captioned(dir, &["a dog at the sea", "two men ride", "a red train", "food"]);
     let (vision, text, cache) = (common::write_clip(dir), language_model(), dir.join("cache"));
     let toml = format!(
         r#"

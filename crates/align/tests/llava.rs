@@ -32,30 +32,17 @@ fn language_model() -> PathBuf {
 
 /// Six photos with captions in that tokenizer's letters, and a file of dialogues about two of them.
 fn data(dir: &Path) -> PathBuf {
-    let folder = dir.join("data");
-    std::fs::create_dir_all(&folder).unwrap();
-    let captions = [
-        "a dog at the sea",
-        "two men ride",
-        "a red train",
-        "food on a plate",
-        "a cat",
-        "green trees in the sun",
-    ];
-    let mut photos: Vec<PathBuf> = std::fs::read_dir(common::photos().join("images"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    photos.sort();
-    let mut lines = String::new();
-    for (photo, caption) in photos.iter().zip(captions) {
-        let name = photo.file_name().unwrap().to_str().unwrap();
-        std::fs::copy(photo, folder.join(name)).unwrap();
-        let row = serde_json::json!({"image": name, "captions": {"en": [caption]}});
-        lines.push_str(&format!("{row}\n"));
-    }
-    std::fs::write(folder.join("captions.jsonl"), lines).unwrap();
-    let name = |i: usize| photos[i].file_name().unwrap().to_str().unwrap().to_owned();
+    let (folder, names) = common::captioned(
+        dir,
+        &[
+            "a dog at the sea",
+            "two men ride",
+            "a red train",
+            "food on a plate",
+            "a cat",
+            "green trees in the sun",
+        ],
+    );
     let turns = |pairs: &[(&str, &str)]| {
         pairs
             .iter()
@@ -68,8 +55,8 @@ fn data(dir: &Path) -> PathBuf {
             .collect::<Vec<_>>()
     };
     let dialogues = serde_json::json!([
-        {"id": "a", "image": name(0), "conversations": turns(&[("<image>\nwhat", "a dog"), ("where", "sea")])},
-        {"id": "b", "image": name(1), "conversations": turns(&[("who\n<image>", "men")])},
+        {"id": "a", "image": names[0], "conversations": turns(&[("<image>\nwhat", "a dog"), ("where", "sea")])},
+        {"id": "b", "image": names[1], "conversations": turns(&[("who\n<image>", "men")])},
         {"id": "c", "image": "../escape.jpg", "conversations": turns(&[("<image>\nwhat", "no")])},
     ]);
     std::fs::write(folder.join("dialogues.json"), dialogues.to_string()).unwrap();

@@ -53,30 +53,18 @@ fn toklip(dir: &Path) -> PathBuf {
 
 /// Six photos with captions in the tokenizer's letters.
 fn data(dir: &Path) -> PathBuf {
-    let folder = dir.join("data");
-    std::fs::create_dir_all(&folder).unwrap();
-    let captions = [
-        "a dog",
-        "two men ride",
-        "a red train",
-        "food on a plate",
-        "a cat",
-        "green trees",
-    ];
-    let mut photos: Vec<PathBuf> = std::fs::read_dir(common::photos().join("images"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    photos.sort();
-    let mut lines = String::new();
-    for (photo, caption) in photos.iter().zip(captions) {
-        let name = photo.file_name().unwrap().to_str().unwrap();
-        std::fs::copy(photo, folder.join(name)).unwrap();
-        let row = serde_json::json!({"image": name, "captions": {"en": [caption]}});
-        lines.push_str(&format!("{row}\n"));
-    }
-    std::fs::write(folder.join("captions.jsonl"), lines).unwrap();
-    folder
+    common::captioned(
+        dir,
+        &[
+            "a dog",
+            "two men ride",
+            "a red train",
+            "food on a plate",
+            "a cat",
+            "green trees",
+        ],
+    )
+    .0
 }
 
 fn parsed(dir: &Path, sets: &[&str]) -> Result<Recipe, String> {

@@ -144,6 +144,25 @@ pub fn photos() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/photos")
 }
 
+/// The first of those photos in a folder `data` with captions; the names of the photos come along.
+pub fn captioned(dir: &Path, captions: &[&str]) -> (PathBuf, Vec<String>) {
+    let folder = dir.join("data");
+    std::fs::create_dir_all(&folder).unwrap();
+    let entries = std::fs::read_dir(photos().join("images")).unwrap();
+    let mut all: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    all.sort();
+    let (mut lines, mut names) = (String::new(), Vec::new());
+    for (photo, caption) in all.iter().zip(captions) {
+        let name = photo.file_name().unwrap().to_str().unwrap();
+        std::fs::copy(photo, folder.join(name)).unwrap();
+        let row = serde_json::json!({"image": name, "captions": {"en": [caption]}});
+        lines.push_str(&format!("{row}\n"));
+        names.push(name.to_owned());
+    }
+    std::fs::write(folder.join("captions.jsonl"), lines).unwrap();
+    (folder, names)
+}
+
 /// A short run of a method on the tiny model.
 pub fn recipe(method: &str, model: &Path, cache: &Path, sets: &[&str]) -> Recipe {
     let text = format!(
