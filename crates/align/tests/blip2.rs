@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bifocal_align::Recipe;
@@ -10,7 +9,7 @@ use bifocal_align::batch::{Batch, Images, Part, Texts, Tokens};
 use bifocal_align::losses::{Positives, hard_negatives};
 use bifocal_align::methods::{self, Stage};
 use bifocal_align::train::plan::Plan;
-use bifocal_align::train::{Options, Progress, Silent, StepReport, run};
+use bifocal_align::train::{Options, Silent, run};
 use bifocal_models::adapter::{Head, HeadConfig, HeadKind};
 use bifocal_models::bundle::Model;
 use bifocal_models::chat::{ChatModel, Conversation, Speech};
@@ -336,43 +335,10 @@ fn the_second_stage_moves_what_makes_rows_and_nothing_that_reads_texts() {
     }
 }
 
-/// Stops, as a kill would, after a step.
-struct Until(u64);
-
-impl Progress for Until {
-    fn step(&mut self, report: &StepReport<'_>) {
-        assert!(report.metrics.step != self.0, "killed");
-    }
-}
-
 #[test]
 fn a_run_that_is_killed_ends_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let recipe = recipe(dir.path(), &[]).unwrap();
-    let whole = dir.path().join("whole");
-    train(&recipe, &whole);
-    let kept = |out: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
-        let all = common::files(&out.join("model")).into_iter().chain([(
-            out.join("metrics.jsonl"),
-            std::fs::read(out.join("metrics.jsonl")).unwrap(),
-        )]);
-        all.map(|(path, bytes)| (path.strip_prefix(out).unwrap().to_owned(), bytes))
-            .collect()
-    };
-    for step in [1, 3, 5] {
-        let options = |resume| Options {
-            out: dir.path().join(step.to_string()),
-            resume,
-        };
-        let killed = std::panic::AssertUnwindSafe(|| run(&recipe, &options(false), &mut Until(step)));
-        assert!(std::panic::catch_unwind(killed).is_err());
-        run(&recipe, &options(true), &mut Silent).unwrap();
-        let (a, b) = (kept(&whole), kept(&options(true).out));
-        assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-        for (path, bytes) in &a {
-            assert!(b[path] == *bytes, "killed after {step}: {} differs", path.display());
-        }
-    }
+    common::killed_runs_end_alike(&recipe(dir.path(), &[]).unwrap(), dir.path(), &[1, 3, 5]);
 }
 
 #[test]

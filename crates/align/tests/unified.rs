@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bifocal_align::Recipe;
@@ -10,7 +9,7 @@ use bifocal_align::batch::{Batch, Dialogues, Images, Part, Texts};
 use bifocal_align::losses::Positives;
 use bifocal_align::methods;
 use bifocal_align::train::plan::Plan;
-use bifocal_align::train::{Options, Progress, Silent, StepReport, run};
+use bifocal_align::train::{Options, Silent, run};
 use bifocal_models::adapter::HeadConfig;
 use bifocal_models::chat::{ChatModel, Conversation, Sequence, Speech, Style};
 use bifocal_models::connector;
@@ -147,44 +146,10 @@ fn it_learns_to_read_and_to_draw_and_is_saved_whole() {
     assert_eq!(codec.decode(&drawn.codes, [3, 3]).unwrap().len(), 48 * 48 * 3);
 }
 
-/// Stops, as a kill would, after a step.
-struct Until(u64, u64);
-
-impl Progress for Until {
-    fn step(&mut self, report: &StepReport<'_>) {
-        self.1 = report.metrics.step;
-        assert!(self.1 != self.0, "killed");
-    }
-}
-
 #[test]
 fn a_run_that_is_killed_ends_with_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
-    let recipe = recipe(dir.path(), &[]);
-    let whole = dir.path().join("whole");
-    train(&recipe, &whole);
-    let kept = |out: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
-        let all = common::files(&out.join("model"))
-            .into_iter()
-            .chain(common::files(&out.join("checkpoints/step-000000000005")));
-        all.map(|(path, bytes)| (path.strip_prefix(out).unwrap().to_owned(), bytes))
-            .collect()
-    };
-    for step in [1, 3] {
-        let options = |resume| Options {
-            out: dir.path().join(step.to_string()),
-            resume,
-        };
-        let killed = std::panic::AssertUnwindSafe(|| run(&recipe, &options(false), &mut Until(step, 0)));
-        assert!(std::panic::catch_unwind(killed).is_err());
-        run(&recipe, &options(true), &mut Silent).unwrap();
-        let (a, b) = (kept(&whole), kept(&options(true).out));
-        assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-        assert!(a.len() > 4);
-        for (path, bytes) in &a {
-            assert!(b[path] == *bytes, "killed after {step}: {} differs", path.display());
-        }
-    }
+    common::killed_runs_end_alike(&recipe(dir.path(), &[]), dir.path(), &[1, 3]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use bifocal_models::text::{Llm, TextTower};
 use bifocal_models::towers::Towers;
 use bifocal_models::unified::{Drawing, after_its_text, after_nothing};
 use bifocal_nn::engine::tensor;
+use bifocal_nn::init::Rng;
 use bifocal_nn::noise::{self, Noise};
 use bifocal_nn::{Tensor, fused};
 
@@ -131,9 +132,12 @@ impl Objective for Unified {
         if self.spec.draw > 0.0 {
             let numbered = dialogues.all.iter().zip(batch.first[1]..);
             let texts: Vec<Sequence> = numbered
-                .map(|(read, place)| match chance(seed, place) < self.spec.drop {
-                    true => after_nothing(read),
-                    false => after_its_text(read),
+                .map(|(read, place)| {
+                    match f64::from(Rng::new(mix(seed, UNGUIDED, place as u64)).unit()) < self.spec.drop {
+                        // by its place in the step, so that pieces of a batch leave out what the whole would
+                        true => after_nothing(read),
+                        false => after_its_text(read),
+                    }
                 })
                 .collect();
             let drawn = noise::scope(noise(Part::Drawn, each), || {
@@ -161,11 +165,6 @@ impl Objective for Unified {
             _ => Ok(LossTerms::one("codes", mean(Part::Drawn, draw)?)),
         }
     }
-}
-
-/// A number in [0, 1) for a text by its place in the step, so that pieces of a batch leave out what the whole would.
-fn chance(seed: u64, place: usize) -> f64 {
-    (mix(seed, UNGUIDED, place as u64) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// Of each picture the sum of the losses of its codes, and how many these are.

@@ -33,7 +33,6 @@ pub use spec::{
     HeadKind, HeadSpec, LoraSpec, LossKind, LossSpec, MergeSpec, NewFamily, NewVision, Normalizer, Rho, SourceKind,
     SourceSpec, StageSpec, TeacherSpec, TextSpec, VisionSpec,
 };
-
 pub use toklip::{Per, ToklipSpec};
 pub use unified::UnifiedSpec;
 pub use vq::{AutoencoderSpec, CodebookSpec, LatentSpec, PictureSource, PicturesSpec, VqLoss, VqRecipe};

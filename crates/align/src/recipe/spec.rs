@@ -134,7 +134,7 @@ pub struct TeacherSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeadSpec {
-    /// `identity` (the tower's width must be `embed_dim`), `linear`, `glu` (SAIL), `residual` (the adaptor of LLM2CLIP), `mlp` (ShareLock, LIFT)
+    /// `identity` (the tower's width must be `embed_dim`), `linear`, `glu` (SAIL), `residual` (the adaptor of LLM2CLIP), `mlp` (ShareLock, LIFT),
     /// `patches` (FLAME: an MLP over each patch) or, for a language model that talks, `qformer` (BLIP-2; `[qformer]`) or `flamingo` (`[flamingo]`).
     pub kind: HeadKind,
     /// Number of residual blocks (`residual` only; 4 in LLM2CLIP).

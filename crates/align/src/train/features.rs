@@ -388,9 +388,7 @@ impl<'a> Features<'a> {
             None => encoder.tokenize(&texts)?,
         })
     }
-}
 
-impl Features<'_> {
     /// Tokens of each text for a Q-Former; of one that is longer the first, and the last, which ends it.
     pub fn tokens_up_to(
         &self,

@@ -80,11 +80,12 @@ impl Critic {
         }
     }
 
-    /// Takes a step; `taken` are the network's so far, this one counted. In LlamaGen the discriminator's optimizer counts from the beginning, too, with gradients of
-    /// zero.
+    /// Takes a step; `taken` are the network's so far, this one counted. The first one goes on from there: LlamaGen's optimizer of the discriminator counts from the
+    /// beginning of the run, with gradients of zero.
     pub fn step(&mut self, verdict: &Verdict, lr: f64, taken: u64) {
-        let state = self.optimizer.state().clone();
-        self.optimizer = Optimizer::restore(*self.optimizer.config(), taken - 1, state);
+        if self.optimizer.state().is_empty() {
+            self.optimizer = Optimizer::restore(*self.optimizer.config(), taken - 1, BTreeMap::new());
+        }
         if let Some(net) = self.net.take() {
             let rate = |_: &str| Rate {
                 lr: lr as f32,

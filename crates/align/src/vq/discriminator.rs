@@ -57,7 +57,7 @@ impl Discriminator {
 
     fn of_width(width: usize, rng: &mut Rng) -> Self {
         let mut widths = vec![3];
-        widths.extend((0..=HALVINGS).map(|i| width << i.min(3)));
+        widths.extend((0..=HALVINGS).map(|i| width << i));
         widths.push(1);
         let (last, mut conv, mut norm) = (widths.len() - 2, Vec::new(), Vec::new());
         for (i, pair) in widths.windows(2).enumerate() {

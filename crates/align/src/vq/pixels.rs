@@ -1,13 +1,14 @@
 //! What a reconstruction is judged by once the frozen autoencoder has made a picture of it: pixels, features, and a discriminator that learns beside it
 //! (LlamaGen's `tokenizer_image/vq_loss.py`).
 
+use std::path::PathBuf;
+
 use bifocal_models::bundle::{Located, locate};
 use bifocal_models::open::open_vision;
 use bifocal_models::vision::VisionTower;
 use bifocal_models::vq::Tiny;
 use bifocal_nn::layers::Pictures;
 use bifocal_nn::{Tensor, params};
-use std::path::PathBuf;
 
 use super::perceptual::Perceptual;
 use crate::recipe::{VqLoss, VqRecipe};

@@ -2,11 +2,12 @@
 #![allow(dead_code)] // each test uses its part
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use bifocal_align::Recipe;
-use bifocal_align::train::{Options, Silent, run};
+use bifocal_align::train::{Options, Progress, Silent, StepReport, run};
 use bifocal_models::text::{ClipText, ClipTextConfig};
 use bifocal_models::vision::{Vit, VitConfig};
 use bifocal_models::vq::{Codec, Latents, Tiny, VqConfig, VqModel};
@@ -142,6 +143,53 @@ pub fn write_clip(dir: &Path) -> PathBuf {
 /// The project's own fifty photos.
 pub fn photos() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/photos")
+}
+
+/// Stops, as a kill would, after a step.
+struct Killed(u64);
+
+impl Progress for Killed {
+    fn step(&mut self, report: &StepReport<'_>) {
+        assert!(report.metrics.step != self.0, "killed");
+    }
+}
+
+/// Trains a recipe, and again for each of these steps: killed after it and resumed, the run ends with the same bytes in bundle, last checkpoint and metrics.
+pub fn killed_runs_end_alike(recipe: &Recipe, dir: &Path, steps: &[u64]) {
+    let options = |name: &str, resume| Options {
+        out: dir.join(name),
+        resume,
+    };
+    let kept = |name: &str| -> BTreeMap<PathBuf, Vec<u8>> {
+        let out = dir.join(name);
+        let entries = std::fs::read_dir(out.join("checkpoints")).unwrap();
+        let checkpoints = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+        let last = checkpoints.max().expect("a checkpoint");
+        let metrics = out.join("metrics.jsonl");
+        let mut all = files(&out.join("model"));
+        assert!(!all.is_empty());
+        all.extend(files(&last));
+        all.insert(metrics.clone(), std::fs::read(&metrics).unwrap());
+        let below = |(path, bytes): (PathBuf, _)| (path.strip_prefix(&out).unwrap().to_owned(), bytes);
+        all.into_iter().map(below).collect()
+    };
+    run(recipe, &options("whole", false), &mut Silent).unwrap();
+    let whole = kept("whole");
+    for step in steps {
+        let name = step.to_string();
+        let killed = AssertUnwindSafe(|| run(recipe, &options(&name, false), &mut Killed(*step)));
+        assert!(catch_unwind(killed).is_err());
+        run(recipe, &options(&name, true), &mut Silent).unwrap();
+        let resumed = kept(&name);
+        assert_eq!(resumed.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
+        for (path, bytes) in &whole {
+            assert!(
+                resumed[path] == *bytes,
+                "killed after {step}: {} differs",
+                path.display()
+            );
+        }
+    }
 }
 
 /// The first of those photos in a folder `data` with captions; the names of the photos come along.

@@ -35,8 +35,8 @@ impl Grid {
         }
         let mut levels = vec![0u8; w.len() / 2];
         let mut ladders = vec![[0.0; 2]; w.len() / BLOCK];
-        // most weights were never on a ladder: their first row tells
         let parts = levels.par_chunks_mut(din / 2).zip(ladders.par_chunks_mut(din / BLOCK));
+        // most weights were never on a ladder: the first rows tell
         let fits = w.par_chunks(din).zip(parts).all(|(row, (levels, ladders))| {
             let blocks = row.chunks_exact(BLOCK).zip(levels.chunks_exact_mut(BLOCK / 2));
             blocks
