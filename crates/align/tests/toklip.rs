@@ -140,7 +140,12 @@ fn codes_see_ahead_for_a_share_of_the_steps() {
     let (causal, first) = run_of(dir.path(), "causal", &[]);
     let (soft, second) = run_of(dir.path(), "soft", &["toklip.open=0.5"]);
     let (open, third) = run_of(dir.path(), "open", &["vision.codes.bidirectional=true"]);
-    assert_eq!([&causal, &soft, &open].map(bidirectional), [false, false, true]);
+    // open in the last step, too
+    let (late, _) = run_of(dir.path(), "late", &["toklip.open=0.99"]);
+    assert_eq!(
+        [&causal, &soft, &late, &open].map(bidirectional),
+        [false, false, false, true]
+    );
     // half of the way it is the one, and then not the other's loss with the same mask
     let losses = |all: &[Metrics]| all.iter().map(|m| m.loss).collect::<Vec<_>>();
     let (causal, soft, open) = (losses(&first), losses(&second), losses(&third));

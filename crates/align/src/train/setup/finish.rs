@@ -13,7 +13,12 @@ use crate::train::TrainError;
 
 impl Setup {
     /// The towers as the bundle has them: without what was there for training alone, and with as much of what was learnt as the recipe keeps.
-    pub fn finished(&self, recipe: &Recipe, mut towers: Towers) -> Towers {
+    pub fn finished(&self, recipe: &Recipe, towers: Towers) -> Towers {
+        // what a stage does otherwise for some of its steps has an end, also where they were few
+        let last = self.stages.last().map(|last| &last.stage.objective);
+        let mut towers = last
+            .into_iter()
+            .fold(towers, |towers, objective| objective.before_step(towers, 1.0));
         towers.teacher = None;
         towers.projector = None;
         towers.vision = towers
