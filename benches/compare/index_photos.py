@@ -11,7 +11,6 @@ everything before the first photo is not counted. Ours also writes thumbnails, s
 the best of 0 to the number of threads, tried first. After that the embeddings of both sides are compared.
 """
 import argparse
-import gzip
 import json
 import os
 import pathlib
@@ -38,7 +37,8 @@ import numpy as np  # noqa: E402  (threads are read at import)
 import open_clip  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image, ImageEnhance  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+
+import clip_folder  # noqa: E402
 
 torch.set_num_threads(args.threads)
 torch.manual_seed(0)
@@ -64,26 +64,6 @@ def make_photos():
         image.save(path.with_suffix(".tmp"), "JPEG", quality=rng.randint(80, 95))
         path.with_suffix(".tmp").rename(path)
     return paths
-
-
-def write_model(folder):
-    """The whole CLIP in open_clip's layout, with the tokenizer that a text tower needs."""
-    from open_clip.tokenizer import bytes_to_unicode, default_bpe
-    from transformers import CLIPTokenizerFast
-
-    model, _, transform = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None, precision="fp32")
-    folder.mkdir()
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    preprocess = {k: v for k, v in open_clip.get_model_preprocess_cfg(model).items()}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": preprocess}))
-    merges = [tuple(line.split()) for line in gzip.open(default_bpe()).read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]]
-    symbols = list(bytes_to_unicode().values())
-    tokens = symbols + [s + "</w>" for s in symbols] + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizerFast(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
-    (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str())
-    settings = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "model_max_length": 77}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return model.eval(), transform
 
 
 class Photos(torch.utils.data.Dataset):
@@ -131,7 +111,7 @@ paths = make_photos()
 # links need the same disk
 with tempfile.TemporaryDirectory(dir=args.cache.parent) as temporary:
     folder = pathlib.Path(temporary)
-    model, transform = write_model(folder / "model")
+    model, transform = clip_folder.write(folder / "model")
     few = paths[: max(args.batch, len(paths) // 10)]
     theirs(model, transform, few, 0, folder / "warm.npy")
     tried = {n: theirs(model, transform, few, n, folder / "warm.npy")[0] for n in range(args.threads + 1)}

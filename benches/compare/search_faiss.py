@@ -22,6 +22,8 @@ import time
 
 import numpy as np
 
+import side
+
 BATCH, K = 64, 10
 ENGINES = ["bifocal exact f16", "bifocal graph", "faiss flat f32", "faiss flat f16", "faiss HNSW32 f32", "usearch HNSW f16"]
 
@@ -31,6 +33,7 @@ parser.add_argument("--rows", type=int, default=100_000)
 parser.add_argument("--dim", type=int, default=512)
 parser.add_argument("--threads", type=int, default=os.cpu_count())
 parser.add_argument("--rounds", type=int, default=9)
+parser.add_argument("--json", type=pathlib.Path, help="append the goals' rows to this file")
 parser.add_argument("--only", action="append", help="an engine, as often as wanted: " + ", ".join(ENGINES))
 parser.add_argument("--worker", nargs=2, metavar=("ENGINE", "FOLDER"), help=argparse.SUPPRESS)
 arguments = parser.parse_args()
@@ -145,6 +148,15 @@ def main():
                 ratio = np.median(np.array(times) / np.array(engines[0].times[what]))
                 cells += [f"{np.median(times):.3f}", f"{ratio:.2f}"]
             print(f"| {engine.name} | {' | '.join(cells)} | {recall:.3f} |")
+        table = side.Table(arguments)
+        for what, name in (("single", "one query at a time"), ("batch", f"{BATCH} at once")):
+            for engine in engines:
+                if engine.name == "faiss flat f32":
+                    ratios = sorted(np.array(engine.times[what]) / np.array(engines[0].times[what]))
+                    mine, theirs = (1e3 / np.median(times) for times in (engines[0].times[what], engine.times[what]))
+                    table.add({"work": f"exact search {arguments.rows} × {arguments.dim}, {name}", "unit": "queries/s", "goal": 1.0, "peer": engine.name, "ours": mine, "theirs": theirs,
+                               "ratio": float(np.median(ratios)), "quartiles": [float(np.quantile(ratios, q)) for q in (0.25, 0.75)], "share": None,
+                               "note": "ours keeps f16", "others": {}})
         print(f"\nBifocal, opening and first query: {engines[0].told['opening and first query']:.0f} ms")
         for engine in engines:
             engine.process.stdin.close()

@@ -18,6 +18,7 @@ mod ranks;
 mod recipe_args;
 mod stop;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bifocal_kernels::allocator::{self, Allocator};
@@ -33,6 +34,9 @@ static ALLOCATOR: Allocator = Allocator;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Write what took how long, by layer and operation, to FILE, for https://ui.perfetto.dev
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Measuring")]
+    trace: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -64,7 +68,7 @@ fn main() -> ExitCode {
     } else {
         allocator::keep_memory();
     }
-    let result = match cli.command {
+    let result = output::trace::traced(cli.trace.as_deref(), || match cli.command {
         Command::Embed(args) => commands::embed::run(args),
         Command::Classify(args) => commands::classify::run(args),
         Command::Index(args) => commands::index::run(args),
@@ -82,7 +86,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Completions(args) => commands::completions::run(args, Cli::command()),
         Command::Man(args) => commands::man::run(args, Cli::command()),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),

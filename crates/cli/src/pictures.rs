@@ -6,6 +6,7 @@ use anyhow::Result;
 use bifocal_align::train::collective::{Ranks, Wait};
 use bifocal_data::source::{Dataset, Sample};
 use bifocal_data::{ImageSource, Limits, Preprocess, ahead, load_images};
+use bifocal_kernels::trace;
 use bifocal_models::bundle::{BundleError, Model};
 
 use crate::failure::wrong_use;
@@ -54,6 +55,7 @@ pub fn embed(model: &Model, samples: &[Sample], ranks: &dyn Ranks) -> Result<Emb
     let mut begin = own.start;
     let load = |chunk: &[Sample]| {
         let images: Vec<&ImageSource> = chunk.iter().map(|s| &s.image).collect();
+        let _span = trace::beside("reading pictures");
         load_images(&images, preprocess, &Limits::default())
     };
     ahead(samples[own.clone()].chunks(BATCH), load, |loaded| -> Result<()> {

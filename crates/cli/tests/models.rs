@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{fails, samples, succeeds, text, tiny};
+use common::{fails, run, samples, succeeds, text, tiny};
 
 #[test]
 fn a_clip_folder_indexes_searches_and_classifies() {
@@ -82,6 +82,34 @@ fn a_model_is_told_of_and_converted() {
     assert_eq!(rows(text(&model), "a.npy"), rows(&at("bundle"), "b.npy"));
     let again = fails(1, &["convert", text(&model), &at("bundle")]);
     assert!(again.contains("is there already"), "{again}");
+}
+
+#[test]
+fn a_trace_tells_where_time_goes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| text(&dir.path().join(name)).to_owned();
+    let model = tiny::write_clip(dir.path());
+    let (rows, trace) = (at("rows.npy"), at("trace.json"));
+    let embed = ["embed", "--model", text(&model), "--text", "a dog", "--out", &rows];
+    let output = run(&[&embed[..], &["--trace", &trace]].concat());
+    assert!(output.status.success());
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("Attention") && told.contains("perfetto"), "{told}");
+    let read =
+        |path: &str| serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).expect("a file")).expect("JSON");
+    let trace = read(&trace);
+    let events = trace["traceEvents"].as_array().expect("events");
+    let of = |name: &str| events.iter().filter(|event| event["name"] == name).collect::<Vec<_>>();
+    assert_eq!((of("text tower").len(), of("vision tower").len()), (1, 0));
+    let end =
+        |event: &serde_json::Value| event["ts"].as_f64().expect("a number") + event["dur"].as_f64().expect("a number");
+    // layers are within their tower, products within their layer
+    let (tower, blocks) = (of("text tower")[0], of("Block"));
+    assert!(!blocks.is_empty() && blocks.iter().all(|block| end(block) <= end(tower) + 1e-3));
+    assert!(tower["args"]["gflop"].as_f64().expect("a number") > 0.0);
+    // a place where nothing can be written is an error of its own, and the rows are there
+    let lost = fails(1, &[&embed[..], &["--trace", &at("not/there.json")]].concat());
+    assert!(lost.contains("cannot write the trace"), "{lost}");
 }
 
 #[test]

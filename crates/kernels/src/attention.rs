@@ -41,6 +41,15 @@ impl AttentionShape {
         (low, if self.causal { i + 1 } else { n.min(i.saturating_add(w)) })
     }
 
+    /// Operations of the forward pass over rows `before..n` of a sequence: a product for the scores, one for the sums, of what each row sees.
+    fn operations(&self, before: usize, n: usize) -> usize {
+        let seen = |i| {
+            let (low, high) = self.keys(i, n);
+            high - low
+        };
+        4 * self.heads * self.head_dim * (before..n).map(seen).sum::<usize>()
+    }
+
     /// Checks the arguments that both passes share; returns the number of tokens.
     fn check(&self, qkv: &[f32], offsets: &[usize], who: &str) -> usize {
         assert!(

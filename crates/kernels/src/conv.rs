@@ -1,4 +1,5 @@
-//! Convolutions on NHWC images: the patch matrix of a dense convolution, dense convolution band by band, depthwise convolution; upsampling.
+//! Convolutions on NHWC images: the patch matrix of a dense convolution, dense convolution band by band, depthwise convolution, inverted bottlenecks; upsampling.
+mod bottleneck;
 mod dense;
 mod depthwise;
 mod upsample;
@@ -6,6 +7,7 @@ mod upsample;
 use crate::buffer::par_rows;
 use crate::linear::add;
 use crate::simd::{Simd, Task, dispatch};
+pub use bottleneck::{Bottleneck, bottleneck};
 pub use dense::{dense, dense_backward};
 pub use depthwise::{depthwise, depthwise_backward};
 use std::mem::MaybeUninit;

@@ -8,7 +8,7 @@ use bifocal_nn::fused::{self, Activation, AttentionShape, KeyValues};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{LayerNorm, Linear, ones, zeros};
 use bifocal_nn::noise::{self, Rows};
-use bifocal_nn::{Module, Param, Tensor, checkpoint, plain};
+use bifocal_nn::{Module, Param, Tensor, checkpoint, plain, trace};
 use serde::{Deserialize, Serialize};
 
 use crate::load::Loader;
@@ -311,6 +311,7 @@ impl Block {
     /// As [`Self::forward`] for the tokens that come next in each sequence, which see those before through what is kept of them. Nothing is recorded
     /// for gradients.
     pub(crate) fn extend(&self, x: Tensor<2>, pass: &Pass, kept: &mut [KeyValues]) -> Tensor<2> {
+        let _span = trace::span("Block");
         let qkv = self.qkv.forward(self.ln_1.forward(x.clone()));
         let mixed = fused::attention_cached(qkv, &pass.offsets, kept, &pass.attention);
         self.finish(x, mixed, pass.gelu)

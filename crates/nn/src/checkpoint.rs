@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bifocal_kernels::trace;
 use burn::backend::Flex;
 use burn::backend::autodiff::{
     checkpoint::base::Checkpointer,
@@ -23,7 +24,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
 use crate::engine::cpu;
-use crate::fused::{Fused, apply, contiguous, on_cpu, record, slice};
+use crate::fused::{Fused, apply, contiguous, name_of, on_cpu, record, slice};
 use crate::noise::{self, Place};
 use crate::optim::Gradients;
 use crate::params::{self, Path};
@@ -62,6 +63,7 @@ where
     M: Module + 'static,
     F: Fn(&M, Tensor<2>) -> Tensor<2> + Send + 'static,
 {
+    let _span = trace::span(name_of::<M>());
     let learns: BTreeSet<String> = if enabled() && on_cpu(&x) {
         let all = params::list(module).into_iter().filter(|param| param.trainable);
         all.map(|param| param.name).collect()

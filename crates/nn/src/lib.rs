@@ -8,7 +8,8 @@
 //! - [`lora`]: adapters of low rank on any linear layer; [`noise`]: dropout that does not depend on micro-batches;
 //! - [`ema`]: a teacher that follows a student;
 //! - [`precision`]: whether matrix products multiply in f32 or in bf16;
-//! - [`checkpoint`]: blocks that drop their activations and compute them again.
+//! - [`checkpoint`]: blocks that drop their activations and compute them again;
+//! - [`trace`]: where time goes; operations and blocks are spans of it.
 //!
 //! Activations are packed rows: a batch of sequences is `[t, c]` with `offsets` where each begins; there is no
 //! padding anywhere, so that cost follows the real number of tokens.
@@ -29,5 +30,6 @@ pub mod precision;
 
 mod packed;
 
+pub use bifocal_kernels::trace;
 pub use burn::module::{Module, Param};
 pub use burn::tensor::{Device, Tensor};

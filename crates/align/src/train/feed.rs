@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use bifocal_data::{Augment, ImageSource, Limits, Preprocess, ResizeMode, load_images, load_images_augmented};
+use bifocal_data::{Augment, ImageSource, Preprocess, ResizeMode};
 use bifocal_models::chat::Sequence;
 use bifocal_models::text::{Pooling, TokenBatch};
 use bifocal_models::tokenizer::Encoding;
@@ -12,6 +12,7 @@ use bifocal_nn::Tensor;
 use bifocal_nn::engine::{tensor, values};
 
 use super::TrainError;
+use super::ahead::{Ahead, Wanted};
 use super::collective::{Ranks, Wait};
 use super::corpus::{Picture, Row};
 use super::draw::Draw;
@@ -89,6 +90,8 @@ pub(crate) struct Feed {
     pub reference: Option<Box<Feed>>,
     /// Pictures that could not be read, told once each.
     pub told: BTreeSet<String>,
+    /// Pictures of the next batches.
+    pub ahead: Ahead,
 }
 
 /// The batches of a step with the names of their samples.
@@ -225,6 +228,40 @@ impl Feed {
         Ok(sampled)
     }
 
+    /// What is to be read for samples, given by their number in the run and their row.
+    fn wanted(&self, preprocess: &Preprocess, samples: impl Iterator<Item = (u64, usize)> + Clone) -> Wanted {
+        let seeds = |augment| {
+            (
+                augment,
+                samples.clone().map(|(sample, _)| self.draw.seed_of(sample)).collect(),
+            )
+        };
+        Wanted {
+            images: samples.clone().map(|(_, row)| self.image(row).clone()).collect(),
+            preprocess: preprocess.clone(),
+            augment: self.augment.map(seeds),
+        }
+    }
+
+    /// Begins to read the pictures of batches that come next, while the one before is learnt from. What the batches are does not depend on it.
+    pub fn read_ahead(&mut self, steps: Range<u64>, ranks: &dyn Ranks) {
+        if let ImageFeed::Pixels(preprocess) = &self.images {
+            let preprocess = preprocess.clone();
+            let mut batches = Vec::new();
+            for step in steps.clone() {
+                let mut rows = BTreeSet::new();
+                let mut samples = self.draw.step(step);
+                samples.retain(|&(_, row)| rows.insert(row));
+                let own = ranks.share(samples.len());
+                batches.push(self.wanted(&preprocess, samples[own].iter().copied()));
+            }
+            self.ahead.begin(batches);
+        }
+        if let Some(feed) = &mut self.reference {
+            feed.read_ahead(steps, ranks);
+        }
+    }
+
     /// Pictures that learn, those of this rank; what cannot be read at any rank is taken out of what was drawn, and `own` moves with it.
     fn pixels(
         &self,
@@ -243,16 +280,8 @@ impl Feed {
             let message = "a tower that reads pictures of any proportions cannot learn yet; freeze it in the recipe";
             return Err(trouble(message.to_owned()));
         }
-        let images: Vec<&ImageSource> = drawn[own.clone()].iter().map(|d| self.image(d.row)).collect();
-        let limits = Limits::default();
-        let loaded = match &self.augment {
-            Some(augment) => {
-                let seeds: Vec<u64> = drawn[own.clone()].iter().map(|d| self.draw.seed_of(d.sample)).collect();
-                load_images_augmented(&images, preprocess, &limits, augment, &seeds)
-            }
-            None => load_images(&images, preprocess, &limits),
-        };
-        let loaded = loaded.map_err(|error| trouble(error.to_string()))?;
+        let wanted = self.wanted(preprocess, drawn[own.clone()].iter().map(|d| (d.sample, d.row)));
+        let loaded = self.ahead.take(&wanted).map_err(|error| trouble(error.to_string()))?;
         let bad = loaded.bad.iter();
         let bad: Vec<(usize, String)> = bad.map(|b| (own.start + b.index, b.error.to_string())).collect();
         let bad: BTreeMap<usize, String> = ranks

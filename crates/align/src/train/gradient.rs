@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use bifocal_models::towers::Towers;
 use bifocal_nn::engine::{scalar, tensor, values};
 use bifocal_nn::optim::Gradients;
-use bifocal_nn::{Tensor, checkpoint, params, precision};
+use bifocal_nn::{Tensor, checkpoint, params, precision, trace};
 use serde::{Deserialize, Serialize};
 
 use super::collective::{RankError, Ranks, Wait};
@@ -77,13 +77,16 @@ fn compute(
 }
 
 fn at_once(objective: &dyn Objective, towers: &Towers, batch: &Batch, seed: u64) -> Result<Computed, MethodError> {
+    let span = trace::span("forward");
     let all = objective.embed(towers, batch, seed)?;
     let terms = objective.loss(towers, &all)?;
+    drop(span);
     let mut computed = Computed::of(&terms);
     if computed.loss.is_finite() {
         let total = terms.total;
         // nothing may hold on to the parameters when the optimizer writes into their storage
         drop((all, terms.terms));
+        let _span = trace::span("backward");
         computed.grads = Some(Gradients::collect(towers, total.backward()));
     }
     Ok(computed)

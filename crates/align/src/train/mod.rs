@@ -1,5 +1,6 @@
 //! The one loop that runs every method, and what it stands on.
 
+mod ahead;
 mod build;
 pub mod checkpoint;
 mod classes;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bifocal_data::atomic::{FileLock, write_atomic};
+use bifocal_nn::trace;
 
 use super::checkpoint::{Checkpoints, Snapshot, State};
 use super::collective::{Alone, Ranks, Wait};
@@ -280,14 +281,20 @@ impl Session<'_> {
 
     fn step(&mut self, trainer: &mut Trainer, feed: &mut Feed, prepared: &Prepared) -> Result<(), TrainError> {
         let clock = Instant::now();
+        let _span = trace::span("training step");
         let number = self.state.step + 1;
         let lr = prepared.schedule.at(self.state.stage_step);
         let times = prepared.recipe.data.accumulate as u64;
         let first = self.state.stage_step * times;
         let mut sampled = Sampled::default();
+        let reading = trace::span("reading the batch");
         for i in first..first + times {
             sampled.add(feed.batch(i, number, self.ranks)?);
         }
+        if self.state.stage_step + 1 < prepared.schedule.total() {
+            feed.read_ahead(first + times..first + 2 * times, self.ranks);
+        }
+        drop(reading);
         sampled.warnings.iter().for_each(|w| self.progress.warning(w));
         let done = self.state.stage_step as f64 / prepared.schedule.total().max(1) as f64;
         trainer.before_step(&*prepared.stage.objective, done);

@@ -8,7 +8,7 @@ use bifocal_models::towers::Towers;
 use bifocal_models::weights::HostTensor;
 use bifocal_nn::engine::scalar;
 use bifocal_nn::optim::{Gradients, Optimizer};
-use bifocal_nn::{ema, params};
+use bifocal_nn::{ema, params, trace};
 
 use super::checkpoint::Snapshot;
 use super::collective::Ranks;
@@ -227,6 +227,7 @@ impl Trainer {
         let clip = self.recipe.optimizer.clip_norm;
         let scale = clip.map_or(1.0, |limit| (limit / (outcome.grad_norm + 1e-6)).min(1.0));
         if let Some(towers) = self.towers.take() {
+            let _span = trace::span("optimizer");
             let plan = &self.plan;
             let mut towers = self
                 .optimizer

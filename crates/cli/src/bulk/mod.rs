@@ -11,6 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use bifocal_align::train::collective::{Ranks, Wait};
 use bifocal_data::ahead;
+use bifocal_kernels::trace;
 use bifocal_models::bundle::Model;
 
 use crate::indexing::summary::by_cause;
@@ -151,7 +152,10 @@ impl Run<'_> {
         let input = self.input;
         ahead(
             batches,
-            |items| input.load(items),
+            |items| {
+                let _span = trace::beside("reading pictures");
+                input.load(items)
+            },
             |loaded| -> Result<()> {
                 let frame = self.embed(loaded?)?;
                 journal.add(&frame).with_context(told)?;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use bifocal_align::train::collective::{Ranks, Wait};
 use bifocal_data::source::{self, Dataset, Sample};
 use bifocal_data::{ImageSource, Limits, ahead, load_images};
+use bifocal_kernels::trace;
 use bifocal_models::bundle::Model;
 use bifocal_models::open::TextOptions;
 use bifocal_models::text::{Attention, Pooling};
@@ -180,7 +181,10 @@ fn embed_pictures(model: &Model, files: &[ImageSource], raw: bool, ranks: &dyn R
     let mut progress = Progress::new("embedding pictures", files.len() as u64);
     let mut rows = Vec::new();
     let mut done = 0;
-    let load = |chunk| load_images(chunk, preprocess, &Limits::default());
+    let load = |chunk| {
+        let _span = trace::beside("reading pictures");
+        load_images(chunk, preprocess, &Limits::default())
+    };
     ahead(files.chunks(pictures::BATCH), load, |loaded| -> Result<()> {
         let loaded = loaded?;
         if let Some(bad) = loaded.bad.first() {

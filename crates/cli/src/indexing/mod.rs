@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use bifocal_data::source::{Facts, ImageSource};
 use bifocal_data::{DecodeError, Limits, LoadedImages, Preprocess, ahead, load_images_and, thumbnail};
+use bifocal_kernels::trace;
 use bifocal_models::bundle::Model;
 use bifocal_search::incremental::{Listed, Plan, apply_reuse, plan};
 use bifocal_search::{ContentHash, Entry, Failure, FileFacts, Item, Metadata, Store};
@@ -155,7 +156,11 @@ impl Indexer<'_> {
     ) -> Result<Vec<Failure>> {
         let preprocess = pictures::preprocess(self.model)?;
         let mut failed = Vec::new();
-        let load = |work: Result<Vec<Work>>| decode(work?, preprocess);
+        let load = |work: Result<Vec<Work>>| {
+            let work = work?;
+            let _span = trace::beside("reading pictures");
+            decode(work, preprocess)
+        };
         ahead(work, load, |decoded: Result<Decoded>| -> Result<()> {
             let decoded = decoded?;
             let count = decoded.work.len();

@@ -2,4 +2,5 @@
 
 pub mod progress;
 pub mod rows;
+pub mod trace;
 pub mod training;

@@ -4,6 +4,7 @@ use crate::buffer::{Scratch, Shared, filled};
 use crate::gemm::{Lhs, Mat, Tile, tile_into};
 use crate::math::exp;
 use crate::simd::{Simd, Task, dispatch, steps};
+use crate::trace;
 use rayon::prelude::*;
 
 /// Query rows per block of recomputed probabilities.
@@ -22,6 +23,13 @@ pub fn attention_backward(
     shape: &AttentionShape,
 ) -> Vec<f32> {
     let tokens = shape.check(qkv, offsets, "attention_backward");
+    // five products where the forward pass has two
+    trace::operations(|| {
+        offsets
+            .windows(2)
+            .map(|o| shape.operations(0, o[1] - o[0]) / 2 * 5)
+            .sum()
+    });
     let c = shape.heads * shape.head_dim;
     assert!(
         gy.len() == tokens * c && out.len() == tokens * c,

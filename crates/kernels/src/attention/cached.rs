@@ -4,6 +4,7 @@ use super::forward::{Heads, QUERY_ROWS, Rows};
 use crate::buffer::filled;
 use crate::math::exp;
 use crate::simd::{Simd, Task, dispatch, steps};
+use crate::trace;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -45,6 +46,7 @@ pub fn attention_cached(qkv: &[f32], offsets: &[usize], caches: &[&[f32]], shape
             }
         })
         .collect();
+    trace::operations(|| sequences.iter().map(|s| shape.operations(s.before, s.n)).sum());
     let few = |s: &Sequence| s.n - s.before <= FEW;
     let rows: Vec<(&Sequence, usize)> = sequences
         .iter()

@@ -4,6 +4,7 @@ use crate::buffer::{Scratch, Shared, filled};
 use crate::gemm::{Lhs, Mat, Tile, tile_into};
 use crate::math::exp;
 use crate::simd::{Simd, Task, dispatch, steps};
+use crate::trace;
 use rayon::prelude::*;
 
 /// Query rows per task: short sequences are one task per head, long ones several.
@@ -22,6 +23,7 @@ pub fn attention(
     keep_lse: bool,
 ) -> (Vec<f32>, Option<Vec<f32>>) {
     let tokens = shape.check(qkv, offsets, "attention");
+    trace::operations(|| offsets.windows(2).map(|o| shape.operations(0, o[1] - o[0])).sum());
     let tasks: Vec<(usize, usize, usize, usize)> = offsets
         .windows(2)
         .flat_map(|o| {

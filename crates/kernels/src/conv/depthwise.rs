@@ -1,10 +1,14 @@
 //! Depthwise convolution: one kernel per channel, bias and activation in the same pass.
 use super::ConvShape;
-use crate::activation::{Activation, activation_backward, apply, per_activation};
+use crate::activation::{Activation, activation_backward, apply};
 use crate::buffer::{Shared, filled, par_rows, par_rows_sums};
 use crate::linear::{LinearGrads, LinearOut, column_sums};
 use crate::simd::{Simd, Task, dispatch, steps};
+use crate::trace;
 use std::mem::MaybeUninit;
+
+/// Pixels of a row whose sums grow together.
+const TILE: usize = 4;
 
 fn check(x: &[f32], wt: &[f32], shape: &ConvShape, who: &str) {
     assert_eq!(x.len(), shape.inputs(), "{who}: x must be [n, h, w, c]");
@@ -24,6 +28,7 @@ pub fn depthwise(
     keep_pre: bool,
 ) -> LinearOut {
     check(x, wt, shape, "depthwise");
+    trace::operations(|| 2 * shape.n * shape.out_h() * shape.out_w() * shape.patch());
     assert!(bias.is_none_or(|b| b.len() == shape.c), "depthwise: bias must be [c]");
     let (oh, ow, c) = (shape.out_h(), shape.out_w(), shape.c);
     let pixels = shape.n * oh * ow;
@@ -57,6 +62,27 @@ pub fn depthwise(
     LinearOut { y, pre }
 }
 
+/// [`depthwise`] on the calling thread.
+pub(super) fn filter(x: &[f32], wt: &[f32], bias: &[f32], act: Activation, shape: &ConvShape) -> Vec<f32> {
+    check(x, wt, shape, "filter");
+    let numbers = shape.n * shape.out_h() * shape.out_w() * shape.c;
+    // SAFETY: `Pixels` writes every channel of every pixel.
+    unsafe {
+        filled(numbers, |y| {
+            dispatch(Pixels {
+                x,
+                wt,
+                bias: Some(bias),
+                act,
+                shape,
+                first: 0,
+                out: std::slice::from_raw_parts_mut(y.ptr().cast(), numbers),
+                pre: None,
+            })
+        })
+    }
+}
+
 struct Pixels<'a> {
     x: &'a [f32],
     wt: &'a [f32],
@@ -71,45 +97,115 @@ struct Pixels<'a> {
 impl Task for Pixels<'_> {
     type Out = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Self {
-            x,
-            wt,
-            bias,
-            act,
-            shape,
-            first,
-            out,
-            pre,
-        } = self;
-        let (oh, ow, c) = (shape.out_h(), shape.out_w(), shape.c);
-        let bias = bias.unwrap_or(&[]);
-        // (offset of the input pixel, offset of the kernel's row) for each place of the kernel that is not over padding.
-        let mut taps = Vec::with_capacity(shape.kh * shape.kw);
-        per_activation!(act, act => for (i, out) in out.chunks_exact_mut(c).enumerate() {
-            let at = first + i;
+    fn run<S: Simd>(mut self, s: S) {
+        let (oh, ow, c) = (self.shape.out_h(), self.shape.out_w(), self.shape.c);
+        let pixels = self.out.len() / c.max(1);
+        let mut taps = Vec::with_capacity(self.shape.kh * self.shape.kw);
+        let mut i = 0;
+        while i < pixels {
+            let at = self.first + i;
             let (image, oy, ox) = (at / (oh * ow), at / ow % oh, at % ow);
-            taps.clear();
-            for ky in 0..shape.kh {
-                let Some(row) = shape.input_y(oy, ky) else { continue };
-                for kx in 0..shape.kw {
-                    let Some(col) = shape.input_x(ox, kx) else { continue };
-                    taps.push((((image * shape.h + row) * shape.w + col) * c, (ky * shape.kw + kx) * c));
-                }
-            }
-            for j in steps::<S>(c) {
-                let n = S::LANES.min(c - j);
-                let mut sum = if bias.is_empty() { s.zero() } else { s.get(&bias[j..]) };
-                for &(from, tap) in &taps {
-                    sum = s.fma(s.get(&x[from + j..][..n]), s.get(&wt[tap + j..][..n]), sum);
-                }
-                if let Some(pre) = pre {
-                    // SAFETY: pixel `at` belongs to this task, and `pre` has room for all pixels.
-                    s.put(unsafe { std::slice::from_raw_parts_mut(pre.ptr().add(at * c + j).cast(), n) }, sum);
-                }
-                s.put(&mut out[j..], apply(s, act, sum));
-            }
+            i += if (ow - ox).min(pixels - i) >= TILE && self.tiles(s, i, image, oy, ox) {
+                TILE
+            } else {
+                self.pixel(s, i, image, oy, ox, &mut taps);
+                1
+            };
+        }
+    }
+}
+
+impl Pixels<'_> {
+    /// [`TILE`] pixels of a row at once, for the usual filters where no column of them lies over padding; false for others.
+    #[inline(always)]
+    fn tiles<S: Simd>(&mut self, s: S, i: usize, image: usize, oy: usize, ox: usize) -> bool {
+        let shape = self.shape;
+        let (Some(left), Some(_)) = (
+            shape.input_x(ox, 0),
+            shape.input_x(ox + TILE - 1, shape.kw.saturating_sub(1)),
+        ) else {
+            return false;
+        };
+        let rows = [0, 1].map(|end| {
+            // rows of the filter that lie over the image: from, to
+            let over = |y: usize| y.saturating_sub(oy * shape.stride).min(shape.kh);
+            over(if end == 0 { shape.pad[0] } else { shape.h + shape.pad[0] })
         });
+        let top = (oy * shape.stride + rows[0]).saturating_sub(shape.pad[0]).min(shape.h);
+        let from = ((image * shape.h + top) * shape.w + left) * shape.c;
+        match (shape.kh, shape.kw, shape.stride) {
+            (3, 3, 1) => self.tile::<S, 3, 1>(s, i, from, rows),
+            (3, 3, 2) => self.tile::<S, 3, 2>(s, i, from, rows),
+            (5, 5, 1) => self.tile::<S, 5, 1>(s, i, from, rows),
+            (5, 5, 2) => self.tile::<S, 5, 2>(s, i, from, rows),
+            _ => return false,
+        }
+        true
+    }
+
+    /// A number that several pixels of the tile read is loaded once.
+    #[inline(always)]
+    fn tile<S: Simd, const K: usize, const STRIDE: usize>(&mut self, s: S, i: usize, from: usize, rows: [usize; 2]) {
+        let (c, bias) = (self.shape.c, self.bias.unwrap_or(&[]));
+        for j in steps::<S>(c) {
+            let n = S::LANES.min(c - j);
+            let start = if bias.is_empty() { s.zero() } else { s.get(&bias[j..]) };
+            let mut sums = [start; TILE];
+            for ky in rows[0]..rows[1] {
+                let row = &self.x[from + (ky - rows[0]) * self.shape.w * c + j..];
+                let mut seen = [s.zero(); (TILE - 1) * 2 + 5];
+                for (at, seen) in seen[..(TILE - 1) * STRIDE + K].iter_mut().enumerate() {
+                    *seen = s.get(&row[at * c..][..n]);
+                }
+                for kx in 0..K {
+                    let weight = s.get(&self.wt[(ky * K + kx) * c + j..][..n]);
+                    for (q, sum) in sums.iter_mut().enumerate() {
+                        *sum = s.fma(seen[q * STRIDE + kx], weight, *sum);
+                    }
+                }
+            }
+            for (q, sum) in sums.into_iter().enumerate() {
+                self.put(s, i + q, j, n, sum);
+            }
+        }
+    }
+
+    /// Any pixel, place by place of the filter that is not over padding.
+    #[inline(always)]
+    fn pixel<S: Simd>(&mut self, s: S, i: usize, image: usize, oy: usize, ox: usize, taps: &mut Vec<(usize, usize)>) {
+        let (shape, c, bias) = (self.shape, self.shape.c, self.bias.unwrap_or(&[]));
+        // offset of the input pixel, offset of the filter's row
+        taps.clear();
+        for ky in 0..shape.kh {
+            let Some(row) = shape.input_y(oy, ky) else { continue };
+            for kx in 0..shape.kw {
+                let Some(col) = shape.input_x(ox, kx) else { continue };
+                taps.push((((image * shape.h + row) * shape.w + col) * c, (ky * shape.kw + kx) * c));
+            }
+        }
+        for j in steps::<S>(c) {
+            let n = S::LANES.min(c - j);
+            let mut sum = if bias.is_empty() { s.zero() } else { s.get(&bias[j..]) };
+            for &(from, tap) in &*taps {
+                sum = s.fma(s.get(&self.x[from + j..][..n]), s.get(&self.wt[tap + j..][..n]), sum);
+            }
+            self.put(s, i, j, n, sum);
+        }
+    }
+
+    /// The result of channels `j..j + n` of pixel `i` of this task.
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, s: S, i: usize, j: usize, n: usize, sum: S::V) {
+        let c = self.shape.c;
+        if let Some(pre) = self.pre {
+            let at = (self.first + i) * c + j;
+            // SAFETY: the pixel belongs to this task, and `pre` has room for all pixels.
+            s.put(
+                unsafe { std::slice::from_raw_parts_mut(pre.ptr().add(at).cast(), n) },
+                sum,
+            );
+        }
+        s.put(&mut self.out[i * c + j..][..n], apply(s, self.act, sum));
     }
 }
 

@@ -1,6 +1,8 @@
 use super::*;
 use crate::Activation;
 use crate::activation::{ALL, naive};
+use crate::gemm::Precision;
+use crate::linear::linear;
 use crate::testing::{assert_close, each_isa, numbers, numeric_gradient, wide};
 use proptest::prelude::*;
 
@@ -187,5 +189,69 @@ proptest! {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
         let (left, right) = (dot(&cols, &g), dot(&x, &col2im(&g, &s)));
         prop_assert!((left - right).abs() < 1e-4 * (1.0 + left.abs()));
+    }
+}
+
+#[test]
+fn a_bottleneck_has_the_bits_of_its_layers() {
+    for (kernel, stride, expands, [h, w]) in [
+        (3, 1, true, [40, 37]),
+        (5, 1, true, [9, 30]),
+        (3, 2, true, [33, 20]),
+        (5, 2, true, [7, 7]),
+        (3, 1, false, [50, 70]),
+    ] {
+        let (n, input) = (2, 24);
+        let c = if expands { 96 } else { input };
+        let output = if stride == 1 { input } else { 40 };
+        let pad = kernel / 2;
+        let shape = ConvShape {
+            n,
+            h,
+            w,
+            c,
+            kh: kernel,
+            kw: kernel,
+            stride,
+            pad: [pad, pad, pad - stride / 2, pad],
+        };
+        let x = numbers(n * h * w * input, 1);
+        let (we, be) = (numbers(c * input, 2), numbers(c, 3));
+        let (wf, bf) = (numbers(kernel * kernel * c, 4), numbers(c, 5));
+        let (wp, bp) = (numbers(output * c, 6), numbers(output, 7));
+        let residual = stride == 1 && shape.out_w() == w;
+        let block = Bottleneck {
+            expand: expands.then_some([&we, &be]),
+            filter: [&wf, &bf],
+            project: [&wp, &bp],
+            act: Activation::Relu6,
+            shape,
+            input,
+            output,
+            residual,
+        };
+        each_isa(|isa| {
+            let layer = |x: &[f32], w: &[f32], b: &[f32], act, add, t, din, dout| {
+                linear(x, w, Some(b), act, add, t, din, dout, false, Precision::F32).y
+            };
+            let wide = if expands {
+                layer(&x, &we, &be, Activation::Relu6, None, n * h * w, input, c)
+            } else {
+                x.clone()
+            };
+            let filtered = depthwise(&wide, &wf, Some(&bf), Activation::Relu6, &shape, false).y;
+            let pixels = n * shape.out_h() * shape.out_w();
+            let expected = layer(
+                &filtered,
+                &wp,
+                &bp,
+                Activation::Identity,
+                residual.then_some(&x[..]),
+                pixels,
+                c,
+                output,
+            );
+            assert!(bottleneck(&x, &block, Precision::F32) == expected, "{shape:?} on {isa}");
+        });
     }
 }

@@ -17,6 +17,7 @@ mod tile;
 use crate::activation::Activation;
 use crate::buffer::{Scratch, Shared};
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
+use crate::trace;
 use format::Format;
 pub use format::{Precision, bf16_unit};
 pub use grid::Grid;
@@ -163,6 +164,7 @@ pub(crate) unsafe fn gemm_into(
     if m == 0 || n == 0 {
         return;
     }
+    trace::operations(|| 2 * m * n * a.cols);
     let isa = isa();
     let format = Format::of(precision, isa);
     let packed = rhs.packed.filter(|packed| packed.fits(isa, format, b));

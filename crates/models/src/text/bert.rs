@@ -6,7 +6,7 @@ use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, AttentionShape};
 use bifocal_nn::init::{Init, Rng};
 use bifocal_nn::layers::{Embedding, LayerNorm, Linear, zeros};
-use bifocal_nn::{Module, Param, Tensor};
+use bifocal_nn::{Module, Param, Tensor, trace};
 use serde::{Deserialize, Serialize};
 
 use super::{Dense, TokenBatch};
@@ -268,6 +268,7 @@ impl BertBlock {
     }
 
     fn forward(&self, x: Tensor<2>, offsets: &Arc<[usize]>, shape: &AttentionShape) -> Tensor<2> {
+        let _span = trace::span("Block");
         let mixed = fused::attention(self.qkv.forward(x.clone()), offsets, shape);
         let x = self.ln_1.forward(self.out.fused(mixed, Activation::Identity, Some(x)));
         let h = self.fc.fused(x.clone(), Activation::GeluErf, None);

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 use bifocal_nn::init::Rng;
 use bifocal_nn::noise::{self, Rows};
-use bifocal_nn::{Module, Tensor};
+use bifocal_nn::{Module, Tensor, trace};
 use serde::{Deserialize, Serialize};
 
 use crate::load::host_tensors;
@@ -136,6 +136,7 @@ impl TextTower {
     /// # Panics
     /// As [`TextTower::hidden`]; and when a text has no tokens, unless pooling is a mean.
     pub fn embed(&self, tokens: &TokenBatch, pooling: Pooling) -> Tensor<2> {
+        let _span = trace::span("text tower");
         let hidden = match self {
             Self::Llm(tower) => tower.to_pool(tokens),
             _ => self.hidden(tokens),

@@ -121,22 +121,30 @@ impl ConvNorm {
         (scale, shift)
     }
 
-    pub(super) fn dense(&self, x: Tensor<2>, act: Activation, shape: &ConvShape) -> Tensor<2> {
+    /// Weight and bias with the norm in them; channels are rows of the weight, or its columns.
+    fn folded(&self, channels: usize) -> (Tensor<2>, Tensor<1>) {
         let (scale, shift) = self.affine();
-        let weight = self.weight.val() * scale.unsqueeze_dim::<2>(1);
+        (self.weight.val() * scale.unsqueeze_dim::<2>(channels), shift)
+    }
+
+    /// As a layer whose channels are rows.
+    pub(super) fn rows(&self) -> (Tensor<2>, Tensor<1>) {
+        self.folded(1)
+    }
+
+    /// As a filter of each channel, which is a column.
+    pub(super) fn columns(&self) -> (Tensor<2>, Tensor<1>) {
+        self.folded(0)
+    }
+
+    pub(super) fn dense(&self, x: Tensor<2>, act: Activation, shape: &ConvShape) -> Tensor<2> {
+        let (weight, shift) = self.rows();
         fused::conv2d(x, weight, Some(shift), act, shape)
     }
 
     pub(super) fn pointwise(&self, x: Tensor<2>, act: Activation, residual: Option<Tensor<2>>) -> Tensor<2> {
-        let (scale, shift) = self.affine();
-        let weight = self.weight.val() * scale.unsqueeze_dim::<2>(1);
+        let (weight, shift) = self.rows();
         fused::linear(x, weight, Some(shift), act, residual)
-    }
-
-    pub(super) fn depthwise(&self, x: Tensor<2>, act: Activation, shape: &ConvShape) -> Tensor<2> {
-        let (scale, shift) = self.affine();
-        let weight = self.weight.val() * scale.unsqueeze_dim::<2>(0);
-        fused::depthwise_conv2d(x, weight, Some(shift), act, shape)
     }
 
     /// Adds the statistics to what is saved.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, ConvShape};
-use bifocal_nn::{Module, Tensor};
+use bifocal_nn::{Module, Tensor, trace};
 use serde::{Deserialize, Serialize};
 
 use super::ImageBatch;
@@ -164,15 +164,24 @@ impl InvertedBottleneck {
 
     /// `[n·h·w, input]` → `[n·oh·ow, output]` and the new height and width.
     fn forward(&self, x: Tensor<2>, n: usize, size: [usize; 2]) -> (Tensor<2>, [usize; 2]) {
+        let _span = trace::span("InvertedBottleneck");
         let s = &self.shape;
-        let residual = (s.stride == 1 && s.input == s.output).then(|| x.clone());
-        let x = match &self.expand {
-            Some(expand) => expand.pointwise(x, Activation::Relu6, None),
-            None => x,
-        };
         let shape = same(n, size, s.expanded, s.kernel, s.stride);
-        let x = self.filter.depthwise(x, Activation::Relu6, &shape);
-        let x = self.project.pointwise(x, Activation::Identity, residual);
+        let keeps = s.stride == 1 && s.input == s.output;
+        let expand = self.expand.as_ref().map(ConvNorm::rows);
+        let (filter, project) = (self.filter.columns(), self.project.rows());
+        let at_once = fused::bottleneck(&x, expand.as_ref(), &filter, &project, Activation::Relu6, &shape, keeps);
+        let x = at_once.unwrap_or_else(|| {
+            let residual = keeps.then(|| x.clone());
+            let x = match expand {
+                Some((weight, bias)) => fused::linear(x, weight, Some(bias), Activation::Relu6, None),
+                None => x,
+            };
+            let (weight, bias) = filter;
+            let x = fused::depthwise_conv2d(x, weight, Some(bias), Activation::Relu6, &shape);
+            let (weight, bias) = project;
+            fused::linear(x, weight, Some(bias), Activation::Identity, residual)
+        });
         (x, [shape.out_h(), shape.out_w()])
     }
 }

@@ -12,7 +12,7 @@ pub use vit::{AttentionPool, CodeCache, CodeOptions, CodesError, ImageSizeError,
 use std::collections::BTreeMap;
 
 use bifocal_nn::engine::tensor;
-use bifocal_nn::{Module, Tensor};
+use bifocal_nn::{Module, Tensor, trace};
 use serde::{Deserialize, Serialize};
 
 use crate::load::transpose;
@@ -102,6 +102,7 @@ impl VisionTower {
     /// # Panics
     /// When the images do not have [`VisionTower::image_size`] (a vision transformer) or no pixels at all.
     pub fn embed(&self, images: &ImageBatch) -> Tensor<2> {
+        let _span = trace::span("vision tower");
         match self {
             Self::EfficientNetLite(tower) => tower.embed(images),
             Self::Vit(tower) => tower.embed(images),
@@ -119,7 +120,10 @@ impl VisionTower {
     /// As [`VisionTower::embed`], and without images.
     pub fn embed_all(&self, batches: &[ImageBatch]) -> Tensor<2> {
         match self {
-            Self::Vit(tower) => tower.embed_all(batches),
+            Self::Vit(tower) => {
+                let _span = trace::span("vision tower");
+                tower.embed_all(batches)
+            }
             _ => Tensor::cat(batches.iter().map(|images| self.embed(images)).collect(), 0),
         }
     }

@@ -1,6 +1,7 @@
 //! Attention while a text grows token by token; nothing here is recorded for gradients.
 
 use bifocal_kernels::attention::attention_cached as kernel;
+use bifocal_kernels::trace;
 use burn::tensor::Tensor;
 
 use super::AttentionShape;
@@ -49,5 +50,6 @@ pub fn attention_cached(
         }
     }
     let caches: Vec<&[f32]> = kept.iter().map(|kept| kept.rows.as_slice()).collect();
+    let _span = trace::span("CachedAttention");
     tensor(kernel(&qkv, offsets, &caches, shape), [t, keys])
 }

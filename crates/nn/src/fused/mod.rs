@@ -6,6 +6,7 @@
 //! hold both paths against each other and against finite differences.
 
 mod attention;
+mod bottleneck;
 mod cached;
 mod choice;
 mod contrastive;
@@ -21,6 +22,7 @@ mod upsample;
 mod vocabulary;
 
 pub use attention::{AttentionShape, attention};
+pub use bottleneck::bottleneck;
 pub use cached::{KeyValues, attention_cached};
 pub use choice::choice_loss;
 pub use contrastive::{Divergence, Penalty, Softmax, Targets, distill_pairs, sigmoid_pairs, softmax_pairs, structure};
@@ -38,6 +40,7 @@ pub use vocabulary::{SharedVocabulary, Vocabulary, logits, token_loss};
 
 use std::fmt::Debug;
 
+use bifocal_kernels::trace;
 use burn::backend::autodiff::{
     Autodiff,
     checkpoint::{base::Checkpointer, strategy::NoCheckpointing},
@@ -142,6 +145,17 @@ pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
+/// The last part of a type's path, as traces call it.
+pub(crate) fn name_of<F>() -> &'static str {
+    let path = std::any::type_name::<F>();
+    path.rsplit("::").next().unwrap_or(path)
+}
+
+fn forward<const N: usize, F: Fused<N>>(op: &F, inputs: [&[f32]; N], keep: bool) -> (Vec<f32>, Vec<usize>, F::Saved) {
+    let _span = trace::span(name_of::<F>());
+    op.forward(inputs, keep)
+}
+
 /// Runs an operation, recording it for the backward pass when one of the inputs asks for gradients.
 pub(crate) fn apply<const N: usize, const D: usize, F: Fused<N>>(op: F, inputs: [Input; N]) -> Tensor<D> {
     let inputs = inputs.map(|input| primitive(input.0));
@@ -150,7 +164,7 @@ pub(crate) fn apply<const N: usize, const D: usize, F: Fused<N>>(op: F, inputs: 
             Primitive::Plain(tensor) => contiguous(tensor),
             Primitive::Tracked(tensor) => contiguous(tensor.into_primitive()),
         });
-        let (data, shape, _) = op.forward(plain.each_ref().map(slice), false);
+        let (data, shape, _) = forward(&op, plain.each_ref().map(slice), false);
         return Tensor::from_primitive::<Flex>(flex(data, shape));
     }
     let parts = inputs.map(|input| {
@@ -175,7 +189,7 @@ pub(crate) fn apply<const N: usize, const D: usize, F: Fused<N>>(op: F, inputs: 
         .stateful()
     {
         OpsKind::Tracked(prepared) => {
-            let (data, shape, saved) = op.forward(tensors.each_ref().map(slice), true);
+            let (data, shape, saved) = forward(&op, tensors.each_ref().map(slice), true);
             let shapes = tensors.each_ref().map(|t| t.layout().shape().to_vec());
             let mut reads = F::READS.into_iter();
             let kept = tensors.map(|tensor| match reads.next() {
@@ -192,7 +206,7 @@ pub(crate) fn apply<const N: usize, const D: usize, F: Fused<N>>(op: F, inputs: 
             prepared.finish(state, output)
         }
         OpsKind::UnTracked(prepared) => {
-            let (data, shape, _) = op.forward(tensors.each_ref().map(slice), false);
+            let (data, shape, _) = forward(&op, tensors.each_ref().map(slice), false);
             prepared.finish(flex(data, shape))
         }
     };
@@ -243,6 +257,7 @@ impl<const N: usize, F: Fused<N>> Backward<Flex, N> for Step<F> {
             output,
             saved,
         } = ops.state;
+        let span = trace::backward(name_of::<F>());
         let out = self.0.backward(
             slice(&grad),
             inputs.each_ref().map(slice),
@@ -250,6 +265,7 @@ impl<const N: usize, F: Fused<N>> Backward<Flex, N> for Step<F> {
             saved,
             need,
         );
+        drop(span);
         for ((parent, data), shape) in ops.parents.into_iter().zip(out).zip(shapes) {
             if let (Some(parent), Some(data)) = (parent, data) {
                 grads.register::<Flex>(parent.id, flex(data, shape));

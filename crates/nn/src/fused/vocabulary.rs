@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bifocal_kernels::cross_entropy as kernel;
+use bifocal_kernels::{cross_entropy as kernel, trace};
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
 
@@ -99,5 +99,6 @@ fn composed(x: Tensor<2>, vocabulary: &SharedVocabulary, targets: &[u32]) -> Ten
 pub fn logits(x: Tensor<2>, vocabulary: &dyn Vocabulary) -> Vec<f32> {
     let [t, width] = x.dims();
     assert_eq!(width, vocabulary.width(), "logits: width of rows and vocabulary");
+    let _span = trace::span("Logits");
     kernel::logits(&values(x), vocabulary, t)
 }

@@ -11,6 +11,7 @@ use bifocal_models::unified::Drawing;
 use super::{Setup, draw, of_pictures, through};
 use crate::methods::TeacherRows;
 use crate::recipe::RecipeError;
+use crate::train::ahead::Ahead;
 use crate::train::collective::Ranks;
 use crate::train::corpus::Corpus;
 use crate::train::features::Features;
@@ -151,6 +152,7 @@ impl Setup {
             augment: recipe.data.augment,
             reference,
             told: BTreeSet::new(),
+            ahead: Ahead::default(),
         })
     }
 }

@@ -12,6 +12,7 @@ use super::{Setup, through};
 use crate::methods::BatchNeeds;
 use crate::random::{REFERENCE, mix};
 use crate::recipe::RecipeError;
+use crate::train::ahead::Ahead;
 use crate::train::draw::Draw;
 use crate::train::features::Features;
 use crate::train::feed::{Feed, ImageFeed, TextFeed};
@@ -107,6 +108,7 @@ impl Setup {
             augment: None,
             reference: None,
             told: BTreeSet::new(),
+            ahead: Ahead::default(),
         }))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bifocal_nn::fused::{self, Activation, AttentionShape, KeyValues, Rope};
 use bifocal_nn::layers::{Linear, RmsNorm};
-use bifocal_nn::{Module, Tensor, checkpoint};
+use bifocal_nn::{Module, Tensor, checkpoint, trace};
 
 use super::names::Tensors;
 use super::{Family, LlmConfig};
@@ -110,6 +110,7 @@ impl LlmBlock {
         offsets: &[usize],
         kept: &mut [KeyValues],
     ) -> Tensor<2> {
+        let _span = trace::span("LlmBlock");
         let x = self.attend(x, positions, |qkv, shape| {
             fused::attention_cached(qkv, offsets, kept, shape)
         });

@@ -1,0 +1,143 @@
+//! An inverted bottleneck in one go: a band of rows is expanded, filtered and projected while it is in a core's second cache.
+use super::ConvShape;
+use super::depthwise::filter;
+use crate::activation::Activation;
+use crate::gemm::{Packed, Precision};
+use crate::linear::{Weight, linear, pack_weight};
+use crate::trace;
+use rayon::prelude::*;
+
+/// Numbers of a band's expanded rows (768 KiB): with what is made of them they fit a second-level cache of 2 MiB.
+const BAND: usize = 192 << 10;
+
+/// Weights and sizes of [`bottleneck`], with norms folded in.
+#[derive(Clone, Copy, Debug)]
+pub struct Bottleneck<'a> {
+    /// `[c, input]` and `[c]`; without them the filter reads the input.
+    pub expand: Option<[&'a [f32]; 2]>,
+    /// `[kh·kw, c]` and `[c]`.
+    pub filter: [&'a [f32]; 2],
+    /// `[output, c]` and `[output]`.
+    pub project: [&'a [f32]; 2],
+    /// After expansion and filter.
+    pub act: Activation,
+    /// Of the filter.
+    pub shape: ConvShape,
+    /// Channels of the input.
+    pub input: usize,
+    /// Channels of the result.
+    pub output: usize,
+    /// Whether the input is added to the result.
+    pub residual: bool,
+}
+
+/// project(act(filter(act(expand(x))))) (+ x), to the bits that the three layers give one after the other (Sandler et al. 2018, "MobileNetV2").
+///
+/// # Shapes
+/// `x`: `[n, h, w, input]`; result: `[n·out_h·out_w, output]`.
+pub fn bottleneck(x: &[f32], b: &Bottleneck, precision: Precision) -> Vec<f32> {
+    let s = &b.shape;
+    assert_eq!(
+        x.len(),
+        s.n * s.h * s.w * b.input,
+        "bottleneck: x must be [n, h, w, input]"
+    );
+    assert_eq!(b.filter[1].len(), s.c, "bottleneck: the filter's bias must be [c]");
+    assert!(
+        b.expand.is_some() || b.input == s.c,
+        "bottleneck: nothing expands {} channels to {}",
+        b.input,
+        s.c
+    );
+    let same = s.out_h() == s.h && s.out_w() == s.w && b.input == b.output;
+    assert!(
+        !b.residual || same,
+        "bottleneck: the input can be added to a result of its size alone"
+    );
+    let packed = |[w, _]: [&[f32]; 2], din, dout| pack_weight(w, din, dout, precision);
+    let weights = Weights {
+        expand: b.expand.map(|weight| packed(weight, b.input, s.c)),
+        project: packed(b.project, s.c, b.output),
+        precision,
+    };
+    let (row, oh) = (s.out_w() * b.output, s.out_h());
+    let mut y = vec![0.0; s.n * oh * row];
+    if y.is_empty() {
+        return y;
+    }
+    // as many rows of the result as their expanded input fits the cache
+    let expanded = BAND / (s.w * s.c).max(1);
+    let band = (expanded.saturating_sub(s.kh) / s.stride + 1).clamp(1, oh);
+    y.par_chunks_mut(oh * row).enumerate().for_each(|(image, y)| {
+        let x = &x[image * s.h * s.w * b.input..][..s.h * s.w * b.input];
+        y.par_chunks_mut(band * row)
+            .enumerate()
+            .for_each(|(i, y)| rows(x, b, &weights, i * band, y));
+    });
+    y
+}
+
+struct Weights {
+    expand: Option<Packed>,
+    project: Packed,
+    precision: Precision,
+}
+
+/// Rows of one image's result from `first` on.
+fn rows(x: &[f32], b: &Bottleneck, weights: &Weights, first: usize, y: &mut [f32]) {
+    let s = &b.shape;
+    let count = y.len() / (s.out_w() * b.output);
+    // rows under the filter, and those of them that are there
+    let (from, to) = (first * s.stride, (first + count - 1) * s.stride + s.kh);
+    let (low, high) = (
+        from.saturating_sub(s.pad[0]).min(s.h),
+        to.saturating_sub(s.pad[0]).min(s.h),
+    );
+    let above = s.pad[0].saturating_sub(from).min(to - from);
+    let shape = ConvShape {
+        n: 1,
+        h: high - low,
+        pad: [above, to - from - above - (high - low), s.pad[2], s.pad[3]],
+        ..*s
+    };
+    let seen = &x[low * s.w * b.input..high * s.w * b.input];
+    let apply = |x: &[f32], [w, bias]: [&[f32]; 2], packed, act, residual, t, [din, dout]: [usize; 2]| {
+        let weight = Weight::new(w, Some(packed));
+        linear(
+            x,
+            weight,
+            Some(bias),
+            act,
+            residual,
+            t,
+            din,
+            dout,
+            false,
+            weights.precision,
+        )
+        .y
+    };
+    let expanded;
+    let wide = match (&weights.expand, b.expand) {
+        (Some(packed), Some(weight)) => {
+            expanded = apply(seen, weight, packed, b.act, None, shape.h * s.w, [b.input, s.c]);
+            &expanded[..]
+        }
+        _ => seen,
+    };
+    let pixels = count * s.out_w();
+    trace::operations(|| 2 * pixels * s.kh * s.kw * s.c);
+    let filtered = filter(wide, b.filter[0], b.filter[1], b.act, &shape);
+    let own = &x[first * s.w * b.input..];
+    let residual = b.residual.then(|| &own[..pixels * b.output]);
+    let out = apply(
+        &filtered,
+        b.project,
+        &weights.project,
+        Activation::Identity,
+        residual,
+        pixels,
+        [s.c, b.output],
+    );
+    y.copy_from_slice(&out);
+}
