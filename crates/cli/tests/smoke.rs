@@ -121,7 +121,9 @@ fn every_recipe_trains_as_it_did() {
         format!("text.model={:?}", text(&clip)),
         format!("teacher.model={:?}", text(&clip)),
     ];
-    smoke.run("toklip", "toklip", "smoke", &codes);
+    let toklip = smoke.run("toklip", "toklip", "smoke", &codes);
+    let tokens = [format!("vision.model={:?}", text(&toklip))];
+    smoke.run("unified", "unified", "smoke", &tokens);
     let both = ["vision", "text"].map(|side| format!("{side}.model={:?}", text(&clip)));
     for recipe in ["cclip", "ewc", "zscl"] {
         smoke.run(recipe, recipe, "smoke", &both);

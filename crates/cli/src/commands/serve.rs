@@ -31,7 +31,7 @@ pub struct Args {
     /// The model; with a store, if it is no longer where it was when the store was made
     #[arg(long, value_name = "M", group = "what")]
     model: Option<PathBuf>,
-    /// A language model to talk with, at /v1/chat/completions; one that was trained with recipes/llava.toml sees pictures
+    /// A language model to talk with, at /v1/chat/completions; one of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml sees pictures
     #[arg(long, value_name = "M")]
     chat: Option<PathBuf>,
     /// Address and port; 0.0.0.0:8080 to be reached from other machines (set an API key then)

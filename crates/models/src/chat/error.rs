@@ -33,7 +33,7 @@ pub enum ChatError {
     #[error(transparent)]
     Generate(#[from] GenerateError),
     /// The model is none that talks.
-    #[error("{}: {found}; give a language model (.gguf or its folder), a LLaVA in transformers' layout, or a bundle of recipes/llava.toml", path.display())]
+    #[error("{}: {found}; give a language model (.gguf or its folder), a LLaVA in transformers' layout, or a bundle of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml", path.display())]
     NoChat {
         /// The file or folder.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub enum ChatError {
     },
     /// A picture for a model without eyes.
     #[error(
-        "{name} is a language model alone and sees no pictures; leave the picture out, or give a bundle of recipes/llava.toml"
+        "{name} is a language model alone and sees no pictures; leave the picture out, or give a bundle of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml"
     )]
     Blind {
         /// The model.

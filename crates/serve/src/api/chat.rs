@@ -83,7 +83,7 @@ pub(crate) async fn completions(State(app): State<Shared>, payload: Payload) -> 
             return Err(ApiError::lost());
         };
         if !talker.sees() {
-            let message = "the language model sees no pictures; leave the picture out, or serve one that was trained with recipes/llava.toml";
+            let message = "the language model sees no pictures; leave the picture out, or serve one that was trained to see: recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml";
             return Err(ApiError::field("messages", message));
         }
         let (model, limits) = (talker.model(), app.limits.picture);

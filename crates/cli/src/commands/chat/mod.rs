@@ -25,7 +25,7 @@ const MAX_QUESTION: usize = 1 << 20;
 /// same question has the same answer; codes of pictures are drawn by chance, the same with the same `--seed`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A bundle of recipes/llava.toml or recipes/unified.toml, a LLaVA in Hugging Face layout, a language model (.gguf or its folder), or hf:org/name[@revision]
+    /// A bundle of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml, a LLaVA in Hugging Face layout, a language model (.gguf or its folder), or hf:org/name[@revision]
     #[arg(long, value_name = "M")]
     model: PathBuf,
     /// The picture that it is about; with several, each is asked about by itself (needs --prompt, but for a model of captions)
@@ -132,7 +132,7 @@ pub fn run(args: Args) -> Result<()> {
 fn pixels(model: &ChatModel, path: &Path) -> Result<Vec<f32>> {
     let Some(eyes) = &model.eyes else {
         return Err(wrong_use(format!(
-            "{} is a language model alone and sees no pictures: leave --image out, or give a bundle of recipes/llava.toml",
+            "{} is a language model alone and sees no pictures: leave --image out, or give a bundle of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml",
             model.name
         )));
     };
