@@ -6,7 +6,7 @@ the mean over tokens.
 """
 import side
 
-args = side.arguments(__doc__, captions={"type": int, "default": 2000}, batch={"type": int, "default": 32})
+args = side.arguments(__doc__, captions={"type": int, "default": 2000}, few={"type": int, "default": 400, "help": "captions for the language model"}, batch={"type": int, "default": 32})
 
 import numpy as np  # noqa: E402  (threads are read at import)
 import torch  # noqa: E402
@@ -16,7 +16,7 @@ table = side.Table(args)
 lines = side.captions(args, args.captions)
 
 
-def ours_of(model, folder, precision, name, expected, least):
+def ours_of(model, folder, precision, name, expected, least, lines=lines):
     (folder / "lines.txt").write_text("".join(f"{line}\n" for line in lines))
     ours = side.Ours(args, "embed", model, folder, precision)
     ours.ask("dump")
@@ -78,6 +78,7 @@ def minilm(folder):
 
 
 def smollm2(folder):
+    lines = side.captions(args, args.few)
     path = next((args.models / "smollm2").glob("*.gguf"))
     name = f"SmolLM2-135M, {len(lines)} captions, "
     wanted = {"f32": 2, "bf16": 2, "GGUF": 1.2}
@@ -99,7 +100,7 @@ def smollm2(folder):
     expected = theirs(model)()
     for precision, least in (("f32", 0.9999), ("bf16", 0.999)):
         if table.wants(name + precision):
-            ours, note = ours_of(path, folder, precision, name + precision, expected, least)
+            ours, note = ours_of(path, folder, precision, name + precision, expected, least, lines)
             peers = {"transformers": side.timed(theirs(model))}
             if precision == "bf16":
                 half = AutoModel.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16).eval()
@@ -109,11 +110,10 @@ def smollm2(folder):
     if table.wants(name + "GGUF"):
         import llama_cpp
 
-        ours, note = ours_of(path, folder, "f32", name, expected, 0.9999)
+        ours, note = ours_of(path, folder, "f32", name, expected, 0.9999, lines)
         llama = llama_cpp.Llama(str(path), embedding=True, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=args.threads, n_threads_batch=args.threads,
                                 pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN, verbose=False)
-        few = lines[:200]
-        note += f"; llama.cpp's {side.cosine(np.array(llama.embed(few)), expected[:200]):.4f}"
+        note += f"; llama.cpp's {side.cosine(np.array(llama.embed(lines)), expected):.4f}"
         table.row(name + "GGUF", "captions/s", len(lines), ours.turn("texts"), {"llama.cpp": side.timed(lambda: llama.embed(lines))}, wanted["GGUF"], note=note)
         ours.close()
 

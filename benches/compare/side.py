@@ -91,7 +91,7 @@ class Table:
         sides = {"ours": ours, **peers}
         times = {side: [] for side in sides}
         for side in sides.values():
-            side(), side()
+            side()
         shares = []
         for at in range(rounds or self.args.rounds):
             order = list(sides)

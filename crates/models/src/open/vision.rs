@@ -12,8 +12,10 @@ use crate::connector::Tap;
 use crate::vision::{EfficientNetLite, ImageBatch, VisionConfig, VisionTower, VitConfig};
 use crate::weights;
 
-/// Images that pass through a tower at once: more would not be faster, but need more memory.
+/// Images that pass through a transformer at once: more would not be faster, but need more memory.
 const IMAGES: usize = 8;
+/// Through a tower of inverted bottlenecks, which holds little of an image at a time and lays its weights out for each pass.
+const BOTTLENECKED: usize = 32;
 
 /// A vision tower and what turns pictures into what it reads.
 #[derive(Debug)]
@@ -217,7 +219,11 @@ impl VisionEncoder {
             return Err(wrong());
         }
         let any_size = matches!(self.preprocess.resize, ResizeMode::Patches { .. });
-        for chunk in pixels.chunks(IMAGES * per_image.max(1)) {
+        let images = match self.tower {
+            VisionTower::EfficientNetLite(_) => BOTTLENECKED,
+            _ => IMAGES,
+        };
+        for chunk in pixels.chunks(images * per_image.max(1)) {
             let batch: Option<Vec<ImageBatch>> = if any_size {
                 let pictures = chunk
                     .chunks_exact(per_image)
