@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use bifocal_align::Recipe;
 use bifocal_align::methods::METHODS;
-use bifocal_align::recipe::{Chain, HeadKind, LossKind};
+use bifocal_align::recipe::{Chain, Device, HeadKind, LossKind};
+#[cfg(not(any(feature = "gpu", feature = "cuda", feature = "rocm")))]
+use bifocal_align::train::{Options, Silent, overview, run};
 
 const BASE: &str = r#"
 method = "sail"
@@ -93,6 +95,41 @@ fn a_resolved_recipe_repeats_itself() {
         assert!(differences[1].starts_with("text.pooling: ") && differences[1].ends_with("\"cls\" there"));
         assert_eq!(differences.len(), 2, "{differences:?}");
     }
+}
+
+#[test]
+fn what_a_graphics_card_cannot_do_is_refused() {
+    let on_gpu = |set: &str| parse(BASE, None, &["compute.device=gpu", set]);
+    // that a run will need a card does not keep anyone from reading its recipe
+    assert_eq!(on_gpu("compute.micro_batch=4").unwrap().compute.device, Device::Gpu);
+    let error = on_gpu("compute.precision=bf16").unwrap_err();
+    assert!(error.contains("compute.precision") && error.contains("f32"), "{error}");
+    let error = on_gpu("compute.recompute=true").unwrap_err();
+    assert!(error.contains("compute.recompute"), "{error}");
+    let error = parse(BASE, None, &["compute.device=tpu"]).unwrap_err();
+    assert!(error.contains("tpu") && error.contains("gpu"), "{error}");
+}
+
+#[cfg(not(any(feature = "gpu", feature = "cuda", feature = "rocm")))]
+#[test]
+fn a_build_without_the_feature_says_which_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = parse(BASE, None, &["compute.device=gpu"]).unwrap();
+    let options = Options {
+        out: dir.path().join("run"),
+        resume: false,
+    };
+    for error in [
+        overview(&recipe).map(|_| ()).unwrap_err(),
+        run(&recipe, &options, &mut Silent).map(|_| ()).unwrap_err(),
+    ] {
+        let error = error.to_string();
+        assert!(
+            error.contains("compute.device") && error.contains("--features gpu") && error.contains("docs/gpu.md"),
+            "{error}"
+        );
+    }
+    assert!(!options.out.exists(), "nothing was begun");
 }
 
 #[test]

@@ -30,6 +30,11 @@ struct HeldOut {
 
 /// Evaluates a finished run on what it held out, prints a table for each source and writes `holdout-report.json`.
 pub fn evaluate(recipe: &Recipe, bundle: &Path, run: &Path) -> Result<()> {
+    recipe.compute.device.scope(|| evaluate_here(recipe, bundle, run))
+}
+
+/// The towers of the run's cache and the finished model have to be in one place.
+fn evaluate_here(recipe: &Recipe, bundle: &Path, run: &Path) -> Result<()> {
     let path = run.join("holdout.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let held: Vec<HeldOut> = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;

@@ -64,7 +64,7 @@ fn a_linear_layer_is_pefts() {
     assert_close(&y, &of("y"), 1e-5, "output");
     for name in ["lora.a", "lora.b"] {
         let found = grads.get(name).expect("it learns");
-        assert_close(found, &of(&format!("grad.{}", letter(name))), 1e-5, name);
+        assert_close(&found, &of(&format!("grad.{}", letter(name))), 1e-5, name);
     }
     let (merged, _) = lora::merge(layer, Fold::default());
     assert_close(&values(merged.weight.val()), &of("merged"), 1e-6, "merged");
@@ -113,7 +113,7 @@ fn a_language_model_is_pefts() {
             let found = grads.get(ours).expect("it has one");
             let expected = of(&format!("grad.{}", peft_name(ours)));
             let largest = expected.iter().fold(1f32, |m, x| m.max(x.abs()));
-            assert_close(found, &expected, 1e-5 * largest, ours);
+            assert_close(&found, &expected, 1e-5 * largest, ours);
             count += 1;
         }
         assert_eq!(count, 2 * 7 * 2);

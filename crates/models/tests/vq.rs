@@ -80,7 +80,7 @@ fn the_gradient_is_that_of_the_authors_code() {
         ("first_gradient", "encoder.conv_in.weight"),
     ] {
         let found = grads.get(parameter).expect("it learns");
-        assert_close(found, &numbers.get(name), 2e-5, name);
+        assert_close(&found, &numbers.get(name), 2e-5, name);
     }
     let none: Vec<String> = params::list(&model)
         .into_iter()

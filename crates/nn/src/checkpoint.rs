@@ -52,7 +52,7 @@ pub fn scope<R>(enabled: bool, f: impl FnOnce() -> R) -> R {
 }
 
 /// `f(module, x)`. Within a [`scope`], what it computes on the way is dropped, and computed again for the backward pass: gradients of `x` and of the module's trainable
-/// parameters are the same as without, to the bit.
+/// parameters are the same as without, to the bit. On other devices than the CPU nothing is dropped; recipes refuse to ask for it there.
 ///
 /// `f` must give the same answer twice (dropout is that of [`noise::scope`], whose masks come again), and must not close over tensors that learn: they would get no gradient.
 ///

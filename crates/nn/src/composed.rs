@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Int, Tensor, TensorData, activation, module, ops::ConvOptions};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation, module, ops::ConvOptions};
 
 use crate::fused::{
     Activation, AttentionShape, ConvShape, Divergence, GroupShape, Penalty, Rope, RopeStyle, Softmax, Targets,
@@ -13,7 +13,10 @@ use crate::fused::{
 pub fn activate<const D: usize>(x: Tensor<D>, act: Activation) -> Tensor<D> {
     match act {
         Activation::Identity => x,
-        Activation::GeluErf => activation::gelu(x),
+        Activation::GeluErf => {
+            let half = x.clone() * 0.5;
+            half.clone() + half * erf(x * std::f32::consts::FRAC_1_SQRT_2)
+        }
         Activation::GeluTanh => {
             let inner = (x.clone() + x.clone().powi_scalar(3) * 0.044_715) * 0.797_884_6;
             x * (inner.tanh() + 1.0) * 0.5
@@ -23,6 +26,17 @@ pub fn activate<const D: usize>(x: Tensor<D>, act: Activation) -> Tensor<D> {
         Activation::Relu6 => x.clamp(0.0, 6.0),
         Activation::Silu => activation::silu(x),
     }
+}
+
+/// The error function to 1.5e-7 (Abramowitz & Stegun 7.1.26); the engine's own is a thousand times less exact on graphics cards.
+fn erf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    const POLYNOMIAL: [f32; 5] = [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6];
+    let size = x.clone().abs();
+    let t = (size.clone() * 0.327_591_1 + 1.0).recip();
+    let [first, rest @ ..] = POLYNOMIAL;
+    let sum = rest.into_iter().fold(t.clone() * first, |sum, c| (sum + c) * t.clone());
+    // the sign of 0 is 0, where gelu multiplies by 0 anyway
+    ((sum * (size.powi_scalar(2).neg()).exp()).neg() + 1.0) * x.sign()
 }
 
 /// See [`crate::fused::linear`].
@@ -106,44 +120,70 @@ pub fn head_rms_norm(
     )
 }
 
-/// See [`crate::fused::attention`].
+/// Runs of neighbouring segments of one length: where the first begins, how long they are, how many there are. Empty segments are in none.
+fn runs(offsets: &[usize]) -> Vec<(usize, usize, usize)> {
+    let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+    for bounds in offsets.windows(2) {
+        let (start, length) = (bounds[0], bounds[1] - bounds[0]);
+        match runs.last_mut() {
+            _ if length == 0 => {}
+            Some((_, last, count)) if *last == length => *count += 1,
+            _ => runs.push((start, length, 1)),
+        }
+    }
+    runs
+}
+
+/// See [`crate::fused::attention`]. Sequences of one length that are neighbours, as pictures are, go through the products together.
 pub fn attention(qkv: Tensor<2>, offsets: &Arc<[usize]>, s: &AttentionShape) -> Tensor<2> {
     let d = s.head_dim;
     let group = s.heads / s.kv_heads;
+    let all = s.heads + 2 * s.kv_heads;
     let device = qkv.device();
-    let mut sequences = Vec::new();
-    for bounds in offsets.windows(2) {
-        let (a, b) = (bounds[0], bounds[1]);
-        let n = b - a;
-        if n == 0 {
-            continue;
-        }
-        let mask: Vec<f32> = (0..n * n)
-            .map(|i| {
-                let (row, col) = (i / n, i % n);
-                let future = s.causal && col > row;
-                let far = s
-                    .window
-                    .is_some_and(|w| row.abs_diff(col) >= w && (!s.causal || col < row));
-                if future || far { -1e30 } else { 0.0 }
-            })
-            .collect();
-        let mask = Tensor::<2>::from_data(TensorData::new(mask, [n, n]), &device);
-        let part = |head: usize| qkv.clone().slice([a..b, head * d..(head + 1) * d]);
-        let heads = (0..s.heads)
-            .map(|head| {
-                let k = part(s.heads + head / group);
-                let v = part(s.heads + s.kv_heads + head / group);
-                let scores = part(head).matmul(k.transpose()) * s.scale + mask.clone();
-                activation::softmax(scores, 1).matmul(v)
-            })
-            .collect();
-        sequences.push(Tensor::cat(heads, 1));
-    }
+    let sequences: Vec<Tensor<2>> = runs(offsets)
+        .into_iter()
+        .map(|(start, n, count)| {
+            let rows = qkv.clone().slice([start..start + n * count, 0..all * d]);
+            let rows = rows.reshape([count, n, all, d]).permute([0, 2, 1, 3]);
+            let heads = |from: usize, to: usize| rows.clone().slice([0..count, from..to, 0..n, 0..d]);
+            let spread = |x: Tensor<4>| match group {
+                1 => x,
+                _ => {
+                    let x = x.reshape([count, s.kv_heads, 1, n * d]).repeat_dim(2, group);
+                    x.reshape([count, s.heads, n, d])
+                }
+            };
+            let q = heads(0, s.heads);
+            let k = spread(heads(s.heads, s.heads + s.kv_heads));
+            let v = spread(heads(s.heads + s.kv_heads, all));
+            let mut scores = q.matmul(k.swap_dims(2, 3)) * s.scale;
+            if let Some(mask) = mask(n, s) {
+                scores = scores + Tensor::<4>::from_data(TensorData::new(mask, [1, 1, n, n]), &device);
+            }
+            let mixed = activation::softmax(scores, 3).matmul(v);
+            mixed.permute([0, 2, 1, 3]).reshape([count * n, s.heads * d])
+        })
+        .collect();
     if sequences.is_empty() {
         return Tensor::zeros([0, s.heads * d], &device);
     }
     Tensor::cat(sequences, 0)
+}
+
+/// What is added to the scores of a sequence of n tokens; `None` when each sees all.
+fn mask(n: usize, s: &AttentionShape) -> Option<Vec<f32>> {
+    if !s.causal && s.window.is_none_or(|w| w >= n) {
+        return None;
+    }
+    let hidden = |i: usize| {
+        let (row, col) = (i / n, i % n);
+        let future = s.causal && col > row;
+        let far = s
+            .window
+            .is_some_and(|w| row.abs_diff(col) >= w && (!s.causal || col < row));
+        if future || far { -1e30 } else { 0.0 }
+    };
+    Some((0..n * n).map(hidden).collect())
 }
 
 /// See [`crate::fused::rope`].
@@ -187,28 +227,38 @@ pub fn rope(qkv: Tensor<2>, positions: &Arc<[u32]>, r: &Rope) -> Tensor<2> {
     )
 }
 
-/// See [`crate::fused::segment_mean`].
+/// See [`crate::fused::segment_mean`]: a product with a matrix of shares, or a plain mean where all segments have one length.
 pub fn segment_mean(x: Tensor<2>, offsets: &Arc<[usize]>) -> Tensor<2> {
-    let [_, width] = x.dims();
-    let rows = offsets
-        .windows(2)
-        .map(|b| {
-            if b[0] == b[1] {
-                Tensor::zeros([1, width], &x.device())
-            } else {
-                x.clone().slice([b[0]..b[1], 0..width]).mean_dim(0)
-            }
-        })
-        .collect();
-    Tensor::cat(rows, 0)
+    let ([t, width], n) = (x.dims(), offsets.len() - 1);
+    if let [(_, length, count)] = runs(offsets)[..]
+        && count == n
+    {
+        return x.reshape([n, length, width]).mean_dim(1).reshape([n, width]);
+    }
+    let mut shares = vec![0.0; n * t];
+    for (row, bounds) in shares.chunks_exact_mut(t.max(1)).zip(offsets.windows(2)) {
+        row[bounds[0]..bounds[1]].fill(1.0 / (bounds[1] - bounds[0]) as f32);
+    }
+    Tensor::<2>::from_data(TensorData::new(shares, [n, t]), &x.device()).matmul(x)
+}
+
+/// Indices where a tensor is.
+fn indices(ids: &[u32], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+    let n = ids.len();
+    Tensor::from_data(TensorData::new(ids, [n]), device)
 }
 
 /// See [`crate::fused::embedding`].
 pub fn embedding(table: Tensor<2>, ids: &Arc<[u32]>) -> Tensor<2> {
-    let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-    let n = ids.len();
-    let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [n]), &table.device());
+    let ids = indices(ids, &table.device());
     table.select(0, ids)
+}
+
+/// See [`crate::fused::choice_loss`].
+pub fn choice_loss(logits: Tensor<2>, targets: &Arc<[u32]>) -> Tensor<2> {
+    let own = indices(targets, &logits.device()).unsqueeze_dim(1);
+    activation::log_softmax(logits, 1).gather(1, own).neg()
 }
 
 fn channels_first(x: Tensor<2>, s: &ConvShape) -> Tensor<4> {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use bifocal_kernels::blend;
 use burn::backend::Flex;
-use burn::backend::flex::FlexTensor;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
+use crate::fused::on_cpu;
 use crate::params::Path;
+use crate::storage::Storage;
 
-/// One step of the teacher: `alpha · teacher + (1 - alpha) · student` for each parameter, in place on the teacher's storage.
+/// One step of the teacher: `alpha · teacher + (1 - alpha) · student` for each parameter, on the CPU in place on the teacher's storage.
 ///
 /// `counterpart` gets the name of a teacher's parameter and returns that of the student's, `None` where the teacher's stays as it is. A teacher that is a
 /// copy of a student's vision tower: `|name| Some(format!("vision.{name}"))`.
@@ -64,11 +65,11 @@ pub enum EmaError {
     },
 }
 
-/// The storage of all parameters, shared.
+/// The numbers of all parameters, shared.
 #[derive(Default)]
 struct Values {
     path: Path,
-    found: BTreeMap<String, (Vec<usize>, FlexTensor)>,
+    found: BTreeMap<String, Storage>,
 }
 
 impl ModuleVisitor for Values {
@@ -81,17 +82,13 @@ impl ModuleVisitor for Values {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let value = param.val();
-        let shape = value.dims().to_vec();
-        if let Ok(storage) = value.without_autodiff().try_into_primitive::<Flex>() {
-            self.found.insert(self.path.name(), (shape, storage.to_contiguous()));
-        }
+        self.found.insert(self.path.name(), Storage::of(param.val()));
     }
 }
 
 struct Follow<F> {
     path: Path,
-    student: BTreeMap<String, (Vec<usize>, FlexTensor)>,
+    student: BTreeMap<String, Storage>,
     share: f32,
     counterpart: F,
     failure: Option<EmaError>,
@@ -113,9 +110,9 @@ impl<F: Fn(&str) -> Option<String>> ModuleMapper for Follow<F> {
         };
         let expected = param.val().dims().to_vec();
         let values = match self.student.get(&student) {
-            Some((shape, values)) if *shape == expected => values,
-            Some((shape, _)) => {
-                let found = shape.clone();
+            Some(values) if values.shape() == expected => values,
+            Some(values) => {
+                let found = values.shape();
                 self.failure = Some(EmaError::Shape {
                     teacher,
                     student,
@@ -131,14 +128,19 @@ impl<F: Fn(&str) -> Option<String>> ModuleMapper for Follow<F> {
         };
         let (id, value, mapper) = param.consume();
         let learns = value.is_require_grad();
-        // Dropping the recorded leaf leaves this handle the only owner, so that the storage is written in place.
-        let mut storage = match value.without_autodiff().try_into_primitive::<Flex>() {
-            Ok(storage) => storage.to_contiguous(),
-            Err(error) => unreachable!("all of Bifocal's parameters live on the CPU: {error:?}"),
+        let value = value.without_autodiff();
+        let value = if on_cpu(&value) {
+            // Dropping the recorded leaf left this handle the only owner, so that the storage is written in place.
+            let mut storage = match value.try_into_primitive::<Flex>() {
+                Ok(storage) => storage.to_contiguous(),
+                Err(error) => unreachable!("it is on the CPU: {error:?}"),
+            };
+            blend::approach(storage.storage_mut::<f32>(), &values.values(), self.share);
+            Tensor::<D>::from_primitive::<Flex>(storage)
+        } else {
+            let student = values.on(&value.device()).reshape(value.dims());
+            value.clone() + (student - value) * self.share
         };
-        let from = values.as_slice::<f32>().unwrap_or(&[]);
-        blend::approach(storage.storage_mut::<f32>(), from, self.share);
-        let value = Tensor::<D>::from_primitive::<Flex>(storage);
         let value = if learns { value.autodiff().require_grad() } else { value };
         Param::from_mapped_value(id, value, mapper)
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`fused`]: the operations; [`composed`]: their twins of ordinary burn operations;
 //! - [`layers`]: modules with parameters, without any model's name in them;
+//! - [`engine`]: where tensors are, and how values get in and out;
 //! - [`params`]: parameters by name: loading, saving, freezing;
 //! - [`plain`]: operations that no kernel is worth;
 //! - [`optim`]: optimizers in place, gradients by name;
@@ -29,6 +30,7 @@ pub mod plain;
 pub mod precision;
 
 mod packed;
+mod storage;
 
 pub use bifocal_kernels::trace;
 pub use burn::module::{Module, Param};

@@ -1,4 +1,8 @@
-//! Each fused operation against its composed twin (value and gradients) and against finite differences.
+//! Each fused operation against its composed twin (value and gradients) and against finite differences; with the feature `gpu` also against itself on a graphics
+//! card, where it is composed of the engine's operations.
+
+#[cfg(feature = "gpu")]
+mod card;
 
 use std::sync::Arc;
 
@@ -57,6 +61,21 @@ fn close(name: &str, a: &[f32], b: &[f32], tolerance: f32) {
     }
 }
 
+/// The same on a graphics card: value and gradients are those of the CPU's kernels.
+#[cfg(feature = "gpu")]
+fn there(name: &str, op: Op, leaves: &[Vec<f32>], here: &Outcome) {
+    let Some(device) = card::card() else { return };
+    let found = bifocal_nn::engine::scope(device, || run(op, leaves));
+    let mut most = card::distance(name, &found.value, &here.value);
+    for (i, (a, b)) in found.grads.iter().zip(&here.grads).enumerate() {
+        most = most.max(card::distance(&format!("{name}: gradient {i}"), a, b));
+    }
+    println!("{name}: {most:.1e} from the CPU");
+}
+
+#[cfg(not(feature = "gpu"))]
+fn there(_: &str, _: Op, _: &[Vec<f32>], _: &Outcome) {}
+
 fn check(name: &str, sizes: &[usize], fast: Op, twin: Op) {
     let mut rng = Rng::new(7);
     let leaves: Vec<Vec<f32>> = sizes.iter().map(|&n| (0..n).map(|_| rng.normal()).collect()).collect();
@@ -65,6 +84,7 @@ fn check(name: &str, sizes: &[usize], fast: Op, twin: Op) {
     for (i, (ga, gb)) in a.grads.iter().zip(&b.grads).enumerate() {
         close(&format!("{name}: gradient {i}"), ga, gb, 2e-5);
     }
+    there(name, fast, &leaves, &a);
     let h = 5e-3f32;
     for (which, leaf) in leaves.iter().enumerate() {
         for _ in 0..6 {
@@ -116,6 +136,55 @@ fn choice_loss() {
         &Arc::from([1, 0]),
     );
     close("choice_loss of large numbers", &values(far), &[2e4, 3.0f32.ln()], 1e-6);
+}
+
+/// An output layer whose rows are plain numbers.
+struct Plain(Vec<f32>);
+
+impl fused::Vocabulary for Plain {
+    fn rows(&self) -> usize {
+        self.0.len() / 4
+    }
+
+    fn width(&self) -> usize {
+        4
+    }
+
+    fn expand(&self, rows: std::ops::Range<usize>, out: &mut Vec<f32>) {
+        out.clear();
+        out.extend_from_slice(&self.0[4 * rows.start..4 * rows.end]);
+    }
+}
+
+#[test]
+fn token_loss() {
+    let mut rng = Rng::new(5);
+    let numbers: Vec<f32> = (0..4 * 9).map(|_| rng.normal()).collect();
+    let vocabulary: fused::SharedVocabulary = Arc::new(Plain(numbers.clone()));
+    let targets: Arc<[u32]> = Arc::from([2, 8, 4, 0, 3]);
+    let twin = |leaves: &[Tensor<1>]| {
+        let w = tensor(numbers.clone(), [9, 4]);
+        fused::choice_loss(two(&leaves[0], 5, 4).matmul(w.transpose()), &targets)
+    };
+    let fast = |leaves: &[Tensor<1>]| fused::token_loss(two(&leaves[0], 5, 4), &vocabulary, &targets);
+    check("token_loss", &[5 * 4], &fast, &twin);
+}
+
+#[test]
+fn a_pull_towards_a_centre() {
+    let mut rng = Rng::new(6);
+    let mut random = || (0..40).map(|_| rng.normal()).collect::<Vec<f32>>();
+    let (importance, center) = (random().iter().map(|v| v.abs()).collect::<Vec<_>>(), random());
+    let held = || [importance.clone(), center.clone()].map(|v| tensor::<1>(v, [40]));
+    let fast = |l: &[Tensor<1>]| {
+        let [importance, center] = held();
+        scalar_loss(fused::elastic(l[0].clone(), importance, center, 0.7))
+    };
+    let twin = |l: &[Tensor<1>]| {
+        let [importance, center] = held();
+        scalar_loss(composed::elastic(l[0].clone(), importance, center, 0.7))
+    };
+    check("elastic", &[40], &fast, &twin);
 }
 
 #[test]
@@ -221,8 +290,9 @@ fn norms() {
 
 #[test]
 fn attention_of_packed_sequences() {
-    let offsets: Arc<[usize]> = vec![0, 1, 8, 8, 21].into();
-    for (heads, kv_heads) in [(2, 2), (4, 2), (3, 1)] {
+    let (ragged, even): (Arc<[usize]>, Arc<[usize]>) = (vec![0, 1, 8, 8, 21].into(), vec![0, 7, 14, 21].into());
+    let heads = [(2, 2), (4, 2), (3, 1)];
+    for ((heads, kv_heads), offsets) in heads.into_iter().flat_map(|heads| [(heads, &ragged), (heads, &even)]) {
         for (causal, window) in [(false, None), (true, None), (true, Some(4)), (false, Some(3))] {
             let shape = AttentionShape {
                 heads,
@@ -234,10 +304,10 @@ fn attention_of_packed_sequences() {
             };
             let w = (heads + 2 * kv_heads) * 8;
             check(
-                &format!("attention {heads}/{kv_heads} causal {causal} window {window:?}"),
+                &format!("attention {heads}/{kv_heads} causal {causal} window {window:?} of {offsets:?}"),
                 &[21 * w],
-                &|l| fused::attention(two(&l[0], 21, w), &offsets, &shape),
-                &|l| composed::attention(two(&l[0], 21, w), &offsets, &shape),
+                &|l| fused::attention(two(&l[0], 21, w), offsets, &shape),
+                &|l| composed::attention(two(&l[0], 21, w), offsets, &shape),
             );
         }
     }
@@ -264,13 +334,15 @@ fn rotary_positions() {
 
 #[test]
 fn pooling_and_embedding() {
-    let offsets: Arc<[usize]> = vec![0, 3, 3, 10].into();
-    check(
-        "segment mean",
-        &[10 * 5],
-        &|l| fused::segment_mean(two(&l[0], 10, 5), &offsets),
-        &|l| composed::segment_mean(two(&l[0], 10, 5), &offsets),
-    );
+    for offsets in [vec![0, 3, 3, 10], vec![0, 5, 10]] {
+        let offsets: Arc<[usize]> = offsets.into();
+        check(
+            &format!("segment mean of {offsets:?}"),
+            &[10 * 5],
+            &|l| fused::segment_mean(two(&l[0], 10, 5), &offsets),
+            &|l| composed::segment_mean(two(&l[0], 10, 5), &offsets),
+        );
+    }
     let ids: Arc<[u32]> = vec![3, 0, 3, 6, 1].into();
     check(
         "embedding",
@@ -429,6 +501,12 @@ fn activations_with_kinks() {
             &|l| composed::linear(two(&l[0], t, i), two(&l[1], o, i), None, act, None),
             &leaves,
         );
+        there(
+            &format!("linear {act:?}"),
+            &|l| fused::linear(two(&l[0], t, i), two(&l[1], o, i), None, act, None),
+            &leaves,
+            &a,
+        );
         close("value", &a.value, &b.value, 1e-5);
         for (ga, gb) in a.grads.iter().zip(&b.grads) {
             close("gradient", ga, gb, 1e-5);
@@ -496,8 +574,9 @@ fn sigmoid_over_pairs() {
 fn distillation_over_pairs() {
     let (n, m, d) = (7, 9, 5);
     let mut rng = Rng::new(3);
-    let mut teacher = |k: usize| tensor((0..k * 4).map(|_| rng.normal()).collect(), [k, 4]);
-    let teacher = [teacher(n), teacher(m)];
+    let mut random = |k: usize| (0..k * 4).map(|_| rng.normal()).collect::<Vec<f32>>();
+    let numbers = [random(n), random(m)];
+    let teacher = || numbers.clone().map(|v| tensor(v.clone(), [v.len() / 4, 4]));
     for divergence in [Divergence::CrossEntropy, Divergence::KullbackLeibler] {
         let rows = |l: &[Tensor<1>]| (two(&l[0], n, d), two(&l[1], m, d), l[2].clone());
         check(
@@ -505,11 +584,11 @@ fn distillation_over_pairs() {
             &[n * d, m * d, 1],
             &|l| {
                 let (x, y, scale) = rows(l);
-                scalar_loss(fused::distill_pairs(x, y, scale, teacher.clone(), 0.7, divergence))
+                scalar_loss(fused::distill_pairs(x, y, scale, teacher(), 0.7, divergence))
             },
             &|l| {
                 let (x, y, scale) = rows(l);
-                scalar_loss(composed::distill_pairs(x, y, scale, teacher.clone(), 0.7, divergence))
+                scalar_loss(composed::distill_pairs(x, y, scale, teacher(), 0.7, divergence))
             },
         );
     }
@@ -519,13 +598,14 @@ fn distillation_over_pairs() {
 fn structure_over_pairs() {
     let (n, d) = (9, 5);
     let mut rng = Rng::new(3);
-    let teacher = tensor((0..n * 4).map(|_| rng.normal()).collect(), [n, 4]);
+    let numbers: Vec<f32> = (0..n * 4).map(|_| rng.normal()).collect();
+    let teacher = || tensor(numbers.clone(), [n, 4]);
     for penalty in [Penalty::Squared, Penalty::SmoothL1] {
         check(
             &format!("structure {penalty:?}"),
             &[n * d],
-            &|l| scalar_loss(fused::structure(two(&l[0], n, d), teacher.clone(), penalty)),
-            &|l| scalar_loss(composed::structure(two(&l[0], n, d), teacher.clone(), penalty)),
+            &|l| scalar_loss(fused::structure(two(&l[0], n, d), teacher(), penalty)),
+            &|l| scalar_loss(composed::structure(two(&l[0], n, d), teacher(), penalty)),
         );
     }
 }

@@ -160,7 +160,7 @@ fn micro_batches_add_up() {
     assert_eq!(sum.flat(), flat.iter().map(|g| g * 0.5).collect::<Vec<_>>());
     let numbers: Vec<f32> = (0..8).map(|i| i as f32).collect();
     sum.set_flat(&numbers).expect("as many");
-    assert_eq!(sum.get("bias"), Some(&numbers[..2]));
+    assert_eq!(*sum.get("bias").expect("it learns"), numbers[..2]);
     let error = sum.set_flat(&numbers[1..]).expect_err("one is missing");
     assert_eq!(error, FlatError { expected: 8, found: 7 });
     assert_eq!(sum.flat(), numbers);
@@ -175,7 +175,7 @@ fn restored_state_continues_to_the_bit() {
         for step in 0..6 {
             if stop == Some(step) {
                 let saved = weights(&layer);
-                optimizer = Optimizer::restore(config, optimizer.steps(), optimizer.state().clone());
+                optimizer = Optimizer::restore(config, optimizer.steps(), optimizer.state());
                 let mut rest = saved.as_slice();
                 let loaded: Result<_, LoadError<()>> = params::load(Linear::empty(3, 2, true), |_, shape| {
                     let (head, tail) = rest.split_at(shape.iter().product());

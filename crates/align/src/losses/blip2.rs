@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bifocal_nn::Tensor;
-use bifocal_nn::engine::{cpu, tensor};
+use bifocal_nn::engine::{device, tensor};
 use bifocal_nn::fused::embedding;
 use burn::tensor::Int;
 use burn::tensor::activation::log_softmax;
@@ -96,7 +96,7 @@ pub fn word_losses(logits: Tensor<2>, next: &[(u32, u32)], smoothing: f32) -> Te
     let rows: Arc<[u32]> = next.iter().map(|(row, _)| *row).collect();
     let targets: Vec<i32> = next.iter().map(|&(_, word)| word as i32).collect();
     let logs = log_softmax(embedding(logits, &rows), 1);
-    let targets = burn::tensor::Tensor::<1, Int>::from_ints(targets.as_slice(), &cpu());
+    let targets = burn::tensor::Tensor::<1, Int>::from_ints(targets.as_slice(), &device());
     let own = logs.clone().gather(1, targets.reshape([rows.len(), 1]));
     let all = logs.sum_dim(1) / words.max(1) as f32;
     (own * (1.0 - smoothing) + all * smoothing) * -1.0

@@ -61,6 +61,7 @@ impl Recipe {
             "compute.micro_batch",
             || "a head with batch_norm needs the whole batch at once; set it to 0".to_owned(),
         )?;
+        self.compute.check()?;
         need(!self.running().is_empty(), "stage", || {
             "all stages are left out; take one `skip` away".to_owned()
         })?;

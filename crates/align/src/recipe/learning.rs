@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bifocal_nn::optim::{self, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
+use super::Device;
+
 /// Which parameters the weight decay pulls towards zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -171,6 +173,8 @@ impl From<Precision> for bifocal_nn::precision::Precision {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ComputeSpec {
+    /// `cpu` or `gpu`.
+    pub device: Device,
     /// `f32` or `bf16`.
     pub precision: Precision,
     /// Pictures that pass through the towers at once; the loss is that of the whole batch all the same (gradient caching, Gao et al. 2021), for

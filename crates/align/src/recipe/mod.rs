@@ -7,6 +7,7 @@
 mod chain;
 mod chat;
 mod check;
+mod device;
 mod error;
 mod flamingo;
 mod hold;
@@ -20,6 +21,7 @@ mod vq;
 
 pub use chain::{Chain, ContinualSpec, Task};
 pub use chat::ChatSpec;
+pub use device::Device;
 pub use error::RecipeError;
 pub use flamingo::FlamingoSpec;
 pub use hold::{ElasticSpec, ReferenceSpec};

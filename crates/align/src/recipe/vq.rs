@@ -396,6 +396,7 @@ impl VqRecipe {
             "optimizer.layer_decay",
             "a tower's rate by layer",
         )?;
+        self.compute.check()?;
         unused(self.compute.micro_batch == 0, "compute.micro_batch", "gradient caching")?;
         unused(!self.compute.recompute, "compute.recompute", "computing blocks again")?;
         within("schedule.warmup", schedule.warmup, 0.0, 1e12)?;

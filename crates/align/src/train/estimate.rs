@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::feed::Sampled;
 use super::setup::Setup;
 use super::{Overview, TrainError};
-use crate::recipe::{OptimizerKind, Recipe};
+use crate::recipe::{Device, OptimizerKind, Recipe, RecipeError};
 
 /// Samples that are tried.
 const TRIED: usize = 8;
@@ -48,6 +48,12 @@ impl Estimate {
 /// # Errors
 /// As [`super::run`], before its second step.
 pub fn estimate(recipe: &Recipe, overview: &Overview) -> Result<Vec<Estimate>, TrainError> {
+    if recipe.compute.device != Device::Cpu {
+        return Err(TrainError::Recipe(RecipeError::Value {
+            key: "compute.device",
+            message: "what a run takes is tried on the CPU; set it to cpu for an estimate".to_owned(),
+        }));
+    }
     let mut small = recipe.clone();
     // as large a part of the reference
     let part = small.data.batch.min(TRIED) as f64 / small.data.batch.max(1) as f64;

@@ -15,7 +15,7 @@ use bifocal_models::open::{TextEncoder, VisionEncoder};
 use bifocal_models::text::TokenBatch;
 use bifocal_models::tokenizer::Encoding;
 use bifocal_models::unified::{look_width, looks};
-use bifocal_nn::engine::values;
+use bifocal_nn::engine::{self, values};
 use bifocal_nn::init::Rng;
 use bifocal_nn::precision;
 
@@ -34,6 +34,14 @@ const IMAGES: usize = 64;
 const TEXTS: usize = 256;
 /// A network's file system shows what another machine has written after a minute at the latest, as a rule.
 const LATE_FILES: Duration = Duration::from_secs(120);
+
+/// Tells features of another device from those of the CPU: they differ by rounding.
+pub(crate) fn there(spec: FeatureSpec) -> FeatureSpec {
+    match engine::device() == engine::cpu() {
+        true => spec,
+        false => spec.with("device", "gpu"),
+    }
+}
 
 /// Where features come from.
 pub(crate) struct Features<'a> {
@@ -57,12 +65,13 @@ impl<'a> Features<'a> {
         }
     }
 
-    /// What tells features apart, with the precision that they are computed in.
+    /// What tells features apart, with the precision that they are computed in, and where.
     pub fn spec(&self) -> FeatureSpec {
-        match self.precision {
+        let spec = match self.precision {
             Precision::F32 => FeatureSpec::new(),
             Precision::Bf16 => FeatureSpec::new().with("precision", "bf16"),
-        }
+        };
+        there(spec)
     }
 
     fn precisely<R>(&self, compute: impl FnOnce() -> R) -> R {

@@ -87,10 +87,10 @@ pub(super) fn measure(
             return Err(broken(&format!("the loss of a batch is {}", computed.loss)));
         };
         for (name, all) in &mut measured {
-            let slopes = grads.get(name).into_iter().flatten();
+            let slopes = grads.get(name).unwrap_or_default();
             all.importance
                 .iter_mut()
-                .zip(slopes)
+                .zip(slopes.iter())
                 .for_each(|(f, g)| *f += g * g * share);
         }
     }

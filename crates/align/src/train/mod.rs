@@ -11,7 +11,7 @@ pub(crate) mod draw;
 mod error;
 mod estimate;
 pub(crate) mod explode;
-mod features;
+pub(crate) mod features;
 mod feed;
 mod gradient;
 mod holdout;

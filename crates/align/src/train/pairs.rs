@@ -42,6 +42,11 @@ pub fn pairs(recipe: &Recipe, progress: &mut dyn Progress) -> Result<Pairs, Trai
 pub fn pairs_among(recipe: &Recipe, progress: &mut dyn Progress, ranks: &dyn Ranks) -> Result<Pairs, TrainError> {
     recipe.check()?;
     ranks.agree_on_recipe(recipe)?;
+    recipe.compute.device.scope(|| pairs_here(recipe, progress, ranks))
+}
+
+/// As [`pairs_among`], with all tensors where this thread puts them.
+fn pairs_here(recipe: &Recipe, progress: &mut dyn Progress, ranks: &dyn Ranks) -> Result<Pairs, TrainError> {
     let setup = Setup::open(recipe)?;
     progress.started(&setup.overview(recipe));
     let features = Features::new(

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{Checkpoints, Snapshot};
 use super::collective::Alone;
 use super::setup::Setup;
 use super::{Silent, TrainError};
@@ -29,11 +29,15 @@ pub fn bundle_of_newest(run: &Path, bundle: &Path) -> Result<Option<u64>, TrainE
     let recipe = Recipe::load(&run.join("recipe.toml"), None, &[])?;
     let (snapshot, _) = Checkpoints::open(&run.join("checkpoints"), recipe.run.keep)?.load_newest()?;
     let Some(snapshot) = snapshot else { return Ok(None) };
+    recipe.compute.device.scope(|| write(&recipe, snapshot, run, bundle))
+}
+
+fn write(recipe: &Recipe, snapshot: Snapshot, run: &Path, bundle: &Path) -> Result<Option<u64>, TrainError> {
     let other = |message: String| TrainError::OtherRun {
         path: run.to_owned(),
         message,
     };
-    let mut setup = Setup::open(&recipe)?;
+    let mut setup = Setup::open(recipe)?;
     let (step, stage) = (snapshot.state.step, snapshot.state.stage);
     if snapshot.state.fingerprint != setup.fingerprint() || stage >= setup.stages.len() {
         return Err(other(
@@ -45,6 +49,6 @@ pub fn bundle_of_newest(run: &Path, bundle: &Path) -> Result<Option<u64>, TrainE
     // features of frozen towers are in the cache; what they are standardised by is part of the bundle
     drop(setup.feed(stage, trainer.towers(), &mut Silent, &Alone)?);
     setup.take_back(trainer);
-    setup.save(&recipe, bundle)?;
+    setup.save(recipe, bundle)?;
     Ok(Some(step))
 }

@@ -10,6 +10,8 @@ use super::plan::Plan;
 pub struct Overview {
     /// Method of the recipe.
     pub method: String,
+    /// What it runs on: `cpu`, or the name of a card.
+    pub device: String,
     /// What each stage does.
     pub stages: Vec<StageOverview>,
     /// Training pictures, held-out pictures and distinct texts.

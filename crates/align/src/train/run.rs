@@ -56,13 +56,16 @@ pub struct RunSummary {
 /// # Errors
 /// Everything that would stop the run before its first step.
 pub fn overview(recipe: &Recipe) -> Result<Overview, TrainError> {
-    Ok(Setup::open(recipe)?.overview(recipe))
+    recipe
+        .compute
+        .device
+        .scope(|| Ok(Setup::open(recipe)?.overview(recipe)))
 }
 
 /// Runs a recipe to its end, or until [`Progress::stop`] says so.
 ///
 /// The run's folder has everything to go on from where it was, at whatever moment it is killed: with `resume` the result is the same to
-/// the bit as that of a run that was never interrupted (on the same number of threads).
+/// the bit as that of a run that was never interrupted (on the CPU, on the same number of threads).
 ///
 /// # Errors
 /// [`TrainError`]; what is in the run's folder then stays usable.
@@ -84,6 +87,19 @@ pub fn run_among(
     recipe.check()?;
     recipe.check_ranks(ranks.size())?;
     ranks.agree_on_recipe(recipe)?;
+    recipe
+        .compute
+        .device
+        .scope(|| run_here(recipe, options, progress, ranks))
+}
+
+/// As [`run_among`], with all tensors where this thread puts them.
+fn run_here(
+    recipe: &Recipe,
+    options: &Options,
+    progress: &mut dyn Progress,
+    ranks: &dyn Ranks,
+) -> Result<RunSummary, TrainError> {
     let out = options.out.as_path();
     std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
     let lock = || FileLock::acquire(&out.join("lock"), "bifocal train");
@@ -436,7 +452,7 @@ impl Session<'_> {
         let snapshot = Snapshot {
             state: self.state.clone(),
             weights: trainer.learnt(),
-            moments: trainer.optimizer().state().clone(),
+            moments: trainer.optimizer().state(),
         };
         // An update can overflow although loss and gradient were finite; good checkpoints must not make room for that.
         let broken = snapshot

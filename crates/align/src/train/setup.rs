@@ -16,7 +16,7 @@ use bifocal_models::bundle::{BundleError, Standardize, open_text_side, open_visi
 use bifocal_models::connector::MARGIN;
 use bifocal_models::open::{TextEncoder, TextOptions, VisionEncoder, open_text};
 use bifocal_models::towers::{Teacher, Towers};
-use bifocal_nn::engine::{tensor, values};
+use bifocal_nn::engine::{self, tensor, values};
 use bifocal_nn::params;
 
 use super::build::{
@@ -258,6 +258,7 @@ impl Setup {
         let of_all = |count: fn(&Corpus) -> usize| self.corpora.iter().map(count).sum();
         Overview {
             method: recipe.method.clone(),
+            device: engine::name(&engine::device()),
             stages: self.stages.iter().map(stage).collect(),
             images: of_all(|corpus| corpus.rows.len()),
             held_out: self.held_out().len(),

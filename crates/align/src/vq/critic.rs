@@ -83,7 +83,7 @@ impl Critic {
     /// Takes a step; `taken` are the network's so far, this one counted. The first one goes on from there: LlamaGen's optimizer of the discriminator counts from the
     /// beginning of the run, with gradients of zero.
     pub fn step(&mut self, verdict: &Verdict, lr: f64, taken: u64) {
-        if self.optimizer.state().is_empty() {
+        if self.optimizer.is_fresh() {
             self.optimizer = Optimizer::restore(*self.optimizer.config(), taken - 1, BTreeMap::new());
         }
         if let Some(net) = self.net.take() {
@@ -102,7 +102,7 @@ impl Critic {
         put(self.net(), &mut weights);
         let named = |(name, tensor): (String, HostTensor)| (format!("{PREFIX}{name}"), tensor);
         snapshot.weights.extend(weights.into_iter().map(named));
-        let moments = self.optimizer.state().clone();
+        let moments = self.optimizer.state();
         let named = moments.into_iter().map(|(name, one)| (format!("{PREFIX}{name}"), one));
         snapshot.moments.extend(named);
     }

@@ -95,7 +95,7 @@ impl Learner {
         let mut snapshot = Snapshot {
             state: state.clone(),
             weights,
-            moments: self.optimizer.state().clone(),
+            moments: self.optimizer.state(),
         };
         if let Some(critic) = &self.critic {
             critic.keep(&mut snapshot);
@@ -249,7 +249,7 @@ impl Learner {
             Ok(model) => Some(model),
             Err(error) => unreachable!("the table has the size that it had: {error}"),
         };
-        let mut state = self.optimizer.state().clone();
+        let mut state = self.optimizer.state();
         if let Some(Moments { m, v }) = state.get_mut(TABLE) {
             put(m, &mut |_| 0.0);
             if !v.is_empty() {

@@ -19,6 +19,7 @@ use crate::random::{SAMPLE, mix};
 use crate::recipe::{Precision, VqRecipe};
 use crate::train::corpus::HOLDOUT_SEED;
 use crate::train::draw::{Draw, Share};
+use crate::train::features;
 use crate::train::{Progress, TrainError};
 
 /// Pictures whose latents are computed at once: their first layers have 64 numbers a pixel.
@@ -186,6 +187,7 @@ impl Latent {
             .with("autoencoder", &frozen.fingerprint)
             .with("precision", precision)
             .with("preprocess", preprocess.fingerprint());
+        let spec = features::there(spec);
         let dim = side * side * channels;
         let mut store = FeatureStore::open(Path::new(&recipe.run.cache), &spec, dim, Dtype::F32)?;
         let (mut places, mut keys) = (Vec::new(), Vec::new());

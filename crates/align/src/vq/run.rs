@@ -77,6 +77,10 @@ pub struct VqSummary {
 /// Everything that would stop the run before its first step.
 pub fn overview(recipe: &VqRecipe) -> Result<VqOverview, TrainError> {
     recipe.check()?;
+    recipe.compute.device.scope(|| overview_here(recipe))
+}
+
+fn overview_here(recipe: &VqRecipe) -> Result<VqOverview, TrainError> {
     let (listing, frozen) = (Listing::open(recipe)?, Frozen::open(recipe)?);
     let channels = frozen.tiny.channels();
     let flat = Latents {
@@ -125,6 +129,11 @@ fn learner(recipe: &VqRecipe, latents: Latents, pixels: Option<Pixels>) -> Resul
 /// [`TrainError`]; what is in the run's folder then stays usable.
 pub fn run(recipe: &VqRecipe, options: &Options, progress: &mut dyn Progress) -> Result<VqSummary, TrainError> {
     recipe.check()?;
+    recipe.compute.device.scope(|| run_here(recipe, options, progress))
+}
+
+/// As [`run`], with all tensors where this thread puts them.
+fn run_here(recipe: &VqRecipe, options: &Options, progress: &mut dyn Progress) -> Result<VqSummary, TrainError> {
     let out = options.out.as_path();
     std::fs::create_dir_all(out).map_err(TrainError::io(out))?;
     let _lock = FileLock::acquire(&out.join("lock"), "bifocal train")?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use bifocal_align::recipe::{Chain, VqRecipe};
+use bifocal_align::recipe::{Chain, Device, VqRecipe};
 use bifocal_align::train::collective::Ranks;
 use bifocal_align::train::{self, Options};
 use bifocal_align::vq;
@@ -58,7 +58,10 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
         if ranks.first() {
             let overview = train::overview(&recipe)?;
             training::print_overview(&overview);
-            training::print_estimates(&train::estimate(&recipe, &overview)?);
+            match recipe.compute.device {
+                Device::Cpu => training::print_estimates(&train::estimate(&recipe, &overview)?),
+                Device::Gpu => println!("no estimate: what a run takes is tried on the CPU only"),
+            }
             println!("\n{}", recipe.to_toml());
         }
         return Ok(());

@@ -62,6 +62,9 @@ pub fn print_overview(overview: &Overview) {
         overview.held_out,
         overview.steps()
     );
+    if overview.device != "cpu" {
+        println!("on {}", overview.device);
+    }
     for stage in &overview.stages {
         println!(
             "\nstage {}: {} steps of {}\n{}",

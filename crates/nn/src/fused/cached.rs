@@ -30,7 +30,7 @@ impl KeyValues {
 ///
 /// # Shapes
 /// `qkv` `[t, (heads + 2·kv_heads)·head_dim]`, rows `q | k | v`; `offsets` `[n + 1]`: where the new tokens of each sequence begin, then `t`; `kept`: `n`;
-/// the result is `[t, heads·head_dim]`. Gradients end here.
+/// the result is `[t, heads·head_dim]`. Gradients end here. Keys and values are on the host: towers that write are opened on the CPU.
 ///
 /// # Panics
 /// When the shapes do not fit each other or attention is not causal; layers check before they call.

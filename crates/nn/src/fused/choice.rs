@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::log_softmax;
 
 use super::{Fused, apply, on_cpu};
-use crate::engine::tensor;
+use crate::composed;
 
 #[derive(Clone, Debug)]
 struct ChoiceLoss {
@@ -74,10 +73,5 @@ pub fn choice_loss(logits: Tensor<2>, targets: &Arc<[u32]>) -> Tensor<2> {
         let targets = Arc::clone(targets);
         return apply(ChoiceLoss { targets, choices }, [logits.into()]);
     }
-    let mut chosen = vec![0.0; t * choices];
-    for (row, &target) in chosen.chunks_exact_mut(choices).zip(targets.iter()) {
-        row[target as usize] = -1.0;
-    }
-    let chosen: Tensor<2> = tensor(chosen, [t, choices]).to_device(&logits.device());
-    (log_softmax(logits, 1) * chosen).sum_dim(1)
+    composed::choice_loss(logits, targets)
 }

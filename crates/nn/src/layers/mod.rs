@@ -101,10 +101,10 @@ impl Embedding {
 
 /// A parameter of zeros.
 pub fn zeros<const D: usize>(shape: [usize; D]) -> Param<Tensor<D>> {
-    Param::from_tensor(Tensor::zeros(shape, &crate::engine::cpu()))
+    Param::from_tensor(Tensor::zeros(shape, &crate::engine::device()))
 }
 
 /// A parameter of ones.
 pub fn ones<const D: usize>(shape: [usize; D]) -> Param<Tensor<D>> {
-    Param::from_tensor(Tensor::ones(shape, &crate::engine::cpu()))
+    Param::from_tensor(Tensor::ones(shape, &crate::engine::device()))
 }

@@ -1,18 +1,19 @@
 //! Gradients by parameter name.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use bifocal_kernels::blend;
-use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Gradients as Recorded, Tensor, TensorData};
+use burn::tensor::{Gradients as Recorded, Tensor};
 
+use crate::engine::values;
 use crate::params::Path;
+use crate::storage::Storage;
 
-/// Gradients of one step by parameter name.
+/// Gradients of one step by parameter name, where the parameters are.
 #[derive(Debug, Default)]
-pub struct Gradients(BTreeMap<String, FlexTensor>);
+pub struct Gradients(BTreeMap<String, Storage>);
 
 impl Gradients {
     /// Takes the gradients of a module's trainable parameters out of a backward pass. A parameter that the
@@ -27,28 +28,45 @@ impl Gradients {
         Self(collector.found)
     }
 
-    /// L2 norm over all parameters, in f64.
+    /// L2 norm over all parameters: summed in f64 on the CPU; elsewhere each parameter's squares are summed there in f32, and all sums read at once.
     pub fn norm(&self) -> f64 {
-        let square = |t: &FlexTensor| -> f64 { slice(t).iter().map(|&g| f64::from(g) * f64::from(g)).sum() };
-        self.0.values().map(square).sum::<f64>().sqrt()
+        let mut sum = 0.0;
+        let mut there = Vec::new();
+        for grad in self.0.values() {
+            match grad.squares() {
+                Ok(squares) => sum += squares,
+                Err(squares) => there.push(squares),
+            }
+        }
+        if !there.is_empty() {
+            sum += values(Tensor::cat(there, 0)).into_iter().map(f64::from).sum::<f64>();
+        }
+        sum.sqrt()
     }
 
     /// Names of the parameters that have a gradient, with its largest magnitude.
     pub fn reach(&self) -> impl Iterator<Item = (&str, f32)> {
         self.0.iter().map(|(name, grad)| {
-            let largest = slice(grad).iter().fold(0.0f32, |m, g| m.max(g.abs()));
+            let largest = grad.values().iter().fold(0.0f32, |m, g| m.max(g.abs()));
             (name.as_str(), largest)
         })
     }
 
-    /// Takes the gradient of one parameter out.
+    /// Takes the gradient of one parameter out, of those on the CPU.
     pub(crate) fn take(&mut self, name: &str) -> Option<FlexTensor> {
-        self.0.remove(name)
+        match self.0.remove(name) {
+            Some(Storage::Host(grad)) => Some(grad),
+            _ => None,
+        }
     }
 
-    /// The gradient of one parameter, row-major.
-    pub fn get(&self, name: &str) -> Option<&[f32]> {
-        self.0.get(name).map(slice)
+    /// The gradient of one parameter, row-major. From another device than the CPU it is read.
+    pub fn get(&self, name: &str) -> Option<Cow<'_, [f32]>> {
+        self.0.get(name).map(Storage::values)
+    }
+
+    pub(crate) fn stored(&self, name: &str) -> Option<&Storage> {
+        self.0.get(name)
     }
 
     /// Adds the gradients of another micro-batch. Additions are made in the order of the calls, so that the same micro-batches give the same bits. A
@@ -59,7 +77,7 @@ impl Gradients {
     pub fn accumulate(&mut self, other: Self) {
         for (name, grad) in other.0 {
             match self.0.get_mut(&name) {
-                Some(sum) => blend::add(sum.storage_mut::<f32>(), slice(&grad)),
+                Some(sum) => sum.add(&grad),
                 None => {
                     self.0.insert(name, grad);
                 }
@@ -70,34 +88,28 @@ impl Gradients {
     /// Multiplies all gradients.
     pub fn scale(&mut self, factor: f32) {
         for grad in self.0.values_mut() {
-            blend::scale(grad.storage_mut::<f32>(), factor);
+            grad.scale(factor);
         }
     }
 
     /// Names and shapes, in the order of [`Gradients::flat`]. Processes that add up flat gradients compare these first: a parameter that
     /// one process's loss does not depend on would shift all that follow, see [`Gradients::complete`].
     pub fn layout(&self) -> impl Iterator<Item = (&str, Vec<usize>)> {
-        self.0
-            .iter()
-            .map(|(name, grad)| (name.as_str(), grad.layout().shape().to_vec()))
+        self.0.iter().map(|(name, grad)| (name.as_str(), grad.shape()))
     }
 
     /// Zeros for a parameter that has no gradient here, but has one in another process.
     pub fn complete(&mut self, name: &str, shape: &[usize]) {
         if !self.0.contains_key(name) {
-            let zeros = vec![0.0f32; shape.iter().product()];
-            self.0.insert(
-                name.to_owned(),
-                FlexTensor::from_data(TensorData::new(zeros, shape.to_vec())),
-            );
+            self.0.insert(name.to_owned(), Storage::zeros(shape));
         }
     }
 
     /// All gradients one after the other, in the order of names.
     pub fn flat(&self) -> Vec<f32> {
-        let mut all = Vec::with_capacity(self.0.values().map(|grad| slice(grad).len()).sum());
+        let mut all = Vec::with_capacity(self.0.values().map(Storage::len).sum());
         for grad in self.0.values() {
-            all.extend_from_slice(slice(grad));
+            all.extend_from_slice(&grad.values());
         }
         all
     }
@@ -107,7 +119,7 @@ impl Gradients {
     /// # Errors
     /// [`FlatError`] when there are not as many values; nothing is changed then.
     pub fn set_flat(&mut self, flat: &[f32]) -> Result<(), FlatError> {
-        let expected = self.0.values().map(|grad| slice(grad).len()).sum();
+        let expected = self.0.values().map(Storage::len).sum();
         if flat.len() != expected {
             return Err(FlatError {
                 expected,
@@ -116,9 +128,8 @@ impl Gradients {
         }
         let mut rest = flat;
         for grad in self.0.values_mut() {
-            let own = grad.storage_mut::<f32>();
-            let (head, tail) = rest.split_at(own.len());
-            own.copy_from_slice(head);
+            let (head, tail) = rest.split_at(grad.len());
+            grad.set(head);
             rest = tail;
         }
         Ok(())
@@ -135,14 +146,10 @@ pub struct FlatError {
     pub found: usize,
 }
 
-fn slice(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice::<f32>().unwrap_or(&[])
-}
-
 struct Collect {
     path: Path,
     recorded: Recorded,
-    found: BTreeMap<String, FlexTensor>,
+    found: BTreeMap<String, Storage>,
 }
 
 impl ModuleVisitor for Collect {
@@ -162,8 +169,6 @@ impl ModuleVisitor for Collect {
         let Some(grad) = value.grad_remove(&mut self.recorded) else {
             return;
         };
-        if let Ok(grad) = grad.without_autodiff().try_into_primitive::<Flex>() {
-            self.found.insert(self.path.name(), grad.to_contiguous());
-        }
+        self.found.insert(self.path.name(), Storage::of(grad));
     }
 }

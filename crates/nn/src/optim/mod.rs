@@ -1,5 +1,6 @@
-//! Optimizers on the parameters' own storage, with state that is saved and restored to the bit.
+//! Optimizers on the parameters' own storage (on the CPU; elsewhere they are composed of burn's operations), with state that is saved and restored to the bit.
 
+mod composed;
 mod gradients;
 mod layer_decay;
 
@@ -13,7 +14,9 @@ use burn::backend::Flex;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 
+use crate::fused::on_cpu;
 use crate::params::Path;
+use crate::storage::Storage;
 
 /// Which rule parameters learn by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub struct Optimizer {
     config: OptimizerConfig,
     step: u64,
     state: BTreeMap<String, Moments>,
+    /// Of parameters that are not on the CPU.
+    there: BTreeMap<String, composed::Moments>,
 }
 
 impl Optimizer {
@@ -90,13 +95,19 @@ impl Optimizer {
             config,
             step: 0,
             state: BTreeMap::new(),
+            there: BTreeMap::new(),
         }
     }
 
     /// Continues from saved state. Whoever reads it from a file checks it first (see [`OptimizerConfig::fits`]): state that does not fit its parameter is
     /// begun anew.
     pub fn restore(config: OptimizerConfig, step: u64, state: BTreeMap<String, Moments>) -> Self {
-        Self { config, step, state }
+        Self {
+            config,
+            step,
+            state,
+            there: BTreeMap::new(),
+        }
     }
 
     /// The rule and its constants.
@@ -109,9 +120,15 @@ impl Optimizer {
         self.step
     }
 
-    /// Moments by parameter name.
-    pub fn state(&self) -> &BTreeMap<String, Moments> {
-        &self.state
+    /// A copy of the moments by parameter name; what is not on the CPU is read.
+    pub fn state(&self) -> BTreeMap<String, Moments> {
+        let read = self.there.iter().map(|(name, moments)| (name.clone(), moments.read()));
+        self.state.clone().into_iter().chain(read).collect()
+    }
+
+    /// Whether no parameter has moments yet.
+    pub fn is_fresh(&self) -> bool {
+        self.state.is_empty() && self.there.is_empty()
     }
 
     /// One step: gradients are multiplied by `scale` (clipping), `rate` says how each parameter learns.
@@ -172,6 +189,29 @@ impl Optimizer {
     }
 }
 
+impl Optimizer {
+    /// One step of one parameter that is not on the CPU.
+    fn update_there<const D: usize>(
+        &mut self,
+        name: String,
+        p: Tensor<D>,
+        grad: &Storage,
+        scale: f32,
+        rate: Rate,
+    ) -> Tensor<D> {
+        let (config, step) = (self.config, self.step);
+        let (shape, device) = (p.dims(), p.device());
+        let size = shape.iter().product();
+        let host = self.state.remove(&name).filter(|moments| config.fits(moments, size));
+        let moments = self.there.entry(name).or_insert_with(|| {
+            let host = host.unwrap_or_else(|| config.fresh(size));
+            composed::Moments::put(host, &device)
+        });
+        let p = moments.step(p.reshape([size]), grad.on(&device), scale, &config, rate, step);
+        p.reshape(shape)
+    }
+}
+
 struct Update<'a, R> {
     path: Path,
     optimizer: &'a mut Optimizer,
@@ -191,20 +231,26 @@ impl<R: Fn(&str) -> Rate> ModuleMapper for Update<'_, R> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.name();
-        let Some(grad) = self.grads.get(&name) else {
+        let Some(grad) = self.grads.stored(&name) else {
             return param;
         };
-        let (id, value, mapper) = param.consume();
-        // Dropping the recorded leaf leaves this handle the only owner, so that the storage is written in place.
-        let mut storage = match value.without_autodiff().try_into_primitive::<Flex>() {
-            // a view of a larger tensor has the storage of all of it
-            Ok(storage) => storage.to_contiguous(),
-            Err(error) => unreachable!("gradients were collected from CPU tensors: {error:?}"),
-        };
         let rate = (self.rate)(&name);
-        self.optimizer
-            .update(name, storage.storage_mut::<f32>(), grad, self.scale, rate);
-        let value = Tensor::<D>::from_primitive::<Flex>(storage).autodiff().require_grad();
+        let (id, value, mapper) = param.consume();
+        let value = value.without_autodiff();
+        let value = if on_cpu(&value) {
+            // Dropping the recorded leaf left this handle the only owner, so that the storage is written in place.
+            let mut storage = match value.try_into_primitive::<Flex>() {
+                // a view of a larger tensor has the storage of all of it
+                Ok(storage) => storage.to_contiguous(),
+                Err(error) => unreachable!("it is on the CPU: {error:?}"),
+            };
+            self.optimizer
+                .update(name, storage.storage_mut::<f32>(), &grad.values(), self.scale, rate);
+            Tensor::<D>::from_primitive::<Flex>(storage)
+        } else {
+            self.optimizer.update_there(name, value, grad, self.scale, rate)
+        };
+        let value = value.autodiff().require_grad();
         Param::from_mapped_value(id, value, mapper)
     }
 }
