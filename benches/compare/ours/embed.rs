@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bifocal_models::bundle::Model;
 use bifocal_models::open::TextOptions;
 use bifocal_models::tokenizer::Encoding;
-use bifocal_nn::precision::{Precision, scope};
+use bifocal_nn::precision::Precision;
 
 use crate::{Outcome, Side, dump, floats};
 
@@ -14,7 +14,6 @@ use crate::{Outcome, Side, dump, floats};
 pub struct Embed {
     model: Model,
     folder: PathBuf,
-    precision: Precision,
     /// Of `images.f32`, `[n, side, side, 3]`; empty without that file.
     pixels: Vec<f32>,
     /// Of `lines.txt`; empty without that file.
@@ -25,7 +24,7 @@ pub struct Embed {
 impl Embed {
     pub fn open(model: &str, folder: &str, precision: Precision) -> Outcome<Self> {
         let folder = PathBuf::from(folder);
-        let model = Model::open(Path::new(model), &TextOptions::default())?;
+        let model = Model::open(Path::new(model), &TextOptions::default())?.with_precision(precision);
         let there = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
         let pixels = there("images.f32")
             .map(|path| floats(&path))
@@ -39,7 +38,6 @@ impl Embed {
         let mut this = Self {
             model,
             folder,
-            precision,
             pixels,
             lines,
             encodings: Vec::new(),
@@ -70,42 +68,40 @@ impl Embed {
 
 impl Side for Embed {
     fn answer(&mut self, command: &str) -> Outcome<Option<f32>> {
-        let rows = scope(self.precision, || -> Outcome<Option<Vec<f32>>> {
-            Ok(Some(match command {
-                "images" => self.images(&self.pixels)?,
-                "image" => self.images(&self.pixels[..self.picture()?])?,
-                "texts" => self.model.embed_texts_raw(&self.texts())?,
-                "tokens" => self.model.embed_tokens_raw(&self.encodings)?,
-                "tokenize" => vec![
-                    self.tokenize()?
-                        .iter()
-                        .map(|encoding| encoding.ids.len())
-                        .sum::<usize>() as f32,
-                ],
-                "ids" => {
-                    let line =
-                        |encoding: &Encoding| encoding.ids.iter().map(|id| format!("{id} ")).collect::<String>() + "\n";
-                    std::fs::write(
-                        self.folder.join("ids.out"),
-                        self.encodings.iter().map(line).collect::<String>(),
+        let rows = match command {
+            "images" => self.images(&self.pixels)?,
+            "image" => self.images(&self.pixels[..self.picture()?])?,
+            "texts" => self.model.embed_texts_raw(&self.texts())?,
+            "tokens" => self.model.embed_tokens_raw(&self.encodings)?,
+            "tokenize" => vec![
+                self.tokenize()?
+                    .iter()
+                    .map(|encoding| encoding.ids.len())
+                    .sum::<usize>() as f32,
+            ],
+            "ids" => {
+                let line =
+                    |encoding: &Encoding| encoding.ids.iter().map(|id| format!("{id} ")).collect::<String>() + "\n";
+                std::fs::write(
+                    self.folder.join("ids.out"),
+                    self.encodings.iter().map(line).collect::<String>(),
+                )?;
+                vec![0.0]
+            }
+            "dump" => {
+                if !self.pixels.is_empty() {
+                    dump(&self.folder.join("images.out"), &self.images(&self.pixels)?)?;
+                }
+                if !self.encodings.is_empty() {
+                    dump(
+                        &self.folder.join("texts.out"),
+                        &self.model.embed_tokens_raw(&self.encodings)?,
                     )?;
-                    vec![0.0]
                 }
-                "dump" => {
-                    if !self.pixels.is_empty() {
-                        dump(&self.folder.join("images.out"), &self.images(&self.pixels)?)?;
-                    }
-                    if !self.encodings.is_empty() {
-                        dump(
-                            &self.folder.join("texts.out"),
-                            &self.model.embed_tokens_raw(&self.encodings)?,
-                        )?;
-                    }
-                    vec![0.0]
-                }
-                _ => return Ok(None),
-            }))
-        })?;
-        Ok(rows.map(|rows| rows[0]))
+                vec![0.0]
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(rows[0]))
     }
 }

@@ -50,7 +50,8 @@ pub fn precision(name: Option<&str>) -> Outcome<Precision> {
     match name {
         None | Some("f32") => Ok(Precision::F32),
         Some("bf16") => Ok(Precision::Bf16),
-        Some(other) => Err(format!("{other} is no precision: f32 or bf16").into()),
+        Some("int8") => Ok(Precision::Int8),
+        Some(other) => Err(format!("{other} is no precision: f32, bf16 or int8").into()),
     }
 }
 

@@ -32,6 +32,16 @@ fn parse(text: &str, profile: Option<&str>, sets: &[&str]) -> Result<Recipe, Str
 }
 
 #[test]
+fn training_does_not_multiply_eight_bits() {
+    let with = |precision: &str| parse(BASE, None, &[&format!("compute.precision=\"{precision}\"")]);
+    assert!(with("f32").is_ok() && with("bf16").is_ok());
+    let message = with("int8").unwrap_err();
+    assert!(message.contains("is for inference"), "{message}");
+    let message = with("bf61").unwrap_err();
+    assert!(message.contains("did you mean \"bf16\""), "{message}");
+}
+
+#[test]
 fn layers_lie_over_each_other() {
     let recipe = parse(BASE, None, &[]).unwrap();
     // the method's own defaults

@@ -10,7 +10,8 @@ use bifocal_search::query::{Term, combine, weighted};
 use bifocal_search::{ModelId, Store, StoreError, shown};
 
 use crate::failure::wrong_use;
-use crate::{model, pictures};
+use crate::model::Compute;
+use crate::pictures;
 
 /// Opens a store for reading; the model is not needed.
 pub fn open_reader(store: &Path) -> Result<Box<dyn Store>> {
@@ -34,10 +35,10 @@ fn told(error: StoreError) -> anyhow::Error {
 ///
 /// # Errors
 /// No model there, or another one: its embeddings could not be compared with those of the store.
-pub fn open_model(store: &dyn Store, name: &Path, given: Option<&Path>) -> Result<Model> {
+pub fn open_model(store: &dyn Store, name: &Path, given: Option<&Path>, compute: Compute) -> Result<Model> {
     let stored = store.model();
     let path = given.unwrap_or(Path::new(&stored.name));
-    let model = model::open_joint(path).with_context(|| {
+    let model = compute.open_joint(path).with_context(|| {
         format!(
             "the store {} was made with the model {}; if it has moved, give --model",
             shown(name).display(),

@@ -1,4 +1,4 @@
-//! `--model M`: a bundle, a CLIP, or a pretrained encoder by itself.
+//! `--model M`: a bundle, a CLIP, or a pretrained encoder by itself; `--precision`: how its products are multiplied.
 
 use std::path::{Path, PathBuf};
 
@@ -6,6 +6,36 @@ use anyhow::Result;
 use bifocal_models::bundle::{MANIFEST, Manifest, Model, VisionPart};
 use bifocal_models::hub::SCHEME;
 use bifocal_models::open::TextOptions;
+use bifocal_nn::precision::Precision;
+
+/// How towers compute: what all commands that embed share.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Compute {
+    /// What towers multiply: f32; bf16, rounded to eight significant bits; int8, eight-bit integers
+    ///
+    /// The faster ones are for processors with instructions for them. Rows differ by rounding, and can be compared with those of another precision: for stores it is
+    /// the same model.
+    #[arg(long, value_name = "f32|bf16|int8", default_value = "f32", value_parser = precision)]
+    precision: Precision,
+}
+
+impl Compute {
+    /// Opens whatever `path` holds; `options` are for bare language models.
+    pub fn open(self, path: &Path, options: &TextOptions) -> Result<Model> {
+        Ok(open(path, options)?.with_precision(self.precision))
+    }
+
+    /// Opens a model that understands pictures and texts.
+    pub fn open_joint(self, path: &Path) -> Result<Model> {
+        Ok(open_joint(path)?.with_precision(self.precision))
+    }
+}
+
+fn precision(name: &str) -> Result<Precision, String> {
+    let all = [Precision::F32, Precision::Bf16, Precision::Int8];
+    let found = all.into_iter().find(|precision| precision.name() == name);
+    found.ok_or_else(|| "f32, bf16 or int8 is expected".to_owned())
+}
 
 /// Opens whatever `path` holds; `options` are for bare language models.
 pub fn open(path: &Path, options: &TextOptions) -> Result<Model> {

@@ -55,6 +55,8 @@ struct Bench {
     /// Peak GFLOP/s and GB/s.
     flops: f64,
     bytes: f64,
+    /// Peak of eight-bit integers, in 10⁹ operations a second.
+    int8: f64,
 }
 
 impl Bench {
@@ -86,6 +88,7 @@ fn main() {
         .unwrap_or_default();
     // The peaks: multiply-adds in registers, and a copy of memory.
     let flops = (0..5).map(|_| peak::flops()).fold(0.0, f64::max) / 1e9;
+    let int8 = (0..5).map(|_| peak::int8_operations()).fold(0.0, f64::max) / 1e9;
     let big = numbers(16 << 20);
     let mut to = vec![0.0f32; big.len()];
     let bytes = 8.0 * big.len() as f64
@@ -99,13 +102,20 @@ fn main() {
         })
         .0;
     println!(
-        "{} threads, {}, bf16 by {}; multiply-adds {flops:.1} GFLOP/s in f32, copy {bytes:.1} GB/s",
+        "{} threads, {}, bf16 by {}, int8 by {}; multiply-adds {flops:.1} GFLOP/s in f32, {int8:.1} GOP/s in int8, copy {bytes:.1} GB/s",
         rayon::current_num_threads(),
         bifocal_kernels::instruction_set(),
-        bifocal_kernels::bf16_unit()
+        bifocal_kernels::bf16_unit(),
+        bifocal_kernels::int8_unit()
     );
-    let bench = Bench { filter, flops, bytes };
+    let bench = Bench {
+        filter,
+        flops,
+        bytes,
+        int8,
+    };
     products(&bench);
+    int8_products(&bench);
     one_row(&bench);
     rows(&bench);
     heads(&bench);
@@ -142,6 +152,37 @@ fn products(bench: &Bench) {
             bench.flops(&name("linear gw"), work, || backward([false, true, false]));
         }
     }
+}
+
+/// Layers whose weight was quantised once; rows are quantised each time. Their ratio is to the peak of integers, which memory does not keep up with where the unit is fast.
+fn int8_products(bench: &Bench) {
+    for (t, din, dout) in [
+        (1600, 768, 768),
+        (1600, 768, 2304),
+        (1600, 768, 3072),
+        (1600, 3072, 768),
+        (50, 768, 3072),
+        (1, 768, 3072),
+    ] {
+        let (x, w, b, r) = (numbers(t * din), numbers(dout * din), numbers(dout), numbers(t * dout));
+        let packed = pack_weight(&w, din, dout, Precision::Int8);
+        let forward = |act, residual: Option<&[f32]>| {
+            let w = Weight::new(&w, Some(&packed));
+            linear(&x, w, Some(&b), act, residual, t, din, dout, false, Precision::Int8)
+        };
+        let run = |kind: &str, act, residual| {
+            let (name, work) = (format!("{kind} {t}x{din}->{dout} int8"), 2 * t * din * dout);
+            bench.run(&name, work as f64, bench.int8, "GOP/s", || forward(act, residual));
+        };
+        run("linear", Activation::Identity, None);
+        run("linear+gelu", Activation::GeluErf, None);
+        run("linear+residual", Activation::Identity, Some(&r));
+    }
+    let (din, dout) = (768, 3072);
+    let w = numbers(din * dout);
+    bench.bytes("pack_weight 768->3072 int8", din * dout, || {
+        pack_weight(&w, din, dout, Precision::Int8)
+    });
 }
 
 /// What writing a token is bound by: one row times a large weight, as numbers and as levels of four bits. Both are counted as the bytes of the numbers, so that

@@ -46,5 +46,5 @@ mod testing;
 pub type Gradient = Option<Vec<f32>>;
 
 pub use activation::Activation;
-pub use gemm::{Precision, bf16_unit};
+pub use gemm::{Precision, bf16_unit, int8_unit};
 pub use simd::instruction_set;

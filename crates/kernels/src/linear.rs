@@ -113,7 +113,8 @@ pub fn linear<'a>(
     LinearOut { y, pre }
 }
 
-/// Gradients of [`linear`]; `need` says which of x, w and bias. The gradient of the residual is `gy` itself. `precision` is that of the two products.
+/// Gradients of [`linear`]; `need` says which of x, w and bias. The gradient of the residual is `gy` itself. `precision` is that of the two products, f32 in place of
+/// eight-bit integers.
 ///
 /// # Shapes
 /// `gy`: `[t, dout]`, `pre`: as [`linear`] kept it (required unless the activation is the identity); gradients as the arguments of [`linear`].
@@ -132,6 +133,7 @@ pub fn linear_backward(
     assert_eq!(gy.len(), t * dout, "linear_backward: gy must be [t, dout]");
     assert_eq!(x.len(), t * din, "linear_backward: x must be [t, din]");
     assert_eq!(w.len(), dout * din, "linear_backward: w must be [dout, din]");
+    let precision = precision.recorded();
     let through;
     let (g, b) = if act == Activation::Identity {
         (gy, need[2].then(|| column_sums(gy, t, dout)))

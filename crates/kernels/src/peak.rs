@@ -15,6 +15,20 @@ pub fn flops() -> f64 {
     (2 * SUMS * ROUNDS * numbers) as f64 / start.elapsed().as_secs_f64()
 }
 
+/// Multiplications and additions per second of eight-bit integers with sums of 32 bits, on all threads of the pool at once: by the unit that products use ([`crate::int8_unit`]), with
+/// operands in registers where it has large ones, and in the first-level cache otherwise.
+pub fn int8_operations() -> f64 {
+    // the first run says how many operations take a tenth of a second
+    let run = |operations: usize| {
+        let start = Instant::now();
+        let done: usize = rayon::broadcast(|_| crate::gemm::spin_bytes(operations)).iter().sum();
+        done as f64 / start.elapsed().as_secs_f64()
+    };
+    let threads = rayon::current_num_threads() as f64;
+    let rough = run(4 << 30) / threads;
+    run((rough * 0.1) as usize)
+}
+
 /// Runs that many rounds; returns the numbers in a register.
 struct Spin(usize);
 impl Task for Spin {

@@ -114,7 +114,9 @@ impl Report {
         };
         let said = Conversation::new(model, grey.as_deref(), None, speech).and_then(|mut talk| talk.ask("", |_| true));
         match said {
-            Ok(_) => self.good("it talks about pictures and has no embeddings to search with: use it with `bifocal chat`"),
+            Ok(_) => {
+                self.good("it talks about pictures and has no embeddings to search with: use it with `bifocal chat`")
+            }
             Err(error) => self.problem(error.to_string()),
         }
         if model.eyes.as_ref().is_some_and(|eyes| eyes.drawing.is_some()) {

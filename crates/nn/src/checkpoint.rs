@@ -84,7 +84,9 @@ where
     let carrier = tie.carrier;
     let module = params::set_trainable(module.clone(), |_| false);
     let masks = noise::place();
-    let output = scope(false, || f(&module, input.clone()));
+    // both runs compute the same, and the second one is recorded
+    let precision = precision::current().recorded();
+    let output = precision::scope(precision, || scope(false, || f(&module, input.clone())));
     let (Ok(input), Ok(output)) = (input.try_into_primitive::<Flex>(), output.try_into_primitive::<Flex>()) else {
         unreachable!("constants on the CPU stay there")
     };
@@ -93,7 +95,7 @@ where
         f,
         learns,
         input_learns,
-        precision: precision::current(),
+        precision,
         masks,
         found,
     };

@@ -8,7 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
 use crate::fused::constant;
-use crate::precision;
+use crate::precision::{self, Precision};
 
 /// Rows of input from which the order of a packed weight helps.
 const ROWS: usize = 5;
@@ -55,12 +55,13 @@ impl PackedWeight {
         match &mut *seen {
             Some(seen) if seen.weight.as_slice::<f32>().map(<[f32]>::as_ptr) == Some(data.as_ptr()) => {
                 let [dout, din] = weight.dims();
-                if rows < ROWS {
+                let precision = precision::of_product(precision::current(), din, false);
+                // eight-bit integers are read as they are packed by any number of rows
+                if rows < ROWS && precision != Precision::Int8 {
                     let find = || Grid::of(data, din, dout).map(Arc::new);
                     let grid = seen.grid.get_or_insert_with(find).clone();
                     return Prepared { grid, ..none };
                 }
-                let precision = precision::current();
                 let packed = match seen.packed.take().filter(|packed| packed.serves(precision)) {
                     Some(packed) => packed,
                     None => Arc::new(pack_weight(data, din, dout, precision)),

@@ -100,6 +100,8 @@ fn the_second_run_is_of_the_precision_of_the_first() {
     let plain = run(Precision::Bf16, false);
     assert!(plain != run(Precision::F32, false));
     assert_eq!(run(Precision::Bf16, true), plain);
+    // eight-bit integers have no gradients: both runs are f32
+    assert_eq!(run(Precision::Int8, true), run(Precision::F32, false));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bifocal_nn::fused::{self, Activation, ConvShape};
 use bifocal_nn::init::Rng;
 use bifocal_nn::layers::Linear;
 use bifocal_nn::params;
-use bifocal_nn::precision::{Precision, current, scope};
+use bifocal_nn::precision::{Precision, careful, current, scope};
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = Rng::new(seed);
@@ -33,8 +33,10 @@ fn an_operation_keeps_its_precision() {
     let leaf = |data: &[f32], shape| tensor::<2>(data.to_vec(), shape).autodiff().require_grad();
     let (lx, lw) = (leaf(&x, [t, din]), leaf(&w, [dout, din]));
     let (act, need) = (Activation::Identity, [true, true, false]);
-    for precision in [Precision::Bf16, Precision::F32] {
+    for precision in [Precision::Bf16, Precision::F32, Precision::Int8] {
         let y = scope(precision, || fused::linear(lx.clone(), lw.clone(), None, act, None));
+        // eight-bit integers have no gradients: what is recorded is f32
+        let precision = precision.recorded();
         let expected = kernel::linear(&x, &w, None, act, None, t, din, dout, false, precision);
         assert_eq!(values(y.clone()), expected.y);
         let mut grads = (y * tensor(gy.clone(), [t, dout])).sum().backward();
@@ -66,9 +68,30 @@ fn convolutions_follow() {
         });
         values(y)
     };
-    let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
-    assert!(exact != rounded);
-    assert!(exact.iter().zip(&rounded).all(|(e, r)| (e - r).abs() < 0.2));
+    let exact = run(Precision::F32);
+    for rounded in [run(Precision::Bf16), run(Precision::Int8)] {
+        assert!(exact != rounded);
+        assert!(exact.iter().zip(&rounded).all(|(e, r)| (e - r).abs() < 0.2));
+    }
+}
+
+/// Without anything that learns, products are of eight-bit integers, near those of f32 and of the same bits each time, for any number of rows.
+#[test]
+fn eight_bits_are_multiplied_where_nothing_learns() {
+    let layer = params::set_trainable(Linear::new(300, 70, true, &mut Rng::new(1)), |_| false);
+    for rows in [1, 20] {
+        let x: Tensor<2> = tensor(numbers(rows * 300, 4), [rows, 300]);
+        let run = |precision| scope(precision, || values(layer.forward(x.clone())));
+        let (exact, first) = (run(Precision::F32), run(Precision::Int8));
+        assert!(exact != first);
+        assert!(exact.iter().zip(&first).all(|(e, r)| (e - r).abs() < 0.02));
+        for _ in 0..3 {
+            assert_eq!(run(Precision::Int8), first);
+        }
+        let spared = scope(Precision::Int8, || careful(|| values(layer.forward(x.clone()))));
+        assert_eq!(spared, run(Precision::Bf16));
+        assert_eq!(careful(|| values(layer.forward(x.clone()))), exact);
+    }
 }
 
 /// A constant weight is packed for the precision that reads it.

@@ -151,13 +151,29 @@ fn one() -> f64 {
 
 /// In what numbers products are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
     /// Products of bfloat16 numbers, summed in 32 bits; weights and everything else stay in 32 bits. Also for the features of frozen towers.
     Bf16,
+}
+
+impl TryFrom<String> for Precision {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "int8" => Err(
+                "precision \"int8\" is for inference (`bifocal embed --precision int8`, and so on): rounding to eight bits has no gradient; train with \"f32\" or \"bf16\"".to_owned(),
+            ),
+            // in serde's words, to which the nearest value is added
+            _ => Err(format!("unknown variant `{name}`, expected `f32` or `bf16`")),
+        }
+    }
 }
 
 impl From<Precision> for bifocal_nn::precision::Precision {

@@ -17,7 +17,7 @@ use bifocal_models::tokenizer::Encoding;
 use bifocal_models::unified::{look_width, looks};
 use bifocal_nn::engine::{self, values};
 use bifocal_nn::init::Rng;
-use bifocal_nn::precision;
+use bifocal_nn::precision::{self, Precision};
 
 use super::classes::classifier;
 use super::collective::{Ranks, Wait};
@@ -26,7 +26,7 @@ use super::feed::Table;
 use super::reading::Reading;
 use super::{Progress, TrainError};
 use crate::methods::DialogueNeeds;
-use crate::recipe::{ClassRows, Precision};
+use crate::recipe::ClassRows;
 
 /// Pictures that are decoded and embedded at once.
 const IMAGES: usize = 64;
@@ -55,11 +55,16 @@ pub(crate) struct Features<'a> {
 
 impl<'a> Features<'a> {
     /// Ranks share what has to be computed; each writes its own shards of the cache, which all have to see.
-    pub fn new(cache: &'a Path, prompt: Option<&'a str>, precision: Precision, ranks: &'a dyn Ranks) -> Self {
+    pub fn new(
+        cache: &'a Path,
+        prompt: Option<&'a str>,
+        precision: impl Into<Precision>,
+        ranks: &'a dyn Ranks,
+    ) -> Self {
         Self {
             cache,
             prompt,
-            precision,
+            precision: precision.into(),
             ranks,
             made_up: false,
         }
@@ -69,13 +74,13 @@ impl<'a> Features<'a> {
     pub fn spec(&self) -> FeatureSpec {
         let spec = match self.precision {
             Precision::F32 => FeatureSpec::new(),
-            Precision::Bf16 => FeatureSpec::new().with("precision", "bf16"),
+            other => FeatureSpec::new().with("precision", other.name()),
         };
         there(spec)
     }
 
     fn precisely<R>(&self, compute: impl FnOnce() -> R) -> R {
-        precision::scope(self.precision.into(), compute)
+        precision::scope(self.precision, compute)
     }
 
     /// A row for each row of the corpus; rows whose picture cannot be read are taken out of the corpus.
@@ -427,7 +432,7 @@ pub fn text_features(
     cache: &Path,
     encoder: &TextEncoder,
     prompt: Option<&str>,
-    precision: Precision,
+    precision: impl Into<Precision>,
     texts: &[String],
     progress: &mut dyn Progress,
     ranks: &dyn Ranks,

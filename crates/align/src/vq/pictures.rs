@@ -16,7 +16,7 @@ use bifocal_nn::precision;
 use serde::{Deserialize, Serialize};
 
 use crate::random::{SAMPLE, mix};
-use crate::recipe::{Precision, VqRecipe};
+use crate::recipe::VqRecipe;
 use crate::train::corpus::HOLDOUT_SEED;
 use crate::train::draw::{Draw, Share};
 use crate::train::features;
@@ -179,10 +179,7 @@ impl Latent {
             ..Preprocess::clip(recipe.data.size)
         };
         let (side, channels) = (recipe.data.size as usize / Tiny::FACTOR, frozen.tiny.channels());
-        let precision = match recipe.compute.precision {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        };
+        let precision = precision::Precision::from(recipe.compute.precision).name();
         let spec = FeatureSpec::new()
             .with("autoencoder", &frozen.fingerprint)
             .with("precision", precision)

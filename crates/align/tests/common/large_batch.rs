@@ -107,6 +107,7 @@ pub fn step(loss: Loss, batch: &Batch) -> f32 {
 }
 
 /// The most memory that this process ever held, in bytes; `None` where the system does not tell.
+#[allow(dead_code)] // a comparison reads it from outside
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -89,11 +89,17 @@ impl TensorSource for MadeUp {
 
 /// Writes the model and gives its folder.
 pub fn write_clip(dir: &Path) -> PathBuf {
+    write_clip_of_width(dir, 16)
+}
+
+/// As [`write_clip`], with wider transformers.
+pub fn write_clip_of_width(dir: &Path, width: usize) -> PathBuf {
     let folder = dir.join("tiny-clip");
     std::fs::create_dir_all(&folder).unwrap();
     let source = MadeUp::new(11);
-    Vit::load(vision_config(), &source).unwrap();
-    ClipText::load(text_config(), &source).unwrap();
+    let stack = StackConfig::new(width, 2, 2, 2 * width, Gelu::Quick);
+    Vit::load(VitConfig::clip(SIDE, 16, 12, stack.clone()), &source).unwrap();
+    ClipText::load(ClipTextConfig::clip(VOCABULARY, 24, 12, stack), &source).unwrap();
     let made = source.made.into_inner().unwrap();
     let bytes: Vec<Vec<u8>> = made
         .values()
@@ -111,7 +117,7 @@ pub fn write_clip(dir: &Path) -> PathBuf {
     )
     .unwrap();
     let tower = serde_json::json!({
-        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 2 * width,
         "image_size": SIDE, "patch_size": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 24,
     });
     let config = serde_json::json!({

@@ -10,8 +10,9 @@ use bifocal_search::{ListOptions, Metadata};
 
 use super::search::parse_filter;
 use crate::failure::wrong_use;
+use crate::finder;
+use crate::model::Compute;
 use crate::pictures;
-use crate::{finder, model};
 
 /// Items of a store that are labelled at a time, and written in one transaction.
 const PAGE: usize = 1024;
@@ -26,6 +27,8 @@ pub struct Args {
     /// A bundle made by `bifocal train`, the folder of a CLIP in Hugging Face or open_clip layout, or hf:org/name[@revision]
     #[arg(long, value_name = "M", required_unless_present = "store")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    compute: Compute,
     /// Label the items of this store instead of PATHs
     #[arg(long, value_name = "S", conflicts_with = "paths")]
     store: Option<PathBuf>,
@@ -83,7 +86,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     let samples = pictures::list(&args.paths)?;
     // clap has asked for a model where there is no store
-    let model = model::open_joint(args.model.as_deref().unwrap_or(Path::new("")))?;
+    let model = args
+        .compute
+        .open_joint(args.model.as_deref().unwrap_or(Path::new("")))?;
     let weights = label_weights(&args, &labels, &model)?;
     let embedded = pictures::embed(&model, &samples, &Alone)?;
     for (row, &sample) in embedded.rows.chunks_exact(model.dim()).zip(&embedded.samples) {
@@ -108,7 +113,7 @@ fn label_weights(args: &Args, labels: &[String], model: &Model) -> Result<Vec<f3
 fn label_store(args: &Args, path: &Path, labels: &[String]) -> Result<()> {
     let filter = args.filter.as_deref().map(parse_filter).transpose()?;
     let mut store = finder::open_reader(path)?;
-    let model = finder::open_model(&*store, path, args.model.as_deref())?;
+    let model = finder::open_model(&*store, path, args.model.as_deref(), args.compute)?;
     if args.write.is_some() {
         let id = store.model().clone();
         store = finder::open_writer(path, &id)?;

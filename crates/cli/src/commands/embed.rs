@@ -14,9 +14,10 @@ use bifocal_models::text::{Attention, Pooling};
 use crate::bulk::input::{self, Input, Lines};
 use crate::bulk::{self, Settings};
 use crate::failure::wrong_use;
+use crate::model::Compute;
 use crate::output::progress::Progress;
 use crate::output::rows::{self, Format};
-use crate::{model, pictures, ranks};
+use crate::{pictures, ranks};
 
 /// Embeds pictures or texts.
 ///
@@ -33,6 +34,8 @@ pub struct Args {
     /// A bundle, a folder in Hugging Face, open_clip or sentence-transformers layout, a .gguf or .pth file, or hf:org/name[@revision]
     #[arg(long, value_name = "M")]
     model: PathBuf,
+    #[command(flatten)]
+    compute: Compute,
     /// Pictures, folders of pictures, tar shards (also patterns such as shard-{000..012}.tar), parquet files, tables
     #[arg(long, num_args = 1.., value_name = "PATH", group = "input")]
     images: Vec<PathBuf>,
@@ -80,7 +83,7 @@ fn run_among(args: Args, ranks: &dyn Ranks) -> Result<()> {
         attention: args.attention,
         ..TextOptions::default()
     };
-    let model = model::open(&args.model, &options)?;
+    let model = args.compute.open(&args.model, &options)?;
     if model.manifest().is_some() && (args.pooling.is_some() || args.attention.is_some()) {
         return Err(wrong_use(
             "--pooling and --attention are for bare language models; a bundle was trained with its own",

@@ -17,8 +17,9 @@ use crate::evaluating::run::{Named, Plan};
 use crate::evaluating::watch::watch;
 use crate::evaluating::{self, plan};
 use crate::failure::wrong_use;
+use crate::model::Compute;
 use crate::pictures::{self, Embedded};
-use crate::{model, ranks};
+use crate::ranks;
 
 /// Evaluates models on benchmarks.
 ///
@@ -41,6 +42,8 @@ pub struct Args {
     /// NAME=M says what it is called in tables
     #[arg(long = "model", value_name = "M")]
     models: Vec<String>,
+    #[command(flatten)]
+    compute: Compute,
     /// The folder of a data set, or of several
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -144,6 +147,7 @@ fn run_matrix(args: &Args, ranks: &dyn Ranks) -> Result<()> {
         options: options(args),
         probe: args.probe,
         seed: args.seed,
+        compute: args.compute,
         cache: args.cache.clone().unwrap_or_else(|| out.join("features")),
         out,
     };
@@ -199,6 +203,7 @@ fn corruptions(names: &[String]) -> Result<Vec<Option<Corruption>>> {
 struct One {
     model: PathBuf,
     data: PathBuf,
+    compute: Compute,
 }
 
 fn one(args: &Args) -> Result<One> {
@@ -218,13 +223,14 @@ fn one(args: &Args) -> Result<One> {
             "--data",
             "a folder of captioned or labelled pictures",
         )?,
+        compute: args.compute,
     })
 }
 
 fn open(one: &One) -> Result<(Model, Dataset)> {
     let data = Dataset::open(&one.data)?;
     pictures::report_skipped(&data);
-    Ok((model::open_joint(&one.model)?, data))
+    Ok((one.compute.open_joint(&one.model)?, data))
 }
 
 fn run_retrieval(args: &Args, ranks: &dyn Ranks) -> Result<()> {

@@ -7,10 +7,11 @@ use anyhow::Result;
 use bifocal_search::shown;
 
 use crate::failure::wrong_use;
+use crate::finder;
 use crate::indexing::listing::{self, Listing};
 use crate::indexing::summary::Summary;
 use crate::indexing::{Indexer, Pass, rebuild::rebuild, watch::watch};
-use crate::{finder, model};
+use crate::model::Compute;
 
 /// Embeds pictures into a store, incrementally.
 ///
@@ -27,6 +28,8 @@ pub struct Args {
     /// A bundle made by `bifocal train`, the folder of a CLIP in Hugging Face or open_clip layout, or hf:org/name[@revision]
     #[arg(long, value_name = "M")]
     model: PathBuf,
+    #[command(flatten)]
+    compute: Compute,
     /// The folder that keeps the store, or postgres://user@host/database?store=name
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
@@ -53,7 +56,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let roots = listing::roots(&args.paths)?;
     let listing = Listing::read(&roots, true)?;
-    let model = model::open_joint(&args.model)?;
+    let model = args.compute.open_joint(&args.model)?;
     let id = finder::model_id(&model, &args.model)?;
     let name = shown(&args.store);
     if args.rebuild {

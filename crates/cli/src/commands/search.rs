@@ -9,6 +9,7 @@ use bifocal_search::{Filter, Found, SearchOptions};
 
 use crate::failure::wrong_use;
 use crate::finder::{self, Question};
+use crate::model::Compute;
 use crate::output::progress::Progress;
 
 /// Cosine from which two pictures are taken for the same when nothing else is asked.
@@ -41,6 +42,8 @@ pub struct Args {
     /// The model, if it is no longer where it was when the store was made
     #[arg(long, value_name = "M")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    compute: Compute,
     /// How many results at most; with --duplicates, how many groups [default: 10, or all groups]
     #[arg(short)]
     k: Option<usize>,
@@ -81,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     let store = finder::open_reader(&args.store)?;
     let model = question
         .needs_model()
-        .then(|| finder::open_model(&*store, &args.store, args.model.as_deref()))
+        .then(|| finder::open_model(&*store, &args.store, args.model.as_deref(), args.compute))
         .transpose()?;
     let like = args.like.iter().map(|given| finder::key(&*store, given));
     question.like = like.collect::<Result<_>>()?;

@@ -11,6 +11,7 @@ use bifocal_models::open::TextOptions;
 use bifocal_serve::{AllowedHosts, ApiKey, Config, Event, Limits, Loaded};
 
 use crate::failure::wrong_use;
+use crate::model::Compute;
 use crate::stop::Stop;
 use crate::{finder, model};
 
@@ -31,6 +32,8 @@ pub struct Args {
     /// The model; with a store, if it is no longer where it was when the store was made
     #[arg(long, value_name = "M", group = "what")]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    compute: Compute,
     /// A language model to talk with, at /v1/chat/completions; one of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml sees pictures
     #[arg(long, value_name = "M")]
     chat: Option<PathBuf>,
@@ -78,10 +81,10 @@ pub fn run(args: Args) -> Result<()> {
         },
     };
     let stop = Stop::listen()?;
-    let (store, model, chat) = (args.store, args.model, args.chat);
+    let (store, model, chat, compute) = (args.store, args.model, args.chat, args.compute);
     let has_store = store.is_some();
     let load = move || {
-        let loaded = load(store.as_deref(), model.as_deref())?;
+        let loaded = load(store.as_deref(), model.as_deref(), compute)?;
         let chat = chat.map(|name| talker(&name)).transpose()?;
         Ok(Loaded { chat, ..loaded })
     };
@@ -113,11 +116,11 @@ fn key(file: Option<&Path>) -> Result<Option<ApiKey>> {
     Ok(Some(ApiKey::new(&text).ok_or_else(empty)?))
 }
 
-fn load(store: Option<&Path>, given: Option<&Path>) -> Result<Loaded> {
+fn load(store: Option<&Path>, given: Option<&Path>, compute: Compute) -> Result<Loaded> {
     let Some(dir) = store else {
         let name = given.context("neither a store nor a model was given")?;
         let path = model::find(name)?;
-        let model = model::open(&path, &TextOptions::default())?;
+        let model = compute.open(&path, &TextOptions::default())?;
         return Ok(Loaded {
             id: id(name),
             model,
@@ -127,7 +130,7 @@ fn load(store: Option<&Path>, given: Option<&Path>) -> Result<Loaded> {
         });
     };
     let store = finder::open_reader(dir)?;
-    let model = finder::open_model(&*store, dir, given)?;
+    let model = finder::open_model(&*store, dir, given, compute)?;
     let name = given.map_or_else(|| PathBuf::from(&store.model().name), Path::to_owned);
     let path = model::find(&name)?;
     Ok(Loaded {

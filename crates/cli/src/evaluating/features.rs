@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use bifocal_align::recipe::Precision;
 use bifocal_align::train::collective::{Ranks, Wait};
 use bifocal_align::train::{self, Progress, TrainError};
 use bifocal_data::cache::{Computed, Dtype, FillError, FillOptions, fill};
 use bifocal_data::corrupt::Corruption;
 use bifocal_data::{FeatureSpec, FeatureStore, ImageSource, ItemKey, Limits, load_images_changed};
 use bifocal_models::bundle::Model;
+use bifocal_nn::precision::{self, Precision};
 
 use crate::pictures::{BATCH, preprocess};
 use crate::ranks::console;
@@ -59,6 +59,9 @@ impl Features<'_> {
             None => (FeatureSpec::new().with("model", model.fingerprint()), model.dim()),
         };
         spec = spec.with("preprocess", preprocess.fingerprint());
+        if model.precision() != Precision::F32 {
+            spec = spec.with("precision", model.precision().name());
+        }
         if let Some(corruption) = corruption {
             spec = spec.with("corruption", corruption.to_string());
         }
@@ -86,7 +89,9 @@ impl Features<'_> {
             }
             let n = loaded.good.len();
             let rows = match model.vision().filter(|_| model.keeps_image_features()) {
-                Some(tower) => tower.embed(&loaded.pixels, n).map_err(trouble)?,
+                Some(tower) => {
+                    precision::scope(model.precision(), || tower.embed(&loaded.pixels, n)).map_err(trouble)?
+                }
                 None => model.embed_images(&loaded.pixels, n).map_err(trouble)?,
             };
             Ok::<_, TrainError>(Computed {
@@ -151,7 +156,7 @@ impl Features<'_> {
             &self.cache,
             encoder,
             prompt,
-            Precision::F32,
+            model.precision(),
             texts,
             &mut progress,
             self.ranks,

@@ -9,13 +9,14 @@ use bifocal_data::ImageSource;
 use bifocal_data::corrupt::Corruption;
 use bifocal_models::bundle::Model;
 use bifocal_models::open::TextOptions;
+use bifocal_nn::precision::Precision;
 
 use super::features::Features;
 use super::measure::measure;
 use super::plan::Target;
 use super::results::{FORMAT, Identity, Outcome};
 use super::{export, report};
-use crate::model;
+use crate::model::Compute;
 
 /// What is asked.
 pub struct Plan {
@@ -29,6 +30,8 @@ pub struct Plan {
     pub probe: bool,
     /// Seed of the bootstrap.
     pub seed: u64,
+    /// How towers compute.
+    pub compute: Compute,
     /// Where results go.
     pub out: PathBuf,
     /// Where features are kept.
@@ -108,7 +111,7 @@ impl Plan {
     /// # Errors
     /// A model that cannot be opened, a benchmark that cannot be measured.
     pub fn run(&self, named: &Named, opened: &[Opened], ranks: &dyn Ranks) -> Result<usize> {
-        let model = model::open(&named.path, &TextOptions::default())?;
+        let model = self.compute.open(&named.path, &TextOptions::default())?;
         let features = Features {
             cache: self.cache.clone(),
             ranks,
@@ -165,6 +168,9 @@ impl Plan {
                 corruption.kind().name(),
                 corruption.level()
             ));
+        }
+        if model.precision() != Precision::F32 {
+            protocol.push_str(&format!(" Towers multiplied {}.", model.precision().name()));
         }
         Identity {
             suite: one.name.clone(),

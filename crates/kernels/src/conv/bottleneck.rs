@@ -31,11 +31,12 @@ pub struct Bottleneck<'a> {
     pub residual: bool,
 }
 
-/// project(act(filter(act(expand(x))))) (+ x), to the bits that the three layers give one after the other (Sandler et al. 2018, "MobileNetV2").
+/// project(act(filter(act(expand(x))))) (+ x), to the bits that the three layers give one after the other (Sandler et al. 2018, "MobileNetV2"). The precisions are those of the
+/// two products.
 ///
 /// # Shapes
 /// `x`: `[n, h, w, input]`; result: `[n·out_h·out_w, output]`.
-pub fn bottleneck(x: &[f32], b: &Bottleneck, precision: Precision) -> Vec<f32> {
+pub fn bottleneck(x: &[f32], b: &Bottleneck, precisions: [Precision; 2]) -> Vec<f32> {
     let s = &b.shape;
     assert_eq!(
         x.len(),
@@ -54,11 +55,9 @@ pub fn bottleneck(x: &[f32], b: &Bottleneck, precision: Precision) -> Vec<f32> {
         !b.residual || same,
         "bottleneck: the input can be added to a result of its size alone"
     );
-    let packed = |[w, _]: [&[f32]; 2], din, dout| pack_weight(w, din, dout, precision);
     let weights = Weights {
-        expand: b.expand.map(|weight| packed(weight, b.input, s.c)),
-        project: packed(b.project, s.c, b.output),
-        precision,
+        expand: b.expand.map(|layer| Product::new(layer, [b.input, s.c], precisions[0])),
+        project: Product::new(b.project, [s.c, b.output], precisions[1]),
     };
     let (row, oh) = (s.out_w() * b.output, s.out_h());
     let mut y = vec![0.0; s.n * oh * row];
@@ -77,14 +76,54 @@ pub fn bottleneck(x: &[f32], b: &Bottleneck, precision: Precision) -> Vec<f32> {
     y
 }
 
-struct Weights {
-    expand: Option<Packed>,
-    project: Packed,
+struct Weights<'a> {
+    expand: Option<Product<'a>>,
+    project: Product<'a>,
+}
+
+/// A convolution of single pixels.
+struct Product<'a> {
+    weight: &'a [f32],
+    bias: &'a [f32],
+    packed: Packed,
+    /// Channels before and after it.
+    width: [usize; 2],
     precision: Precision,
 }
 
+impl<'a> Product<'a> {
+    fn new([weight, bias]: [&'a [f32]; 2], width: [usize; 2], precision: Precision) -> Self {
+        Self {
+            weight,
+            bias,
+            packed: pack_weight(weight, width[0], width[1], precision),
+            width,
+            precision,
+        }
+    }
+
+    fn apply(&self, x: &[f32], act: Activation, residual: Option<&[f32]>) -> Vec<f32> {
+        let [din, dout] = self.width;
+        let weight = Weight::new(self.weight, Some(&self.packed));
+        let pixels = x.len() / din;
+        linear(
+            x,
+            weight,
+            Some(self.bias),
+            act,
+            residual,
+            pixels,
+            din,
+            dout,
+            false,
+            self.precision,
+        )
+        .y
+    }
+}
+
 /// Rows of one image's result from `first` on.
-fn rows(x: &[f32], b: &Bottleneck, weights: &Weights, first: usize, y: &mut [f32]) {
+fn rows(x: &[f32], b: &Bottleneck, weights: &Weights<'_>, first: usize, y: &mut [f32]) {
     let s = &b.shape;
     let count = y.len() / (s.out_w() * b.output);
     // rows under the filter, and those of them that are there
@@ -101,43 +140,18 @@ fn rows(x: &[f32], b: &Bottleneck, weights: &Weights, first: usize, y: &mut [f32
         ..*s
     };
     let seen = &x[low * s.w * b.input..high * s.w * b.input];
-    let apply = |x: &[f32], [w, bias]: [&[f32]; 2], packed, act, residual, t, [din, dout]: [usize; 2]| {
-        let weight = Weight::new(w, Some(packed));
-        linear(
-            x,
-            weight,
-            Some(bias),
-            act,
-            residual,
-            t,
-            din,
-            dout,
-            false,
-            weights.precision,
-        )
-        .y
-    };
-    let expanded;
-    let wide = match (&weights.expand, b.expand) {
-        (Some(packed), Some(weight)) => {
-            expanded = apply(seen, weight, packed, b.act, None, shape.h * s.w, [b.input, s.c]);
-            &expanded[..]
-        }
-        _ => seen,
-    };
+    let expanded = weights.expand.as_ref().map(|product| product.apply(seen, b.act, None));
     let pixels = count * s.out_w();
     trace::operations(|| 2 * pixels * s.kh * s.kw * s.c);
-    let filtered = filter(wide, b.filter[0], b.filter[1], b.act, &shape);
+    let filtered = filter(
+        expanded.as_deref().unwrap_or(seen),
+        b.filter[0],
+        b.filter[1],
+        b.act,
+        &shape,
+    );
     let own = &x[first * s.w * b.input..];
     let residual = b.residual.then(|| &own[..pixels * b.output]);
-    let out = apply(
-        &filtered,
-        b.project,
-        &weights.project,
-        Activation::Identity,
-        residual,
-        pixels,
-        [s.c, b.output],
-    );
+    let out = weights.project.apply(&filtered, Activation::Identity, residual);
     y.copy_from_slice(&out);
 }

@@ -251,7 +251,10 @@ fn a_bottleneck_has_the_bits_of_its_layers() {
                 c,
                 output,
             );
-            assert!(bottleneck(&x, &block, Precision::F32) == expected, "{shape:?} on {isa}");
+            assert!(
+                bottleneck(&x, &block, [Precision::F32; 2]) == expected,
+                "{shape:?} on {isa}"
+            );
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Products of bf16 on the tile unit (AMX): sixteen rows by sixteen columns by 32 numbers along k in one instruction.
+//! Products of bf16 and of bytes on the tile unit (AMX): sixteen rows by sixteen columns by 32 or 64 numbers along k in one instruction.
 //!
 //! Its instructions are written as assembly, since Rust has no stable names for them yet. The compiler never uses tile registers itself.
 use super::Tile;
@@ -32,6 +32,12 @@ pub(super) fn available() -> bool {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn available() -> bool {
     false
+}
+
+/// Whether the unit multiplies bytes; [`available`] says whether it may be used at all.
+pub(super) fn multiplies_bytes() -> bool {
+    const INT8: u32 = 1 << 25;
+    std::arch::x86_64::__cpuid_count(7, 0).edx & INT8 != 0
 }
 
 /// The shape of the tile registers, as `ldtilecfg` reads it: palette, start row, bytes of a row and rows of each.
@@ -169,6 +175,123 @@ unsafe fn whole(words: usize, a: *const f32, b: *const f32, c: *mut f32, stride:
             one = in(reg) LINE,
             two = in(reg) 2 * LINE,
             options(nostack),
+        );
+    }
+}
+
+/// Sums rows of bytes without a sign times a panel of bytes with one: `rows` of 1 to 32 rows of `to`, 32 integers each.
+///
+/// # Safety
+/// [`Ready`] lives on this thread, and [`multiplies_bytes`]; `words` is a multiple of [`WORDS`]. `a` holds 16 rows of that many words, `stride` words apart, or 32 where more are
+/// asked for; `b` holds `words × 32` words; `to` is writable for as many rows as `a` has.
+#[inline(never)]
+pub(super) unsafe fn bytes_tile(
+    words: usize,
+    (a, stride): (*const f32, usize),
+    rows: usize,
+    b: *const f32,
+    to: *mut f32,
+) {
+    debug_assert!(words.is_multiple_of(WORDS));
+    // SAFETY: the caller's contract: each instruction touches 16 rows of 64 bytes of A, of a panel, or of `to`.
+    unsafe {
+        if rows <= ROWS / 2 {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "test {n}, {n}",
+                "jz 3f",
+                "2:",
+                "tileloadd tmm4, [{b} + {two}]",
+                "tileloadd tmm6, [{a} + {row}]",
+                "tdpbusd tmm0, tmm6, tmm4",
+                "tileloadd tmm5, [{b} + {two} + 64]",
+                "tdpbusd tmm1, tmm6, tmm5",
+                "add {a}, 64",
+                "add {b}, 2048",
+                "dec {n}",
+                "jnz 2b",
+                "3:",
+                "tilestored [{c} + {two}], tmm0",
+                "tilestored [{c} + {two} + 64], tmm1",
+                n = inout(reg) words / WORDS => _,
+                a = inout(reg) a => _,
+                b = inout(reg) b => _,
+                c = in(reg) to,
+                row = in(reg) 4 * stride,
+                two = in(reg) 2 * LINE,
+                options(nostack),
+            );
+            return;
+        }
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "test {n}, {n}",
+            "jz 3f",
+            "2:",
+            "tileloadd tmm4, [{b} + {two}]",
+            "tileloadd tmm6, [{a} + {row}]",
+            "tdpbusd tmm0, tmm6, tmm4",
+            "tileloadd tmm5, [{b} + {two} + 64]",
+            "tdpbusd tmm1, tmm6, tmm5",
+            "tileloadd tmm7, [{d} + {row}]",
+            "tdpbusd tmm2, tmm7, tmm4",
+            "tdpbusd tmm3, tmm7, tmm5",
+            "add {a}, 64",
+            "add {d}, 64",
+            "add {b}, 2048",
+            "dec {n}",
+            "jnz 2b",
+            "3:",
+            "tilestored [{c} + {two}], tmm0",
+            "tilestored [{c} + {two} + 64], tmm1",
+            "tilestored [{c} + {two} + 2048], tmm2",
+            "tilestored [{c} + {two} + 2112], tmm3",
+            n = inout(reg) words / WORDS => _,
+            a = inout(reg) a => _,
+            d = inout(reg) a.wrapping_add(16 * stride) => _,
+            b = inout(reg) b => _,
+            c = in(reg) to,
+            row = in(reg) 4 * stride,
+            two = in(reg) 2 * LINE,
+            options(nostack),
+        );
+    }
+}
+
+/// Multiplications and additions of one round of [`spin`].
+pub(super) const SPIN: usize = 4 * 2 * 16 * 16 * 64;
+
+/// Products of bytes that stay in registers: what the unit can do at most.
+///
+/// # Safety
+/// [`Ready`] lives on this thread, and [`multiplies_bytes`].
+#[inline(never)]
+pub(super) unsafe fn spin(rounds: usize) {
+    // SAFETY: registers only.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "tilezero tmm4",
+            "tilezero tmm5",
+            "test {n}, {n}",
+            "jz 3f",
+            "2:",
+            "tdpbusd tmm0, tmm4, tmm5",
+            "tdpbusd tmm1, tmm4, tmm5",
+            "tdpbusd tmm2, tmm4, tmm5",
+            "tdpbusd tmm3, tmm4, tmm5",
+            "dec {n}",
+            "jnz 2b",
+            "3:",
+            n = inout(reg) rounds => _,
+            options(nostack, nomem),
         );
     }
 }

@@ -6,7 +6,7 @@ use super::{amx, pairs};
 use crate::simd::{Isa, Simd, steps};
 use std::sync::OnceLock;
 
-/// What numbers are multiplied; sums are f32 either way.
+/// What numbers are multiplied; sums are f32, or exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// As they are.
@@ -14,6 +14,30 @@ pub enum Precision {
     F32,
     /// Rounded to the nearest bf16 (eight significant bits) while they are packed. A product of two of them is exact in f32.
     Bf16,
+    /// For inference: eight-bit integers with steps of their own for each column of the right operand, and for each 256 numbers of a row of the left one, found when it comes
+    /// (`gemm/int8/`). Gradients are not multiplied so: what a backward pass needs stays f32, and so do products that add to what is there.
+    Int8,
+}
+
+impl Precision {
+    /// `f32`, `bf16` or `int8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// The precision of products that a backward pass belongs to: rounding to eight bits has no gradient, and that of the unrounded product would not be the one of what
+    /// was computed.
+    #[must_use]
+    pub fn recorded(self) -> Self {
+        match self {
+            Self::F32 | Self::Int8 => Self::F32,
+            Self::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// How panels of operands look. A *word* is 32 bits of a panel, and what a step along k takes of each line.
@@ -76,8 +100,9 @@ pub fn bf16_unit() -> &'static str {
 }
 
 impl Format {
+    /// Int8's products have a way of their own; where that does not serve, they are f32.
     pub(super) fn of(precision: Precision, isa: Isa) -> Self {
-        if precision == Precision::F32 {
+        if precision.recorded() == Precision::F32 {
             return Self::Plain;
         }
         #[cfg(test)]

@@ -7,6 +7,7 @@
 mod amx;
 mod format;
 mod grid;
+mod int8;
 mod pack;
 mod packed;
 #[cfg(target_arch = "x86_64")]
@@ -21,10 +22,12 @@ use crate::trace;
 use format::Format;
 pub use format::{Precision, bf16_unit};
 pub use grid::Grid;
+pub use int8::int8_unit;
+pub(crate) use int8::spin as spin_bytes;
 pub(crate) use pack::pack_b;
 use pack::panel_stride;
 pub use packed::Packed;
-use packed::pack_panels;
+use packed::{Words, pack_panels};
 use rayon::prelude::*;
 use tile::finish_tile;
 pub(crate) use tile::{Lhs, MultiplyAdd, Tile, any_tile, tile_into};
@@ -128,7 +131,8 @@ const B_PASS: usize = 8 << 20;
 /// Products of fewer multiplications than this run on the calling thread.
 const PARALLEL_FROM: usize = 100 * 100 * 100;
 
-/// C = A·B, or C += A·B when `accumulate`. With [`Precision::Bf16`] numbers of A and B are rounded to bf16 first; sums stay f32.
+/// C = A·B, or C += A·B when `accumulate`. With [`Precision::Bf16`] numbers of A and B are rounded to bf16 first; sums stay f32. With [`Precision::Int8`] both become
+/// eight-bit integers, unless the product is added to what is there.
 ///
 /// # Shapes
 /// `a`: `m×k`, `b`: `k×n`, `c`: row-major `m×n`.
@@ -166,8 +170,20 @@ pub(crate) unsafe fn gemm_into(
     }
     trace::operations(|| 2 * m * n * a.cols);
     let isa = isa();
+    if precision == Precision::Int8 && !accumulate {
+        let own;
+        let bytes = match rhs.packed.and_then(|packed| packed.bytes(isa, b)) {
+            Some(bytes) => bytes,
+            None => {
+                own = int8::Bytes::new(b);
+                &own
+            }
+        };
+        // SAFETY: the caller's contract, and what was checked above.
+        return unsafe { int8::run(isa, a, bytes, c, epilogue) };
+    }
     let format = Format::of(precision, isa);
-    let packed = rhs.packed.filter(|packed| packed.fits(isa, format, b));
+    let packed = rhs.packed.and_then(|packed| packed.words(isa, format, b));
     let plan = Plan::new(isa, format, a, b, packed, c, epilogue);
     if thin::applies(a, b, accumulate) {
         let grid = rhs.grid.filter(|grid| grid.fits(b.rows, b.cols));
@@ -197,7 +213,7 @@ struct Plan<'a> {
     format: Format,
     a: Mat<'a>,
     b: Mat<'a>,
-    packed: Option<&'a Packed>,
+    packed: Option<&'a Words>,
     c: Shared,
     epilogue: &'a Epilogue<'a>,
     m: usize,
@@ -231,7 +247,7 @@ impl<'a> Plan<'a> {
         format: Format,
         a: Mat<'a>,
         b: Mat<'a>,
-        packed: Option<&'a Packed>,
+        packed: Option<&'a Words>,
         c: Shared,
         epilogue: &'a Epilogue<'a>,
     ) -> Self {

@@ -1,5 +1,6 @@
 //! Right operands that are packed once and used again and again: weights that do not change.
 use super::format::{Format, Precision};
+use super::int8::Bytes;
 use super::pack::panel_stride;
 use super::{Mat, PanelStride, each, k_passes};
 use crate::buffer::Shared;
@@ -10,7 +11,54 @@ use std::fmt;
 const LINE: usize = 16;
 
 /// A right operand in the order in which tiles read it. Products with it give the same bits as with the matrix itself.
-pub struct Packed {
+pub struct Packed(Form);
+
+enum Form {
+    Words(Words),
+    Bytes(Bytes),
+}
+
+impl Packed {
+    /// Packs a matrix, on the threads of the pool. It needs as much memory again, and a little more for panels that are not full; where the processor multiplies
+    /// bf16, half as much for products in that precision; a quarter for those of eight-bit integers.
+    pub fn new(b: Mat, precision: Precision) -> Self {
+        b.check("b");
+        Self(match precision {
+            Precision::Int8 => Form::Bytes(Bytes::new(b)),
+            Precision::F32 | Precision::Bf16 => Form::Words(Words::new(b, precision)),
+        })
+    }
+
+    /// Whether it is what products in that precision read.
+    pub fn serves(&self, precision: Precision) -> bool {
+        let isa = isa();
+        match &self.0 {
+            Form::Words(words) => {
+                precision != Precision::Int8 && (words.isa, words.format) == (isa, Format::of(precision, isa))
+            }
+            Form::Bytes(bytes) => precision == Precision::Int8 && bytes.serves(isa),
+        }
+    }
+
+    /// As words, if they are of a matrix of that size, and in the order of that instruction set.
+    pub(super) fn words(&self, isa: Isa, format: Format, b: Mat) -> Option<&Words> {
+        match &self.0 {
+            Form::Words(words) if words.fits(isa, format, b) => Some(words),
+            _ => None,
+        }
+    }
+
+    /// As eight-bit integers, if they are of a matrix of that size, and in the order of that instruction set.
+    pub(super) fn bytes(&self, isa: Isa, b: Mat) -> Option<&Bytes> {
+        match &self.0 {
+            Form::Bytes(bytes) if bytes.fits(isa, b) => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
+/// A right operand whose panels are words.
+pub(super) struct Words {
     isa: Isa,
     format: Format,
     k: usize,
@@ -20,11 +68,8 @@ pub struct Packed {
     first: usize,
 }
 
-impl Packed {
-    /// Packs a matrix, on the threads of the pool. It needs as much memory again, and a little more for panels that are not full; where the processor multiplies
-    /// bf16, half as much for products in that precision.
-    pub fn new(b: Mat, precision: Precision) -> Self {
-        b.check("b");
+impl Words {
+    fn new(b: Mat, precision: Precision) -> Self {
         let isa = isa();
         let format = Format::of(precision, isa);
         let mut packed = Self {
@@ -54,14 +99,8 @@ impl Packed {
         packed
     }
 
-    /// Whether it is what products in that precision read.
-    pub fn serves(&self, precision: Precision) -> bool {
-        let isa = isa();
-        (self.isa, self.format) == (isa, Format::of(precision, isa))
-    }
-
     /// Whether it is of a matrix of that size, and in the order of that instruction set. An empty sum needs none.
-    pub(super) fn fits(&self, isa: Isa, format: Format, b: Mat) -> bool {
+    fn fits(&self, isa: Isa, format: Format, b: Mat) -> bool {
         self.k > 0 && (self.isa, self.format, self.k, self.n) == (isa, format, b.rows, b.cols)
     }
 
@@ -86,7 +125,10 @@ impl Packed {
 
 impl fmt::Debug for Packed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "Packed({}×{})", self.k, self.n)
+        match &self.0 {
+            Form::Words(words) => write!(f, "Packed({}×{})", words.k, words.n),
+            Form::Bytes(bytes) => write!(f, "Packed({}×{}, int8)", bytes.k, bytes.n),
+        }
     }
 }
 

@@ -7,6 +7,17 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
+impl Avx2 {
+    /// For functions that enable the features themselves.
+    ///
+    /// # Safety
+    /// The processor must have the features that [`run`] names.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
 /// # Safety
 /// The processor must have the features named here.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -68,6 +79,35 @@ impl Simd for Avx2 {
             let halves = if upper { _mm_srli_epi16::<4>(bytes) } else { bytes };
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_and_si128(halves, _mm_set1_epi8(15))))
         }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: __m256) {
+        // SAFETY: see above the `impl`.
+        unsafe {
+            let whole = _mm256_cvtps_epi32(v);
+            let halves = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
+            _mm_storel_epi64(p.cast(), _mm_packus_epi16(halves, halves));
+        }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, a: __m256, b: __m256, sum: __m256) -> __m256 {
+        // SAFETY: see above the `impl`.
+        unsafe {
+            // bytes become numbers of 16 bits, the even and the odd ones, since sums of products of bytes in one step may not fit 16 bits
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let even = _mm256_madd_epi16(
+                _mm256_and_si256(a, _mm256_set1_epi16(0xff)),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+            );
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+            let four = _mm256_add_epi32(even, odd);
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), four))
+        }
+    }
+    #[inline(always)]
+    fn integers(self, a: __m256) -> __m256 {
+        // SAFETY: see above the `impl`.
+        unsafe { _mm256_cvtepi32_ps(_mm256_castps_si256(a)) }
     }
     #[inline(always)]
     fn prefetch(self, p: *const f32) {

@@ -113,6 +113,31 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: __m512) {
+        // SAFETY: see above the `impl`.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: see above the `impl`.
+        unsafe {
+            // as in AVX2; processors with VNNI have an instruction for it, which products use where it is there
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let even = _mm512_madd_epi16(
+                _mm512_and_si512(a, _mm512_set1_epi16(0xff)),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
+            );
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+            let four = _mm512_add_epi32(even, odd);
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), four))
+        }
+    }
+    #[inline(always)]
+    fn integers(self, a: __m512) -> __m512 {
+        // SAFETY: see above the `impl`.
+        unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a hint that never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }

@@ -4,7 +4,7 @@
 //! A value of an instruction-set type (a *token*) exists only where its features were detected, which is what makes its operations sound.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 mod portable;
@@ -47,6 +47,15 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `p` must be readable for `LANES` bytes.
     unsafe fn nibbles(self, p: *const u8, upper: bool) -> Self::V;
+    /// Stores `LANES` integral numbers from 0 to 255 as bytes.
+    /// # Safety
+    /// `p` must be writable for `LANES` bytes.
+    unsafe fn store_bytes(self, p: *mut u8, v: Self::V);
+    /// `sum` plus the products of the four bytes of each word, those of `a` without a sign, those of `b` with one. Words and sums are integers of 32 bits in the place of
+    /// numbers.
+    fn dot_bytes(self, a: Self::V, b: Self::V, sum: Self::V) -> Self::V;
+    /// Integers of 32 bits in the place of numbers, as numbers.
+    fn integers(self, a: Self::V) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;

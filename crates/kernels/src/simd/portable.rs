@@ -68,6 +68,24 @@ impl Simd for Portable {
         unsafe { std::array::from_fn(|i| f32::from(*p.add(i) >> shift & 15)) }
     }
     #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut u8, v: [f32; 4]) {
+        // SAFETY: the caller's contract.
+        unsafe { p.cast::<[u8; 4]>().write_unaligned(v.map(|x| x as u8)) }
+    }
+    #[inline(always)]
+    fn dot_bytes(self, a: [f32; 4], b: [f32; 4], sum: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| {
+            let (a, b) = (a[i].to_bits(), b[i].to_bits());
+            let product = |at: u32| (a >> at & 0xff) as i32 * i32::from((b >> at) as u8 as i8);
+            let four = (product(0) + product(8)) + (product(16) + product(24));
+            f32::from_bits((sum[i].to_bits() as i32).wrapping_add(four) as u32)
+        })
+    }
+    #[inline(always)]
+    fn integers(self, a: [f32; 4]) -> [f32; 4] {
+        a.map(|v| v.to_bits() as i32 as f32)
+    }
+    #[inline(always)]
     fn prefetch(self, _: *const f32) {}
     #[inline(always)]
     fn add(self, a: [f32; 4], b: [f32; 4]) -> [f32; 4] {

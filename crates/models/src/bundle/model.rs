@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bifocal_data::Preprocess;
 use bifocal_nn::engine::{tensor, values};
+use bifocal_nn::precision::{self, Precision};
 use bifocal_nn::{Module, params};
 
 use super::heads::{self, Side};
@@ -31,6 +32,8 @@ pub struct Model {
     sources: Sources,
     /// Why the other tower is not there, for an encoder by itself.
     absent: Option<String>,
+    /// What products of its towers multiply.
+    precision: Precision,
 }
 
 /// Where the pretrained towers of a model are; for a tower that was trained, nowhere.
@@ -137,6 +140,7 @@ impl Model {
                 text: Some(path.to_owned()),
             },
             absent: None,
+            precision: Precision::F32,
         })
     }
 
@@ -174,6 +178,7 @@ impl Model {
             scale: Scale::of_bundle(&manifest, &sources),
             sources,
             absent: None,
+            precision: Precision::F32,
             manifest: Some(manifest),
         })
     }
@@ -195,6 +200,7 @@ impl Model {
             scale: Scale { log: 0.0, bias: None },
             sources: Sources::default(),
             absent: None,
+            precision: Precision::F32,
         }
     }
 
@@ -212,7 +218,20 @@ impl Model {
             scale: Scale { log: 0.0, bias: None },
             sources: Sources::default(),
             absent: None,
+            precision: Precision::F32,
         }
+    }
+
+    /// The same model with products of that precision in its towers: f32 when it is opened. Its fingerprint stays, and so does what is kept under it: rows differ by
+    /// rounding only. Heads are small, and stay f32.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// What products of its towers multiply.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Embeds texts as rows of unit length.
@@ -329,11 +348,11 @@ impl Model {
             });
         };
         if side.head.reads_patches() {
-            let (patches, each, width) = encoder.patches(pixels, n)?;
+            let (patches, each, width) = precision::scope(self.precision, || encoder.patches(pixels, n))?;
             let rows = side.head.over_patches(tensor(patches, [n * each, width]), each, false);
             return Ok(values(if unit { normalize(rows) } else { rows }));
         }
-        let features = encoder.embed(pixels, n)?;
+        let features = precision::scope(self.precision, || encoder.embed(pixels, n))?;
         Ok(side.map(features, encoder.tower.dim(), unit))
     }
 

@@ -1,5 +1,7 @@
 //! Texts of a model in two steps, for callers that budget by tokens: first the tokens, then the rows.
 
+use bifocal_nn::precision;
+
 use super::{BundleError, Model};
 use crate::tokenizer::Encoding;
 
@@ -46,7 +48,7 @@ impl Model {
         let Some((encoder, side)) = &self.text else {
             return Err(self.no_text());
         };
-        let (features, dim) = encoder.embed_tokens(texts)?;
+        let (features, dim) = precision::scope(self.precision(), || encoder.embed_tokens(texts))?;
         Ok(side.map(features, dim, unit))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, ConvShape};
-use bifocal_nn::{Module, Tensor, trace};
+use bifocal_nn::{Module, Tensor, precision, trace};
 use serde::{Deserialize, Serialize};
 
 use super::ImageBatch;
@@ -180,7 +180,7 @@ impl InvertedBottleneck {
             let (weight, bias) = filter;
             let x = fused::depthwise_conv2d(x, weight, Some(bias), Activation::Relu6, &shape);
             let (weight, bias) = project;
-            fused::linear(x, weight, Some(bias), Activation::Identity, residual)
+            precision::careful(|| fused::linear(x, weight, Some(bias), Activation::Identity, residual))
         });
         (x, [shape.out_h(), shape.out_w()])
     }

@@ -34,6 +34,9 @@ pub fn bottleneck(
         None => None,
     };
     let (filter, project) = (layer(filter)?, layer(project)?);
+    // as the two layers would be multiplied
+    let product = |k| precision::of_product(precision::current(), k, false);
+    let precisions = [product(input), precision::careful(|| product(shape.c))];
     let _span = trace::span("Bottleneck");
     let block = kernel::Bottleneck {
         expand: expand.as_ref().map(|layer| layer.each_ref().map(slice)),
@@ -45,7 +48,7 @@ pub fn bottleneck(
         output,
         residual,
     };
-    let y = kernel::bottleneck(slice(&x), &block, precision::current());
+    let y = kernel::bottleneck(slice(&x), &block, precisions);
     let rows = y.len() / output.max(1);
     Some(Tensor::from_primitive::<Flex>(flex(y, vec![rows, output])))
 }

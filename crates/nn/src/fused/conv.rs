@@ -54,7 +54,8 @@ impl Fused<3> for Dense {
 
     fn forward(&self, [x, w, b]: [&[f32]; 3], keep: bool) -> (Vec<f32>, Vec<usize>, Self::Saved) {
         let (s, dout) = (&self.shape, self.dout);
-        let out = kernel::dense(x, w, self.bias.then_some(b), self.act, s, dout, keep, self.precision);
+        let precision = precision::of_product(self.precision, s.kh * s.kw * s.c, keep);
+        let out = kernel::dense(x, w, self.bias.then_some(b), self.act, s, dout, keep, precision);
         (out.y, vec![s.n * s.out_h() * s.out_w(), dout], out.pre)
     }
 

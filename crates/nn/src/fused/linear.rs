@@ -38,7 +38,7 @@ impl Fused<4> for Linear {
             self.din,
             self.dout,
             keep,
-            self.precision,
+            precision::of_product(self.precision, self.din, keep),
         );
         (out.y, vec![t, self.dout], out.pre)
     }
@@ -68,7 +68,7 @@ impl Fused<4> for Linear {
     }
 }
 
-/// `act(x wᵀ + b) + residual`; the product is of the thread's [`precision`].
+/// `act(x wᵀ + b) + residual`; the product is of the thread's [`precision`], in f32 in place of eight-bit integers when it is recorded for a backward pass.
 ///
 /// # Shapes
 /// `x` `[t, in]`, `w` `[out, in]`, `bias` `[out]`, `residual` and the result `[t, out]`.

@@ -54,7 +54,7 @@ impl Fused<1> for TokenLoss {
 }
 
 /// −ln p of each row's target, where p is the softmax over the products with all rows of the vocabulary; these never exist for more than some of its rows
-/// at once. The products are of the thread's [`precision`].
+/// at once. The products are of the thread's [`precision`], f32 in place of eight-bit integers.
 ///
 /// # Shapes
 /// `x` `[t, width]`, `targets` `[t]` → `[t, 1]`.
@@ -72,7 +72,7 @@ pub fn token_loss(x: Tensor<2>, vocabulary: &SharedVocabulary, targets: &Arc<[u3
     let op = TokenLoss {
         vocabulary: Arc::clone(vocabulary),
         targets: Arc::clone(targets),
-        precision: precision::current(),
+        precision: precision::current().recorded(),
     };
     apply(op, [x.into()])
 }

@@ -35,7 +35,7 @@ impl Gradients {
         for grad in self.0.values() {
             match grad.squares() {
                 Ok(squares) => sum += squares,
-                Err(squares) => there.push(squares),
+                Err(squares) => there.push(*squares),
             }
         }
         if !there.is_empty() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bifocal_nn::fused::{self, Activation, AttentionShape, KeyValues, Rope};
 use bifocal_nn::layers::{Linear, RmsNorm};
-use bifocal_nn::{Module, Tensor, checkpoint, trace};
+use bifocal_nn::{Module, Tensor, checkpoint, precision, trace};
 
 use super::names::Tensors;
 use super::{Family, LlmConfig};
@@ -125,7 +125,7 @@ impl LlmBlock {
     fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
         let h = self.gate_up.forward(self.mlp_norm.forward(x.clone()));
         let h = fused::gated(h, self.shape.gate);
-        add(x, h, &self.down, self.post_mlp_norm.as_ref())
+        precision::careful(|| add(x, h, &self.down, self.post_mlp_norm.as_ref()))
     }
 
     fn attend(
