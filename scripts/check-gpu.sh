@@ -13,7 +13,7 @@ fi
 if cargo deny --version >/dev/null 2>&1; then
     cargo deny --locked --features gpu,metal,cuda,rocm check licenses bans sources
 fi
-cargo test --release --locked -p bifocal-nn -p bifocal-align --features bifocal-nn/gpu,bifocal-align/gpu --test fused --test gpu --no-run
+cargo test --release --locked -p bifocal-nn -p bifocal-align --features bifocal-nn/gpu,bifocal-align/gpu --test fused --test pairs --test gpu --no-run
 clock=$SECONDS
-cargo test --release --locked -p bifocal-nn -p bifocal-align --features bifocal-nn/gpu,bifocal-align/gpu --test fused --test gpu -- --nocapture --test-threads 1
+cargo test --release --locked -p bifocal-nn -p bifocal-align --features bifocal-nn/gpu,bifocal-align/gpu --test fused --test pairs --test gpu -- --nocapture --test-threads 1
 echo "compared in $((SECONDS - clock)) s"

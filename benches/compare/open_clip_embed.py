@@ -59,7 +59,7 @@ def image_rows(folder, model, images):
         name = f"ViT-B/32 image embedding, batch {args.batch}, {precision}"
         if not any(map(table.wants, (name, name.replace(f"batch {args.batch}", "batch 1")))):
             continue
-        ours = side.Ours(args, "embed", folder / "model", folder, precision)
+        ours = side.ours(args, "embed", folder / "model", folder, precision)
         peers = {}
 
         def peer(name, visual, x, autocast=False):
@@ -100,7 +100,7 @@ def text_rows(folder, model):
     lines = side.captions(args, args.captions)
     (folder / "lines.txt").write_text("".join(f"{line}\n" for line in lines))
     tokens = open_clip.get_tokenizer("ViT-B-32")(lines)
-    ours = side.Ours(args, "embed", folder / "model", folder, "f32")
+    ours = side.ours(args, "embed", folder / "model", folder, "f32")
 
     def work(encode, batch):
         return inference(lambda: torch.cat([encode(part) for part in tokens.split(batch)]))

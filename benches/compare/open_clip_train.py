@@ -34,7 +34,7 @@ with side.folder() as temporary:
     lines = side.captions(args, 5 * args.batch)[::5]
     (folder / "lines.txt").write_text("".join(f"{line}\n" for line in lines))
     tokens = open_clip.get_tokenizer("ViT-B-32")(lines)
-    ours = side.Ours(args, "train", folder / "model", folder, args.precision, "image" if args.image_only else "both", "checkpoint" if args.checkpoint else "keep")
+    ours = side.ours(args, "train", folder / "model", folder, args.precision, "image" if args.image_only else "both", "checkpoint" if args.checkpoint else "keep")
     learning = [value for key, value in model.named_parameters() if key != "logit_scale" and (key.startswith("visual.") or not args.image_only)]
     optimizer = torch.optim.AdamW(learning, lr=1e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, fused=True)
 

@@ -33,7 +33,7 @@ def jpegs(folder):
         (folder / "photos.txt").write_text("".join(f"{path}\n" for path in paths))
         files = [path.read_bytes() for path in paths]
         transform = open_clip.image_transform(224, is_train=False, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD)
-        ours = side.Ours(args, "photos", folder, threads=1)
+        ours = side.ours(args, "photos", folder, threads=1)
         ours.ask("dump")
         expected = torch.stack([transform(Image.open(io.BytesIO(file))) for file in files]).permute(0, 2, 3, 1).numpy()
         most = np.abs(np.fromfile(folder / "photos.out", dtype=np.float32).reshape(expected.shape) - expected).max()
@@ -49,7 +49,7 @@ def tokens(folder):
     (folder / "lines.txt").write_text("".join(f"{line}\n" for line in lines))
     clip_folder.write(folder / "model")
     fast, slow = Tokenizer.from_file(str(folder / "model/tokenizer.json")), open_clip.get_tokenizer("ViT-B-32")
-    ours = side.Ours(args, "embed", folder / "model", folder)
+    ours = side.ours(args, "embed", folder / "model", folder)
     ours.ask("ids")
     mine = [[int(token) for token in line.split()] for line in (folder / "ids.out").read_text().splitlines()]
     if mine != [encoding.ids[:77] for encoding in fast.encode_batch(lines)]:

@@ -18,7 +18,7 @@ lines = side.captions(args, args.captions)
 
 def ours_of(model, folder, precision, name, expected, least, lines=lines):
     (folder / "lines.txt").write_text("".join(f"{line}\n" for line in lines))
-    ours = side.Ours(args, "embed", model, folder, precision)
+    ours = side.ours(args, "embed", model, folder, precision)
     ours.ask("dump")
     rows = np.fromfile(folder / "texts.out", dtype=np.float32).reshape(len(lines), -1)
     return ours, side.agree(name, rows, expected, least)

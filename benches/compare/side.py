@@ -30,12 +30,11 @@ def arguments(description, **more):
     return args
 
 
-class Ours:
-    """Our process (benches/compare/ours/): answers a line with the seconds that it took and a number of the result."""
+class Process:
+    """A process that answers a line with the seconds that it took and a number of the result."""
 
-    def __init__(self, args, *what, threads=None):
-        env = dict(os.environ, RAYON_NUM_THREADS=str(threads or args.threads))
-        command = [args.bin / "examples/compare", *what]
+    def __init__(self, *command, **more):
+        env = dict(os.environ, **more)
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         if self.process.stdout.readline().strip() != "ready":
             raise SystemExit(f"{' '.join(map(str, command))} did not open")
@@ -55,6 +54,11 @@ class Ours:
     def close(self):
         self.process.stdin.close()
         self.process.wait()
+
+
+def ours(args, *what, threads=None):
+    """Our side: benches/compare/ours/."""
+    return Process(args.bin / "examples/compare", *what, RAYON_NUM_THREADS=str(threads or args.threads))
 
 
 def peak_mib(pid="self"):

@@ -1,108 +1,16 @@
 //! Each fused operation against its composed twin (value and gradients) and against finite differences; with the feature `gpu` also against itself on a graphics
 //! card, where it is composed of the engine's operations.
 
-#[cfg(feature = "gpu")]
-mod card;
+mod twins;
 
 use std::sync::Arc;
 
 use bifocal_nn::engine::{tensor, values};
-use bifocal_nn::fused::{
-    self, Activation, AttentionShape, ConvShape, Divergence, GroupShape, Penalty, Rope, RopeStyle, Softmax, Targets,
-};
+use bifocal_nn::fused::{self, Activation, AttentionShape, ConvShape, GroupShape, Rope, RopeStyle};
 use bifocal_nn::init::Rng;
 use bifocal_nn::noise::{self, Noise};
 use bifocal_nn::{Tensor, composed};
-
-/// An operation on flat leaves; it gives them their shapes itself, so that one harness serves all ranks.
-type Op<'a> = &'a dyn Fn(&[Tensor<1>]) -> Tensor<2>;
-
-struct Outcome {
-    value: Vec<f32>,
-    grads: Vec<Vec<f32>>,
-}
-
-fn run(op: Op, leaves: &[Vec<f32>]) -> Outcome {
-    let leaves: Vec<Tensor<1>> = leaves
-        .iter()
-        .map(|v| tensor(v.clone(), [v.len()]).autodiff().require_grad())
-        .collect();
-    let y = op(&leaves);
-    let [rows, cols] = y.dims();
-    let direction = tensor(direction(rows * cols), [rows, cols]);
-    let mut grads = (y.clone() * direction).sum().backward();
-    Outcome {
-        value: values(y),
-        grads: leaves
-            .iter()
-            .map(|leaf| values(leaf.grad_remove(&mut grads).expect("every leaf gets a gradient")))
-            .collect(),
-    }
-}
-
-fn direction(n: usize) -> Vec<f32> {
-    let mut rng = Rng::new(99);
-    (0..n).map(|_| rng.normal()).collect()
-}
-
-/// The scalar whose gradient [`run`] computes, in f64 from a forward pass without gradients.
-fn objective(op: Op, leaves: &[Vec<f32>]) -> f64 {
-    let leaves: Vec<Tensor<1>> = leaves.iter().map(|v| tensor(v.clone(), [v.len()])).collect();
-    let y = values(op(&leaves));
-    let d = direction(y.len());
-    y.iter().zip(d).map(|(&a, b)| f64::from(a) * f64::from(b)).sum()
-}
-
-fn close(name: &str, a: &[f32], b: &[f32], tolerance: f32) {
-    assert_eq!(a.len(), b.len(), "{name}: lengths");
-    let scale = b.iter().fold(1.0f32, |m, x| m.max(x.abs()));
-    for (i, (x, y)) in a.iter().zip(b).enumerate() {
-        assert!((x - y).abs() <= tolerance * scale, "{name}[{i}]: {x} against {y}");
-    }
-}
-
-/// The same on a graphics card: value and gradients are those of the CPU's kernels.
-#[cfg(feature = "gpu")]
-fn there(name: &str, op: Op, leaves: &[Vec<f32>], here: &Outcome) {
-    let Some(device) = card::card() else { return };
-    let found = bifocal_nn::engine::scope(device, || run(op, leaves));
-    let mut most = card::distance(name, &found.value, &here.value);
-    for (i, (a, b)) in found.grads.iter().zip(&here.grads).enumerate() {
-        most = most.max(card::distance(&format!("{name}: gradient {i}"), a, b));
-    }
-    println!("{name}: {most:.1e} from the CPU");
-}
-
-#[cfg(not(feature = "gpu"))]
-fn there(_: &str, _: Op, _: &[Vec<f32>], _: &Outcome) {}
-
-fn check(name: &str, sizes: &[usize], fast: Op, twin: Op) {
-    let mut rng = Rng::new(7);
-    let leaves: Vec<Vec<f32>> = sizes.iter().map(|&n| (0..n).map(|_| rng.normal()).collect()).collect();
-    let (a, b) = (run(fast, &leaves), run(twin, &leaves));
-    close(name, &a.value, &b.value, 1e-5);
-    for (i, (ga, gb)) in a.grads.iter().zip(&b.grads).enumerate() {
-        close(&format!("{name}: gradient {i}"), ga, gb, 2e-5);
-    }
-    there(name, fast, &leaves, &a);
-    let h = 5e-3f32;
-    for (which, leaf) in leaves.iter().enumerate() {
-        for _ in 0..6 {
-            let at = rng.below(leaf.len());
-            let shifted = |by: f32| {
-                let mut moved = leaves.clone();
-                moved[which][at] += by;
-                objective(fast, &moved)
-            };
-            let numeric = (shifted(h) - shifted(-h)) / f64::from(2.0 * h);
-            let exact = f64::from(a.grads[which][at]);
-            assert!(
-                (numeric - exact).abs() <= 2e-2 * (1.0 + exact.abs()),
-                "{name}: leaf {which}[{at}]: {exact}, but finite differences say {numeric}"
-            );
-        }
-    }
-}
+use twins::{check, close, run, scalar_loss, there, two};
 
 const SMOOTH: [Activation; 5] = [
     Activation::Identity,
@@ -111,10 +19,6 @@ const SMOOTH: [Activation; 5] = [
     Activation::QuickGelu,
     Activation::Silu,
 ];
-
-fn two(x: &Tensor<1>, rows: usize, cols: usize) -> Tensor<2> {
-    x.clone().reshape([rows, cols])
-}
 
 #[test]
 fn choice_loss() {
@@ -523,112 +427,4 @@ fn constants_and_leaves_mix() {
     let mut grads = y.sum().backward();
     let g = values(w.grad_remove(&mut grads).expect("the weight learns"));
     assert_eq!(g, [4.0, 6.0, 4.0, 6.0]);
-}
-
-fn scalar_loss(loss: Tensor<1>) -> Tensor<2> {
-    loss.reshape([1, 1])
-}
-
-#[test]
-fn softmax_over_pairs() {
-    let (n, m, d) = (7, 9, 5);
-    let targets = || Targets::new(n, m, (0..8).map(|j| (j % n, j))).expect("each pair once");
-    let weights = |k: usize| (0..k).map(|i| 0.1 + 0.05 * i as f32).collect::<Vec<_>>();
-    for cols in [weights(m), vec![0.0; m]] {
-        let what = Arc::new(Softmax::new(targets(), weights(n), cols));
-        check(
-            "softmax_pairs",
-            &[n * d, m * d, 1],
-            &|l| {
-                let loss = fused::softmax_pairs(two(&l[0], n, d), two(&l[1], m, d), l[2].clone(), &what);
-                scalar_loss(loss)
-            },
-            &|l| {
-                let loss = composed::softmax_pairs(two(&l[0], n, d), two(&l[1], m, d), l[2].clone(), &what);
-                scalar_loss(loss)
-            },
-        );
-    }
-}
-
-#[test]
-fn sigmoid_over_pairs() {
-    let (n, m, d) = (7, 9, 5);
-    let targets = Arc::new(Targets::new(n, m, (0..8).map(|j| (j % n, j))).expect("each pair once"));
-    let rows = |l: &[Tensor<1>]| (two(&l[0], n, d), two(&l[1], m, d), l[2].clone(), l[3].clone());
-    check(
-        "sigmoid_pairs",
-        &[n * d, m * d, 1, 1],
-        &|l| {
-            let (x, y, scale, bias) = rows(l);
-            scalar_loss(fused::sigmoid_pairs(x, y, scale, bias, &targets, 7.0))
-        },
-        &|l| {
-            let (x, y, scale, bias) = rows(l);
-            scalar_loss(composed::sigmoid_pairs(x, y, scale, bias, &targets, 7.0))
-        },
-    );
-}
-
-#[test]
-fn distillation_over_pairs() {
-    let (n, m, d) = (7, 9, 5);
-    let mut rng = Rng::new(3);
-    let mut random = |k: usize| (0..k * 4).map(|_| rng.normal()).collect::<Vec<f32>>();
-    let numbers = [random(n), random(m)];
-    let teacher = || numbers.clone().map(|v| tensor(v.clone(), [v.len() / 4, 4]));
-    for divergence in [Divergence::CrossEntropy, Divergence::KullbackLeibler] {
-        let rows = |l: &[Tensor<1>]| (two(&l[0], n, d), two(&l[1], m, d), l[2].clone());
-        check(
-            &format!("distill_pairs {divergence:?}"),
-            &[n * d, m * d, 1],
-            &|l| {
-                let (x, y, scale) = rows(l);
-                scalar_loss(fused::distill_pairs(x, y, scale, teacher(), 0.7, divergence))
-            },
-            &|l| {
-                let (x, y, scale) = rows(l);
-                scalar_loss(composed::distill_pairs(x, y, scale, teacher(), 0.7, divergence))
-            },
-        );
-    }
-}
-
-#[test]
-fn structure_over_pairs() {
-    let (n, d) = (9, 5);
-    let mut rng = Rng::new(3);
-    let numbers: Vec<f32> = (0..n * 4).map(|_| rng.normal()).collect();
-    let teacher = || tensor(numbers.clone(), [n, 4]);
-    for penalty in [Penalty::Squared, Penalty::SmoothL1] {
-        check(
-            &format!("structure {penalty:?}"),
-            &[n * d],
-            &|l| scalar_loss(fused::structure(two(&l[0], n, d), teacher(), penalty)),
-            &|l| scalar_loss(composed::structure(two(&l[0], n, d), teacher(), penalty)),
-        );
-    }
-}
-
-#[test]
-fn a_side_that_does_not_learn_gets_no_gradient() {
-    let (n, d) = (6, 4);
-    let mut rng = Rng::new(3);
-    let mut rows = || tensor::<2>((0..n * d).map(|_| rng.normal()).collect(), [n, d]);
-    let (learning, frozen) = (rows().autodiff().require_grad(), rows());
-    let scale = tensor(vec![2.0], [1]);
-    let targets = Targets::new(n, n, (0..n).map(|i| (i, i))).expect("each pair once");
-    let what = Arc::new(Softmax::new(targets, vec![0.1; n], vec![0.1; n]));
-    for frozen in [frozen.clone(), frozen.clone().autodiff()] {
-        for swapped in [false, true] {
-            let (x, y) = (learning.clone(), frozen.clone());
-            let (x, y) = if swapped { (y, x) } else { (x, y) };
-            let grads = fused::softmax_pairs(x, y, scale.clone(), &what).backward();
-            assert!(frozen.grad(&grads).is_none());
-            let found = learning.grad(&grads).expect("it learns");
-            assert!(values(found).iter().any(|&g| g != 0.0));
-        }
-    }
-    let plain = fused::softmax_pairs(frozen.clone(), frozen, scale, &what);
-    assert!(!plain.is_autodiff());
 }

@@ -34,7 +34,9 @@ pub fn traced(file: Option<&Path>, run: impl FnOnce() -> Result<()>) -> Result<(
         n => format!(" ({n} more spans are in these sums alone)"),
     };
     eprint!("{}", table(&trace.sums(), took, peak));
-    eprintln!("{}: open it at https://ui.perfetto.dev{left_out}", file.display());
+    if written.is_ok() {
+        eprintln!("{}: open it at https://ui.perfetto.dev{left_out}", file.display());
+    }
     result.and(written)
 }
 

@@ -126,11 +126,9 @@ impl Pixels<'_> {
         ) else {
             return false;
         };
-        let rows = [0, 1].map(|end| {
-            // rows of the filter that lie over the image: from, to
-            let over = |y: usize| y.saturating_sub(oy * shape.stride).min(shape.kh);
-            over(if end == 0 { shape.pad[0] } else { shape.h + shape.pad[0] })
-        });
+        // rows of the filter that lie over the image: from, to
+        let over = |y: usize| y.saturating_sub(oy * shape.stride).min(shape.kh);
+        let rows = [over(shape.pad[0]), over(shape.h + shape.pad[0])];
         let top = (oy * shape.stride + rows[0]).saturating_sub(shape.pad[0]).min(shape.h);
         let from = ((image * shape.h + top) * shape.w + left) * shape.c;
         match (shape.kh, shape.kw, shape.stride) {

@@ -14,7 +14,7 @@ pub enum Precision {
     F32,
     /// Rounded to the nearest bf16 (eight significant bits) while they are packed. A product of two of them is exact in f32.
     Bf16,
-    /// For inference: eight-bit integers with steps of their own for each column of the right operand, and for each 256 numbers of a row of the left one, found when it comes
+    /// For inference: eight-bit integers with a step for each 128 numbers along k of a column of the right operand and of a row of the left one, which is found when it comes
     /// (`gemm/int8/`). Gradients are not multiplied so: what a backward pass needs stays f32, and so do products that add to what is there.
     Int8,
 }

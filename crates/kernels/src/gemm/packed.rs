@@ -165,7 +165,7 @@ pub(super) fn pack_panels(
 }
 
 /// Columns of a tile.
-struct Width;
+pub(super) struct Width;
 impl Task for Width {
     type Out = usize;
     #[inline(always)]

@@ -10,6 +10,9 @@ use crate::tokenizer::TokenizerError;
 use crate::vision::CodesError;
 use crate::weights::WeightsError;
 
+/// Recipes whose models see, as messages name them.
+pub const THAT_SEE: &str = "recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml";
+
 /// An error of a model that talks.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,7 +36,7 @@ pub enum ChatError {
     #[error(transparent)]
     Generate(#[from] GenerateError),
     /// The model is none that talks.
-    #[error("{}: {found}; give a language model (.gguf or its folder), a LLaVA in transformers' layout, or a bundle of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml", path.display())]
+    #[error("{}: {found}; give a language model (.gguf or its folder), a LLaVA in transformers' layout, or a bundle of {recipes}", path.display(), recipes = THAT_SEE)]
     NoChat {
         /// The file or folder.
         path: PathBuf,
@@ -42,7 +45,8 @@ pub enum ChatError {
     },
     /// A picture for a model without eyes.
     #[error(
-        "{name} is a language model alone and sees no pictures; leave the picture out, or give a bundle of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml"
+        "{name} is a language model alone and sees no pictures; leave the picture out, or give a bundle of {recipes}",
+        recipes = THAT_SEE
     )]
     Blind {
         /// The model.

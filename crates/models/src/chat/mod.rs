@@ -12,7 +12,7 @@ mod template;
 
 pub use conversation::{Answer, Conversation, Ended, Speech};
 pub use dialogue::{Dialogue, Role, Turn};
-pub use error::ChatError;
+pub use error::{ChatError, THAT_SEE};
 pub use model::{ChatModel, Eyes, Seen};
 pub use sequence::Sequence;
 pub use template::{Style, Template};

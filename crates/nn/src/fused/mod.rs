@@ -145,10 +145,11 @@ pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The last part of a type's path, as traces call it.
+/// The last part of a type's path, without its parameters, as traces call it.
 pub(crate) fn name_of<F>() -> &'static str {
     let path = std::any::type_name::<F>();
-    path.rsplit("::").next().unwrap_or(path)
+    let plain = path.split_once('<').map_or(path, |(plain, _)| plain);
+    plain.rsplit("::").next().unwrap_or(plain)
 }
 
 fn forward<const N: usize, F: Fused<N>>(op: &F, inputs: [&[f32]; N], keep: bool) -> (Vec<f32>, Vec<usize>, F::Saved) {

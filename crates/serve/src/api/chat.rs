@@ -12,7 +12,7 @@ use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use bifocal_models::chat::{Answer as Said, Ended, Role, Speech, Turn};
+use bifocal_models::chat::{Answer as Said, Ended, Role, Speech, THAT_SEE, Turn};
 use bifocal_models::generate::Sampling;
 use bytes::Bytes;
 use hyper::body::Frame;
@@ -83,7 +83,8 @@ pub(crate) async fn completions(State(app): State<Shared>, payload: Payload) -> 
             return Err(ApiError::lost());
         };
         if !talker.sees() {
-            let message = "the language model sees no pictures; leave the picture out, or serve one that was trained to see: recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml";
+            let message =
+                format!("the language model sees no pictures; leave the picture out, or serve one of {THAT_SEE}");
             return Err(ApiError::field("messages", message));
         }
         let (model, limits) = (talker.model(), app.limits.picture);

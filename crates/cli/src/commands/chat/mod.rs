@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use bifocal_data::{ImageSource, Limits};
-use bifocal_models::chat::{Answer, ChatModel, Conversation, Ended, Speech};
+use bifocal_models::chat::{Answer, ChatError, ChatModel, Conversation, Ended, Speech};
 use bifocal_models::generate::{Repeats, Sampling};
 
 use crate::failure::wrong_use;
@@ -131,10 +131,8 @@ pub fn run(args: Args) -> Result<()> {
 /// The picture as the model's eyes want it.
 fn pixels(model: &ChatModel, path: &Path) -> Result<Vec<f32>> {
     let Some(eyes) = &model.eyes else {
-        return Err(wrong_use(format!(
-            "{} is a language model alone and sees no pictures: leave --image out, or give a bundle of recipes/llava.toml, blip2.toml, flamingo.toml or unified.toml",
-            model.name
-        )));
+        let name = model.name.clone();
+        return Err(wrong_use(ChatError::Blind { name }.to_string()));
     };
     let preprocess = &eyes.vision.preprocess;
     let picture = ImageSource::File(path.to_owned()).open(&Limits::default(), preprocess.conventions);

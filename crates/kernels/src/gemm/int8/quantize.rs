@@ -1,6 +1,7 @@
 //! From numbers to bytes: rows of A each time, columns of B once.
 use super::{GROUP, GROUP_WORDS, PER_WORD, UNIT, groups, words};
 use crate::buffer::{Scratch, Shared};
+use crate::gemm::packed::Width;
 use crate::gemm::{Mat, each};
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa, steps};
 
@@ -263,16 +264,6 @@ impl Bytes {
     pub(super) fn group(&self, group: usize) -> (&[f32], &[f32]) {
         let from = group * self.columns;
         (&self.steps[from..][..self.columns], &self.sums[from..][..self.columns])
-    }
-}
-
-/// Columns of a tile.
-struct Width;
-impl Task for Width {
-    type Out = usize;
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> usize {
-        2 * S::LANES
     }
 }
 
