@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use bifocal_data::{Limits, Preprocess, decode};
+use bifocal_data::decode::decode_with;
+use bifocal_data::{Conventions, Limits, Preprocess};
 
 use crate::{Outcome, Side, dump};
 
-/// Commands: `exact` (the bits of Pillow), `dump` writes `photos.out`.
+/// Commands: `exact` (the bits of Pillow), `reduced` (decoded at half the size where that suffices), `dump` writes the exact ones to `photos.out`, `dump-reduced` the others.
 pub struct Photos {
     folder: PathBuf,
     files: Vec<Vec<u8>>,
@@ -29,10 +30,10 @@ impl Photos {
         })
     }
 
-    fn all(&self, out: &mut [f32]) -> Outcome<()> {
+    fn all(&self, conventions: Conventions, out: &mut [f32]) -> Outcome<()> {
         let values = self.preprocess.values();
         for (at, file) in self.files.iter().enumerate() {
-            let image = decode::decode(file, &Limits::default())?;
+            let image = decode_with(file, &Limits::default(), conventions)?;
             // one place for all when they are only measured
             let at = at * values % out.len();
             self.preprocess.apply_into(&image, &mut out[at..at + values])?;
@@ -43,13 +44,20 @@ impl Photos {
 
 impl Side for Photos {
     fn answer(&mut self, command: &str) -> Outcome<Option<f32>> {
-        let kept = match command {
-            "exact" => 1,
-            "dump" => self.files.len(),
+        let exact = Conventions::default();
+        let reduced = Conventions {
+            reduce_to: Some(self.preprocess.size),
+            ..exact
+        };
+        let (kept, conventions) = match command {
+            "exact" => (1, exact),
+            "reduced" => (1, reduced),
+            "dump" => (self.files.len(), exact),
+            "dump-reduced" => (self.files.len(), reduced),
             _ => return Ok(None),
         };
         let mut out = vec![0.0; kept * self.preprocess.values()];
-        self.all(&mut out)?;
+        self.all(conventions, &mut out)?;
         if kept > 1 {
             dump(&self.folder.join("photos.out"), &out)?;
         }

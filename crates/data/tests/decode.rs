@@ -122,6 +122,64 @@ fn each_convention_changes_only_its_own_thing() {
     }
 }
 
+/// What a picture shows at a fraction of its size is what the whole one shows, averaged: within 3 of 255 on photos, and every kind of JPEG comes out at its size.
+#[test]
+fn reduced_pictures_are_means_of_whole_ones() {
+    let limits = Limits::default();
+    let reduced = |file: &[u8], least| {
+        let conventions = Conventions {
+            reduce_to: Some(least),
+            ..Conventions::default()
+        };
+        decode_with(file, &limits, conventions).unwrap()
+    };
+    for case in cases() {
+        let whole = decode(&case.file, &limits).unwrap();
+        let tiny = reduced(&case.file, 1);
+        let by = whole.width().div_ceil(tiny.width());
+        if !case.name.starts_with("jpeg") {
+            assert_eq!(tiny, whole, "{}", case.name);
+        } else {
+            assert!(tiny.width() == whole.width().div_ceil(8), "{}: {by}", case.name);
+            assert!(tiny.height() == whole.height().div_ceil(8), "{}: {by}", case.name);
+        }
+        assert_eq!(reduced(&case.file, u32::MAX), whole, "{}", case.name);
+    }
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples/photos/images");
+    let photos = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut photos: Vec<_> = photos
+        .filter(|path| path.extension().is_some_and(|e| e == "jpg"))
+        .collect();
+    photos.sort();
+    assert!(photos.len() >= 4);
+    for path in photos.iter().take(8) {
+        let file = std::fs::read(path).unwrap();
+        let whole = decode(&file, &limits).unwrap();
+        for by in [2u32, 4, 8] {
+            let small = reduced(&file, whole.width().min(whole.height()).div_ceil(by));
+            assert_eq!(
+                (small.width(), small.height()),
+                (whole.width().div_ceil(by), whole.height().div_ceil(by))
+            );
+            let (mut sum, mut count) = (0.0, 0);
+            for y in 0..whole.height() / by {
+                for x in 0..whole.width() / by {
+                    for c in 0..3 {
+                        let at = |x: u32, y: u32, image: &RgbImage| {
+                            f64::from(image.data()[((y * image.width() + x) * 3 + c) as usize])
+                        };
+                        let square = (0..by * by).map(|i| at(x * by + i % by, y * by + i / by, &whole));
+                        sum += (square.sum::<f64>() / f64::from(by * by) - at(x, y, &small)).abs();
+                        count += 1;
+                    }
+                }
+            }
+            let mean = sum / f64::from(count);
+            assert!(mean < 3.0, "{path:?} by {by}: {mean}");
+        }
+    }
+}
+
 /// Streams that other programs write and the fixtures lack.
 #[test]
 fn unusual_jpegs() {

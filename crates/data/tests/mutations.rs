@@ -39,10 +39,13 @@ fn mutated_pictures_neither_panic_nor_take_the_memory() {
         for (name, file) in &pictures {
             let (_, other) = &pictures[random.below(pictures.len())];
             let bytes = mutate(&mut random, file, other);
-            let conventions = if round % 2 == 0 {
-                Conventions::default()
-            } else {
-                Conventions::pillow()
+            let conventions = match round % 3 {
+                0 => Conventions::default(),
+                1 => Conventions::pillow(),
+                _ => Conventions {
+                    reduce_to: Some(1 + random.below(40) as u32),
+                    ..Conventions::default()
+                },
             };
             match decode_with(&bytes, &limits, conventions) {
                 Ok(image) => {

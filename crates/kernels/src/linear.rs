@@ -22,6 +22,11 @@ impl<'a> Weight<'a> {
         }
     }
 
+    /// The weight itself, and whether it is packed for a product of that precision.
+    pub(crate) fn state(&self, precision: Precision) -> (&'a [f32], bool) {
+        (self.data, self.packed.is_some_and(|packed| packed.serves(precision)))
+    }
+
     /// With the same weight in levels, which serves products of a few rows.
     #[must_use]
     pub fn with_grid(self, grid: Option<&'a Grid>) -> Self {

@@ -14,6 +14,10 @@ pub struct Conventions {
     pub transparency: Transparency,
     /// Grey of 16 bits. Colours of 16 bits give their high byte in both worlds.
     pub deep_grey: DeepGrey,
+    /// Decodes a JPEG at a half, a quarter or an eighth of its size, as long as its shorter side keeps at least this many pixels: quicker, and not the reference's pixels.
+    /// Without it, always whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce_to: Option<u32>,
 }
 
 /// Whether the orientation that a camera wrote is applied.
@@ -50,14 +54,29 @@ pub enum DeepGrey {
 }
 
 impl Conventions {
-    /// The reference libraries' way in all three points.
+    /// The reference libraries' way.
     #[must_use]
     pub const fn pillow() -> Self {
         Self {
             orientation: Turning::Ignored,
             transparency: Transparency::Dropped,
             deep_grey: DeepGrey::Clipped,
+            reduce_to: None,
         }
+    }
+
+    /// A part of [`Preprocess::fingerprint`](crate::Preprocess::fingerprint), as it was before pictures could be reduced when they are not.
+    pub(crate) fn fingerprint(&self) -> String {
+        let Self {
+            orientation,
+            transparency,
+            deep_grey,
+            reduce_to,
+        } = self;
+        let reduced = reduce_to.map_or_else(String::new, |least| format!(", reduce_to: {least}"));
+        format!(
+            " files=Conventions {{ orientation: {orientation:?}, transparency: {transparency:?}, deep_grey: {deep_grey:?}{reduced} }}"
+        )
     }
 
     /// Whether these are Bifocal's own.

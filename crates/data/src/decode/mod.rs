@@ -194,7 +194,7 @@ fn decode_as(
 ) -> Result<RgbImage, DecodeError> {
     let budget = Budget::new(limits.time);
     let raw = if format == ImageFormat::Jpeg {
-        decode_jpeg(bytes, limits, &budget)?
+        decode_jpeg(bytes, limits, conventions, &budget)?
     } else {
         decode_other(bytes, format, name, limits, conventions, &budget)?
     };
@@ -213,7 +213,7 @@ fn decode_as(
 }
 
 /// JPEG, by the decoder here, whose pixels are libjpeg's.
-fn decode_jpeg(bytes: &[u8], limits: &Limits, budget: &Budget) -> Result<Raw, DecodeError> {
+fn decode_jpeg(bytes: &[u8], limits: &Limits, conventions: Conventions, budget: &Budget) -> Result<Raw, DecodeError> {
     const FORMAT: &str = "JPEG";
     let damaged = |reason: &str| DecodeError::Damaged {
         format: FORMAT,
@@ -244,14 +244,15 @@ fn decode_jpeg(bytes: &[u8], limits: &Limits, budget: &Budget) -> Result<Raw, De
     if !facts.whole {
         return Err(DecodeError::Truncated { format: FORMAT });
     }
-    let rgb = jpeg::decode(bytes, size, budget).map_err(|e| match e {
+    let by = conventions.reduce_to.map_or(1, |least| jpeg::reduction(size, least));
+    let rgb = jpeg::decode(bytes, size, by, budget).map_err(|e| match e {
         JpegError::Damaged(reason) => damaged(reason),
         JpegError::Slow => budget.error(FORMAT),
         JpegError::Unsupported(kind) => DecodeError::Unsupported {
             what: format!("a JPEG {kind}"),
         },
     })?;
-    let (width, height) = size;
+    let (width, height) = (size.0.div_ceil(by), size.1.div_ceil(by));
     Ok(Raw {
         width,
         height,

@@ -201,7 +201,7 @@ impl Preprocess {
         let files = if self.conventions.is_default() {
             String::new()
         } else {
-            format!(" files={:?}", self.conventions)
+            self.conventions.fingerprint()
         };
         format!(
             "v1 size={} resize={mode} filter={:?} mean={} std={} crop={:?}{files}",

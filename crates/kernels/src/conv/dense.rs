@@ -16,9 +16,9 @@ const PICTURES: usize = 4 << 20;
 ///
 /// # Shapes
 /// `x`: `[n, h, w, c]`, `w`: `[dout, kh·kw·c]`, `bias`: `[dout]`; result `[n·out_h·out_w, dout]`. `pre` as [`linear`] has it.
-pub fn dense(
+pub fn dense<'a>(
     x: &[f32],
-    w: &[f32],
+    w: impl Into<Weight<'a>>,
     bias: Option<&[f32]>,
     act: Activation,
     shape: &ConvShape,
@@ -28,7 +28,15 @@ pub fn dense(
 ) -> LinearOut {
     assert_eq!(x.len(), shape.inputs(), "dense convolution: x must be [n, h, w, c]");
     let (rows, patch) = (shape.n * shape.out_h() * shape.out_w(), shape.patch());
-    let packed = pack_weight(w, patch, dout, precision);
+    let given: Weight = w.into();
+    let packed = match given.state(precision) {
+        (_, true) => None,
+        (data, false) => Some((data, pack_weight(data, patch, dout, precision))),
+    };
+    let weight = match &packed {
+        Some((data, packed)) => Weight::new(data, Some(packed)),
+        None => given,
+    };
     let keep_pre = keep_pre && act != Activation::Identity;
     let mut y = vec![0.0; rows * dout];
     let mut pre = vec![0.0; if keep_pre { rows * dout } else { 0 }];
@@ -37,7 +45,6 @@ pub fn dense(
         let count = y.len() / dout.max(1);
         let mut patches = Scratch::take(count * patch);
         unfold(x, shape, i * band, as_uninit(patches.numbers()));
-        let weight = Weight::new(w, Some(&packed));
         let out = linear(
             patches.numbers(),
             weight,

@@ -1,10 +1,13 @@
 //! Convolutions on images stored row by row, channels last.
 
 use bifocal_kernels::conv as kernel;
+use bifocal_kernels::linear::Weight;
 use burn::tensor::Tensor;
 
-use super::{Activation, Fused, absent, apply, linear, on_cpu};
+use super::linear::linear_prepared;
+use super::{Activation, Fused, absent, apply, on_cpu};
 use crate::composed;
+use crate::packed::Prepared;
 use crate::precision::{self, Precision};
 
 pub use bifocal_kernels::conv::ConvShape;
@@ -41,6 +44,7 @@ const LARGE: usize = 4 << 20;
 
 #[derive(Clone, Debug)]
 struct Dense {
+    prepared: Prepared,
     act: Activation,
     bias: bool,
     shape: ConvShape,
@@ -55,6 +59,7 @@ impl Fused<3> for Dense {
     fn forward(&self, [x, w, b]: [&[f32]; 3], keep: bool) -> (Vec<f32>, Vec<usize>, Self::Saved) {
         let (s, dout) = (&self.shape, self.dout);
         let precision = precision::of_product(self.precision, s.kh * s.kw * s.c, keep);
+        let w = Weight::new(w, self.prepared.packed.as_deref());
         let out = kernel::dense(x, w, self.bias.then_some(b), self.act, s, dout, keep, precision);
         (out.y, vec![s.n * s.out_h() * s.out_w(), dout], out.pre)
     }
@@ -80,6 +85,18 @@ impl Fused<3> for Dense {
 /// # Shapes
 /// `x` `[n·h·w, c]`, `w` `[out, kh·kw·c]`, `bias` `[out]` → `[n·oh·ow, out]`.
 pub fn conv2d(x: Tensor<2>, w: Tensor<2>, bias: Option<Tensor<1>>, act: Activation, shape: &ConvShape) -> Tensor<2> {
+    conv2d_prepared(x, w, Prepared::default(), bias, act, shape)
+}
+
+/// As [`conv2d`]; `prepared` is the weight once more, as the kernels read it best.
+pub(crate) fn conv2d_prepared(
+    x: Tensor<2>,
+    w: Tensor<2>,
+    prepared: Prepared,
+    bias: Option<Tensor<1>>,
+    act: Activation,
+    shape: &ConvShape,
+) -> Tensor<2> {
     check(&x, shape);
     if !on_cpu(&x) {
         return composed::conv2d(x, w, bias, act, shape);
@@ -88,6 +105,7 @@ pub fn conv2d(x: Tensor<2>, w: Tensor<2>, bias: Option<Tensor<1>>, act: Activati
         let [dout, patch] = w.dims();
         assert_eq!(patch, shape.kh * shape.kw * shape.c, "conv2d: weight does not fit");
         let op = Dense {
+            prepared,
             act,
             bias: bias.is_some(),
             shape: *shape,
@@ -97,7 +115,7 @@ pub fn conv2d(x: Tensor<2>, w: Tensor<2>, bias: Option<Tensor<1>>, act: Activati
         return apply(op, [x.into(), w.into(), bias.map_or_else(absent, Into::into)]);
     }
     let op = Im2col { shape: *shape };
-    linear(apply(op, [x.into()]), w, bias, act, None)
+    linear_prepared(apply(op, [x.into()]), w, prepared, bias, act, None)
 }
 
 #[derive(Clone, Debug)]

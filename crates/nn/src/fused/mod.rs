@@ -26,6 +26,7 @@ pub use bottleneck::bottleneck;
 pub use cached::{KeyValues, attention_cached};
 pub use choice::choice_loss;
 pub use contrastive::{Divergence, Penalty, Softmax, Targets, distill_pairs, sigmoid_pairs, softmax_pairs, structure};
+pub(crate) use conv::conv2d_prepared;
 pub use conv::{ConvShape, conv2d, depthwise_conv2d};
 pub(crate) use dropout::dropout;
 pub use elastic::elastic;

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use super::{ones, zeros};
 use crate::fused::{self, Activation, ConvShape, GroupShape};
 use crate::init::{Init, Rng};
+use crate::packed::PackedWeight;
 
 /// Pictures on their way through layers: rows of pixels, channels last.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct Conv {
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     kernel: usize,
+    #[module(skip)]
+    packed: PackedWeight,
 }
 
 impl Conv {
@@ -47,16 +50,19 @@ impl Conv {
     pub fn new(kernel: usize, input: usize, output: usize, bias: bool, rng: &mut Rng) -> Self {
         let fan_in = kernel * kernel * input;
         let init = Init::linear(fan_in);
-        Self {
-            weight: Param::from_tensor(init.tensor([output, fan_in], rng)),
-            bias: bias.then(|| Param::from_tensor(init.tensor([output], rng))),
-            kernel,
-        }
+        let weight = Param::from_tensor(init.tensor([output, fan_in], rng));
+        let bias = bias.then(|| Param::from_tensor(init.tensor([output], rng)));
+        Self::from_params(kernel, weight, bias)
     }
 
     /// A layer of a weight `[out, kernel·kernel·in]` and a bias `[out]`.
     pub fn from_params(kernel: usize, weight: Param<Tensor<2>>, bias: Option<Param<Tensor<1>>>) -> Self {
-        Self { weight, bias, kernel }
+        Self {
+            weight,
+            bias,
+            kernel,
+            packed: PackedWeight::default(),
+        }
     }
 
     /// Rows and columns of the kernel.
@@ -73,9 +79,10 @@ impl Conv {
     /// Steps of `stride` over a picture with zeros at its top, bottom, left and right.
     pub fn padded(&self, x: &Pictures, stride: usize, pad: [usize; 4], act: Activation) -> Pictures {
         let [_, c] = x.x.dims();
-        let bias = self.bias.as_ref().map(Param::val);
+        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Param::val));
         if self.kernel == 1 && stride == 1 && pad == [0; 4] {
-            return x.with(fused::linear(x.x.clone(), self.weight.val(), bias, act, None));
+            let prepared = self.packed.of(&weight, x.n * x.area());
+            return x.with(fused::linear_prepared(x.x.clone(), weight, prepared, bias, act, None));
         }
         let shape = ConvShape {
             n: x.n,
@@ -87,8 +94,9 @@ impl Conv {
             stride,
             pad,
         };
+        let prepared = self.packed.of(&weight, x.n * shape.out_h() * shape.out_w());
         Pictures {
-            x: fused::conv2d(x.x.clone(), self.weight.val(), bias, act, &shape),
+            x: fused::conv2d_prepared(x.x.clone(), weight, prepared, bias, act, &shape),
             n: x.n,
             size: [shape.out_h(), shape.out_w()],
         }

@@ -79,12 +79,14 @@ pub(super) struct Component {
     quant_slot: usize,
     /// The table that held when the first scan of this component began.
     quant: Option<[u16; 64]>,
+    /// Samples on the side of a block: 8, or fewer when the picture is reduced.
+    pub side: usize,
     /// Size in samples without padding.
     pub width: usize,
     pub height: usize,
     /// Width in blocks, padded to whole MCUs.
     pub blocks_wide: usize,
-    /// Samples, `[blocks high · 8, blocks_wide · 8]`, padded likewise.
+    /// Samples, `[blocks high · side, blocks_wide · side]`, padded likewise.
     pub plane: Vec<u8>,
     /// Coefficients of a progressive frame in natural order, `[blocks high, blocks_wide, 64]`.
     pub coefficients: Vec<i16>,
@@ -103,19 +105,21 @@ impl Component {
     /// Transforms a block into the plane.
     #[inline(always)]
     pub fn put(&mut self, row: usize, column: usize, coefficients: &[i16; 64], quant: &[u16; 64]) {
-        let stride = self.blocks_wide * 8;
-        idct::inverse(
-            coefficients,
-            quant,
-            &mut self.plane[row * 8 * stride + column * 8..],
-            stride,
-        );
+        let stride = self.blocks_wide * self.side;
+        let out = &mut self.plane[row * self.side * stride + column * self.side..];
+        match self.side {
+            8 => idct::inverse(coefficients, quant, out, stride),
+            4 => idct::reduced(&idct::FOUR, coefficients, quant, out, stride),
+            2 => idct::reduced(&idct::TWO, coefficients, quant, out, stride),
+            _ => idct::reduced(&idct::ONE, coefficients, quant, out, stride),
+        }
     }
 }
 
 /// The picture as its header describes it.
 pub(super) struct Frame {
     pub progressive: bool,
+    /// Size of the result.
     pub width: u32,
     pub height: u32,
     pub h_max: usize,
@@ -127,7 +131,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub fn parse(marker: u8, body: &[u8], size: (u32, u32)) -> Result<Self, JpegError> {
+    pub fn parse(marker: u8, body: &[u8], size: (u32, u32), by: u32) -> Result<Self, JpegError> {
         const BAD: JpegError = JpegError::Damaged("its frame header is impossible");
         let [precision, h1, h0, w1, w0, count, rest @ ..] = body else {
             return Err(BAD);
@@ -161,6 +165,7 @@ impl Frame {
             return Err(JpegError::Unsupported("whose components' sizes are no whole multiples"));
         }
         let (w, h) = (usize::from(width), usize::from(height));
+        let (by, side) = (by as usize, 8 / by as usize);
         let (mcus_wide, mcus_high) = (w.div_ceil(8 * h_max), h.div_ceil(8 * v_max));
         let progressive = marker == 0xc2;
         let components = rest
@@ -168,23 +173,24 @@ impl Frame {
             .zip(factors())
             .map(|(c, (ch, cv))| {
                 let (blocks_wide, blocks_high) = (mcus_wide * ch, mcus_high * cv);
-                let samples = blocks_wide * blocks_high * 64;
+                let blocks = blocks_wide * blocks_high;
                 Component {
                     id: c[0],
                     h: ch,
                     v: cv,
                     quant_slot: usize::from(c[2]),
                     quant: None,
-                    width: (w * ch).div_ceil(h_max),
-                    height: (h * cv).div_ceil(v_max),
+                    side,
+                    width: (w * ch).div_ceil(h_max * by),
+                    height: (h * cv).div_ceil(v_max * by),
                     blocks_wide,
-                    plane: vec![0; samples],
-                    coefficients: vec![0; if progressive { samples } else { 0 }],
+                    plane: vec![0; blocks * side * side],
+                    coefficients: vec![0; if progressive { blocks * 64 } else { 0 }],
                     dc_prediction: 0,
                 }
             })
             .collect();
-        let (width, height) = (u32::from(width), u32::from(height));
+        let (width, height) = (size.0.div_ceil(by as u32), size.1.div_ceil(by as u32));
         Ok(Self {
             progressive,
             width,

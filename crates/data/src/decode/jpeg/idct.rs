@@ -103,9 +103,106 @@ pub(super) fn inverse(coefficients: &[i16; 64], quant: &[u16; 64], out: &mut [u8
     }
 }
 
+/// √½ · ½, √½ · cos(π/8)·√½ and √½ · cos(3π/8)·√½.
+const C0: f32 = 0.353_553_39;
+const C1: f32 = 0.461_939_77;
+const C3: f32 = 0.191_341_72;
+
+/// Of the cosine transform of 4, 2 and 1 samples the orthonormal base, times √(samples / 8): `[sample][coefficient]`.
+pub(super) const FOUR: [[f32; 4]; 4] = [
+    [C0, C1, C0, C3],
+    [C0, C3, -C0, -C1],
+    [C0, -C3, -C0, C1],
+    [C0, -C1, C0, -C3],
+];
+pub(super) const TWO: [[f32; 2]; 2] = [[C0, C0], [C0, -C0]];
+pub(super) const ONE: [[f32; 1]; 1] = [[C0]];
+
+/// Dequantises a block and transforms its lowest coefficients into `S` rows of `out`: the block at `S` / 8 of its size.
+#[inline(always)]
+pub(super) fn reduced<const S: usize>(
+    base: &[[f32; S]; S],
+    coefficients: &[i16; 64],
+    quant: &[u16; 64],
+    out: &mut [u8],
+    stride: usize,
+) {
+    let mut columns = [[0.0; S]; S];
+    for v in 0..S {
+        let mut row = [0.0; S];
+        for u in 0..S {
+            row[u] = i32::from(coefficients[v * 8 + u]).wrapping_mul(i32::from(quant[v * 8 + u])) as f32;
+        }
+        for y in 0..S {
+            for u in 0..S {
+                columns[y][u] += base[y][v] * row[u];
+            }
+        }
+    }
+    for (y, row) in columns.iter().enumerate() {
+        let mut sums = [0.0; S];
+        for u in 0..S {
+            for x in 0..S {
+                sums[x] += base[x][u] * row[u];
+            }
+        }
+        for (out, sum) in out[y * stride..y * stride + S].iter_mut().zip(sums) {
+            // a conversion of floats ends at 0 and 255 by itself
+            *out = (sum + 128.5) as u8;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn random_block(next: &mut impl FnMut() -> i16) -> [i16; 64] {
+        let mut c = [0i16; 64];
+        for (k, c) in c.iter_mut().enumerate() {
+            *c = next() / (1 + k as i16 / 4);
+        }
+        c
+    }
+
+    fn reduced_is_the_mean_of_low_frequencies<const S: usize>(base: &[[f32; S]; S]) {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as i16 - 128
+        };
+        for _ in 0..50 {
+            let c = random_block(&mut next);
+            let mut out = [0; 64];
+            reduced(base, &c, &[3; 64], &mut out, 8);
+            for y in 0..S {
+                for x in 0..S {
+                    let mut sum = 0.0;
+                    for v in 0..S {
+                        for u in 0..S {
+                            let scale = |k: usize| if k == 0 { 0.5f64.sqrt() } else { 1.0 };
+                            let cos = |a: usize, k: usize| {
+                                ((2 * a + 1) as f64 * k as f64 * std::f64::consts::PI / (2 * S) as f64).cos()
+                            };
+                            sum += scale(u) * scale(v) * f64::from(c[v * 8 + u]) * 3.0 * cos(x, u) * cos(y, v) / 4.0;
+                        }
+                    }
+                    let exact = (sum + 128.0).clamp(0.0, 255.0);
+                    assert!(
+                        (f64::from(out[y * 8 + x]) - exact).abs() <= 0.51,
+                        "{exact} at {x},{y} of {S}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reduced_blocks_are_close_to_the_definition() {
+        reduced_is_the_mean_of_low_frequencies(&FOUR);
+        reduced_is_the_mean_of_low_frequencies(&TWO);
+        reduced_is_the_mean_of_low_frequencies(&ONE);
+    }
 
     #[test]
     fn close_to_the_definition() {

@@ -5,6 +5,9 @@
 //! by more than all other differences between two implementations together. Here are the integer transform, the triangle
 //! filters and the conversion tables that libjpeg-turbo uses by default.
 //!
+//! At a half, a quarter or an eighth of the size a block becomes 4 × 4, 2 × 2 or one sample, of its lowest coefficients alone; colours that are stored at half resolution are
+//! then at half of that too, where libjpeg would keep them.
+//!
 //! Baseline, extended and progressive Huffman streams of 8 bits with one, three or four components; the rest is [`JpegError::Unsupported`].
 
 mod block;
@@ -32,9 +35,15 @@ pub(super) enum JpegError {
     Slow,
 }
 
-/// Decodes a picture of a known size to RGB, `[height, width, 3]`. What the stream lacks is taken as zero, as libjpeg does; whether it is whole is for the caller to
+/// The largest of 1, 2, 4 and 8 by which a picture of that size can be divided so that its shorter side keeps at least `least` pixels.
+pub(super) fn reduction((width, height): (u32, u32), least: u32) -> u32 {
+    let fits = |by: &u32| width.min(height).div_ceil(*by) >= least;
+    [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+}
+
+/// Decodes a picture of a known size to RGB, `[height / by, width / by, 3]`, rounded up; `by` is a [`reduction`]. What the stream lacks is taken as zero, as libjpeg does; whether it is whole is for the caller to
 /// check, with [`facts`].
-pub(super) fn decode(bytes: &[u8], size: (u32, u32), budget: &Budget) -> Result<Vec<u8>, JpegError> {
+pub(super) fn decode(bytes: &[u8], size: (u32, u32), by: u32, budget: &Budget) -> Result<Vec<u8>, JpegError> {
     let mut tables = Tables::default();
     let mut frame: Option<Frame> = None;
     let mut at = 2; // after SOI
@@ -45,7 +54,7 @@ pub(super) fn decode(bytes: &[u8], size: (u32, u32), budget: &Budget) -> Result<
                 if frame.is_some() {
                     return Err(JpegError::Damaged("it has two frames"));
                 }
-                frame = Some(Frame::parse(marker, body, size)?);
+                frame = Some(Frame::parse(marker, body, size, by)?);
             }
             0xc4 => tables.huffman(body)?,
             0xc9..=0xcf => return Err(JpegError::Unsupported("with arithmetic coding")),

@@ -144,7 +144,7 @@ impl Scan<'_, '_> {
         let (wide, high) = if alone {
             // a scan of one component has no padding blocks
             let c = &self.frame.components[self.parts[0].component];
-            (c.width.div_ceil(8), c.height.div_ceil(8))
+            (c.width.div_ceil(c.side), c.height.div_ceil(c.side))
         } else {
             (self.frame.mcus_wide, self.frame.mcus_high)
         };

@@ -6,7 +6,7 @@ use super::frame::{Component, Frame};
 #[inline(always)]
 pub(super) fn row(frame: &Frame, c: &Component, y: usize, out: &mut [u8], sums: &mut [u16]) {
     let (across, down) = (frame.h_max / c.h, frame.v_max / c.v);
-    let stride = c.blocks_wide * 8;
+    let stride = c.blocks_wide * c.side;
     // rows beyond the picture repeat its first and last row
     let line = |y: usize| &c.plane[y.min(c.height - 1) * stride..][..c.width];
     let near = line(y / down);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bifocal_nn::Param;
-use bifocal_nn::layers::Linear;
+use bifocal_nn::layers::{Conv, Linear};
 
 use super::codes::{CodeNames, CodeTokens};
 use super::pool::{AttentionPool, PoolNames, PoolQkv};
@@ -217,13 +217,10 @@ impl Vit {
         let patches = if family == VitFamily::TokLip {
             Tokens::Codes(CodeTokens::load(&config, loader, prefix, &names.codes)?)
         } else if names.convolution {
-            Tokens::Patches(patch_embedding(loader, &name(names.patches), width, patch, bias)?.into())
+            Tokens::Patches(patch_embedding(loader, &name(names.patches), width, patch, bias)?)
         } else {
-            Tokens::Patches(
-                loader
-                    .linear(&name(names.patches), patch * patch * 3, width, bias)?
-                    .into(),
-            )
+            let Linear { weight, bias, .. } = loader.linear(&name(names.patches), patch * patch * 3, width, bias)?;
+            Tokens::Patches(Conv::from_params(patch, weight, bias))
         };
         let class = || loader.reshaped(&name(names.class), &stored(&[width], &[1, 1, width]), [width]);
         let rows =
@@ -254,17 +251,11 @@ impl Vit {
 }
 
 /// `[out, 3, p, p]` as files store it → `[out, p·p·3]`.
-fn patch_embedding(
-    loader: Loader,
-    prefix: &str,
-    width: usize,
-    patch: usize,
-    bias: bool,
-) -> Result<Linear, WeightsError> {
+fn patch_embedding(loader: Loader, prefix: &str, width: usize, patch: usize, bias: bool) -> Result<Conv, WeightsError> {
     let stored = loader.values(&format!("{prefix}.weight"), &[width, 3, patch, patch])?;
     let weight = Param::from_tensor(channels_last(&stored, width, 3, patch));
     let bias = bias
         .then(|| loader.param(&format!("{prefix}.bias"), [width]))
         .transpose()?;
-    Ok(Linear::from_params(weight, bias))
+    Ok(Conv::from_params(patch, weight, bias))
 }

@@ -13,9 +13,9 @@ pub use positions::ImageSizeError;
 
 use std::sync::Arc;
 
-use bifocal_nn::fused::{self, Activation, ConvShape};
+use bifocal_nn::fused::{self, Activation};
 use bifocal_nn::init::{Init, Rng};
-use bifocal_nn::layers::{LayerNorm, Linear, zeros};
+use bifocal_nn::layers::{Conv, LayerNorm, Linear, Pictures, zeros};
 use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Param, Tensor};
 
@@ -46,48 +46,10 @@ pub struct Vit {
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // there is one in a tower
 pub enum Tokens {
-    /// Of their pixels.
-    Patches(Patches),
+    /// Of their pixels: a step of the convolution is a patch. It is no linear layer, so that adapters pass it by.
+    Patches(Conv),
     /// Of their codes.
     Codes(CodeTokens),
-}
-
-/// The convolution that makes rows of patches. It is no linear layer, so that adapters pass it by.
-#[derive(Module, Debug)]
-pub struct Patches {
-    /// `[c, patch·patch·3]`, columns ordered row, column, channel.
-    weight: Param<Tensor<2>>,
-    /// `[c]`.
-    bias: Option<Param<Tensor<1>>>,
-}
-
-impl From<Linear> for Patches {
-    fn from(Linear { weight, bias, .. }: Linear) -> Self {
-        Self { weight, bias }
-    }
-}
-
-impl Patches {
-    fn forward(&self, images: &ImageBatch, patch: usize) -> Tensor<2> {
-        let shape = ConvShape {
-            n: images.n,
-            h: images.height,
-            w: images.width,
-            c: 3,
-            kh: patch,
-            kw: patch,
-            stride: patch,
-            pad: [0; 4],
-        };
-        let bias = self.bias.as_ref().map(Param::val);
-        fused::conv2d(
-            images.pixels.clone(),
-            self.weight.val(),
-            bias,
-            Activation::Identity,
-            &shape,
-        )
-    }
 }
 
 impl Vit {
@@ -98,8 +60,8 @@ impl Vit {
     pub fn new(config: VitConfig, rng: &mut Rng) -> Self {
         assert!(config.family != VitFamily::TokLip, "a TokLIP needs its codes");
         let (width, patch) = (config.stack.width, config.patch);
-        let patches = Linear::new(patch * patch * 3, width, config.family.patch_bias(), rng);
-        Self::over(Tokens::Patches(patches.into()), config, rng)
+        let patches = Conv::new(patch, 3, width, config.family.patch_bias(), rng);
+        Self::over(Tokens::Patches(patches), config, rng)
     }
 
     /// A tower with initial values on what makes its rows.
@@ -234,7 +196,14 @@ impl Vit {
             );
         }
         let patches = match &self.patches {
-            Tokens::Patches(patches) => patches.forward(images, c.patch),
+            Tokens::Patches(patches) => {
+                let images = Pictures {
+                    x: images.pixels.clone(),
+                    n,
+                    size: [height, width],
+                };
+                patches.padded(&images, c.patch, [0; 4], Activation::Identity).x
+            }
             Tokens::Codes(codes) => codes.forward(images),
         };
         self.placed(patches, n, [height / c.patch, width / c.patch])
