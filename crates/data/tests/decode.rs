@@ -122,7 +122,8 @@ fn each_convention_changes_only_its_own_thing() {
     }
 }
 
-/// What a picture shows at a fraction of its size is what the whole one shows, averaged: within 10 of 255 on photos full of detail, where the lowest frequencies are not quite means, and every kind of JPEG comes out at its size.
+/// What a picture shows at a fraction of its size is what the whole one shows, averaged: within 2 of 255, since colours are interpolated in the whole one alone. Every kind of
+/// JPEG comes out at its size.
 #[test]
 fn reduced_pictures_are_means_of_whole_ones() {
     let limits = Limits::default();
@@ -136,12 +137,11 @@ fn reduced_pictures_are_means_of_whole_ones() {
     for case in cases() {
         let whole = decode(&case.file, &limits).unwrap();
         let tiny = reduced(&case.file, 1);
-        let by = whole.width().div_ceil(tiny.width());
         if !case.name.starts_with("jpeg") {
             assert_eq!(tiny, whole, "{}", case.name);
         } else {
-            assert!(tiny.width() == whole.width().div_ceil(8), "{}: {by}", case.name);
-            assert!(tiny.height() == whole.height().div_ceil(8), "{}: {by}", case.name);
+            let eighth = (whole.width().div_ceil(8), whole.height().div_ceil(8));
+            assert_eq!((tiny.width(), tiny.height()), eighth, "{}", case.name);
         }
         assert_eq!(reduced(&case.file, u32::MAX), whole, "{}", case.name);
     }
@@ -175,7 +175,7 @@ fn reduced_pictures_are_means_of_whole_ones() {
                 }
             }
             let mean = sum / f64::from(count);
-            assert!(mean < 10.0, "{path:?} by {by}: {mean}");
+            assert!(mean < 2.0, "{path:?} by {by}: {mean}");
         }
     }
 }

@@ -43,7 +43,7 @@ impl pulp::WithSimd for Run<'_> {
 fn rows(frame: &Frame, plain: bool, out: &mut [u8]) {
     let width = frame.width as usize;
     // upsampling writes whole samples, so a little beyond the width
-    let room = frame.mcus_wide * frame.h_max * frame.components.first().map_or(8, |c| c.side);
+    let room = frame.mcus_wide * frame.h_max * frame.side;
     let mut lines: Vec<Vec<u8>> = frame.components.iter().map(|_| vec![0; room]).collect();
     let mut sums = vec![0; room];
     for (y, out) in out.chunks_exact_mut(width * 3).enumerate() {

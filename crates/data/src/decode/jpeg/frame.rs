@@ -79,7 +79,7 @@ pub(super) struct Component {
     quant_slot: usize,
     /// The table that held when the first scan of this component began.
     quant: Option<[u16; 64]>,
-    /// Samples on the side of a block: 8, or fewer when the picture is reduced.
+    /// Samples on the side of a block: 8, or fewer when the picture is reduced and the component is not smaller anyway.
     pub side: usize,
     /// Size in samples without padding.
     pub width: usize,
@@ -109,9 +109,9 @@ impl Component {
         let out = &mut self.plane[row * self.side * stride + column * self.side..];
         match self.side {
             8 => idct::inverse(coefficients, quant, out, stride),
-            4 => idct::reduced(&idct::FOUR, coefficients, quant, out, stride),
-            2 => idct::reduced(&idct::TWO, coefficients, quant, out, stride),
-            _ => idct::reduced(&idct::ONE, coefficients, quant, out, stride),
+            4 => idct::reduced::<4>(coefficients, quant, out, stride),
+            2 => idct::reduced::<2>(coefficients, quant, out, stride),
+            _ => idct::reduced::<1>(coefficients, quant, out, stride),
         }
     }
 }
@@ -124,6 +124,8 @@ pub(super) struct Frame {
     pub height: u32,
     pub h_max: usize,
     pub v_max: usize,
+    /// Samples on the side of a block of a component of full resolution.
+    pub side: usize,
     pub mcus_wide: usize,
     pub mcus_high: usize,
     pub components: Vec<Component>,
@@ -165,7 +167,7 @@ impl Frame {
             return Err(JpegError::Unsupported("whose components' sizes are no whole multiples"));
         }
         let (w, h) = (usize::from(width), usize::from(height));
-        let (by, side) = (by as usize, 8 / by as usize);
+        let side = 8 / by as usize;
         let (mcus_wide, mcus_high) = (w.div_ceil(8 * h_max), h.div_ceil(8 * v_max));
         let progressive = marker == 0xc2;
         let components = rest
@@ -174,29 +176,37 @@ impl Frame {
             .map(|(c, (ch, cv))| {
                 let (blocks_wide, blocks_high) = (mcus_wide * ch, mcus_high * cv);
                 let blocks = blocks_wide * blocks_high;
+                // as libjpeg: colours at half resolution are not halved once more
+                let whole =
+                    |own: usize| (h_max * side).is_multiple_of(ch * own) && (v_max * side).is_multiple_of(cv * own);
+                let own = [8, 4, 2]
+                    .into_iter()
+                    .find(|&own| own > side && whole(own))
+                    .unwrap_or(side);
                 Component {
                     id: c[0],
                     h: ch,
                     v: cv,
                     quant_slot: usize::from(c[2]),
                     quant: None,
-                    side,
-                    width: (w * ch).div_ceil(h_max * by),
-                    height: (h * cv).div_ceil(v_max * by),
+                    side: own,
+                    width: (w * ch * own).div_ceil(h_max * 8),
+                    height: (h * cv * own).div_ceil(v_max * 8),
                     blocks_wide,
-                    plane: vec![0; blocks * side * side],
+                    plane: vec![0; blocks * own * own],
                     coefficients: vec![0; if progressive { blocks * 64 } else { 0 }],
                     dc_prediction: 0,
                 }
             })
             .collect();
-        let (width, height) = (size.0.div_ceil(by as u32), size.1.div_ceil(by as u32));
+        let (width, height) = (size.0.div_ceil(by), size.1.div_ceil(by));
         Ok(Self {
             progressive,
             width,
             height,
             h_max,
             v_max,
+            side,
             mcus_wide,
             mcus_high,
             components,

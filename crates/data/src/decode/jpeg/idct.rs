@@ -103,52 +103,67 @@ pub(super) fn inverse(coefficients: &[i16; 64], quant: &[u16; 64], out: &mut [u8
     }
 }
 
-/// √½ · ½, √½ · cos(π/8)·√½ and √½ · cos(3π/8)·√½.
-const C0: f32 = 0.353_553_39;
-const C1: f32 = 0.461_939_77;
-const C3: f32 = 0.191_341_72;
-
-/// Of the cosine transform of 4, 2 and 1 samples the orthonormal base, times √(samples / 8): `[sample][coefficient]`.
-pub(super) const FOUR: [[f32; 4]; 4] = [
-    [C0, C1, C0, C3],
-    [C0, C3, -C0, -C1],
-    [C0, -C3, -C0, C1],
-    [C0, -C1, C0, -C3],
+/// cos(k·π/16) for k up to 8.
+const COSINES: [f64; 9] = [
+    1.0,
+    0.980_785_280_403_230_4,
+    0.923_879_532_511_286_7,
+    0.831_469_612_302_545_2,
+    std::f64::consts::FRAC_1_SQRT_2,
+    0.555_570_233_019_602_2,
+    0.382_683_432_365_089_8,
+    0.195_090_322_016_128_27,
+    0.0,
 ];
-pub(super) const TWO: [[f32; 2]; 2] = [[C0, C0], [C0, -C0]];
-pub(super) const ONE: [[f32; 1]; 1] = [[C0]];
 
-/// Dequantises a block and transforms its lowest coefficients into `S` rows of `out`: the block at `S` / 8 of its size.
-#[inline(always)]
-pub(super) fn reduced<const S: usize>(
-    base: &[[f32; S]; S],
-    coefficients: &[i16; 64],
-    quant: &[u16; 64],
-    out: &mut [u8],
-    stride: usize,
-) {
-    let mut columns = [[0.0; S]; S];
-    for v in 0..S {
-        let mut row = [0.0; S];
-        for u in 0..S {
-            row[u] = i32::from(coefficients[v * 8 + u]).wrapping_mul(i32::from(quant[v * 8 + u])) as f32;
+const fn cosine(sixteenths: usize) -> f64 {
+    match sixteenths % 32 {
+        k @ 0..=8 => COSINES[k],
+        k @ 9..=16 => -COSINES[16 - k],
+        k @ 17..=24 => -COSINES[k - 16],
+        k => COSINES[32 - k],
+    }
+}
+
+/// What a coefficient contributes to the mean of 8 / `S` neighbouring samples, `[coefficient][mean]`.
+const fn means<const S: usize>() -> [[f32; S]; 8] {
+    let mut base = [[0.0; S]; 8];
+    let mut k = 0;
+    while k < 8 {
+        let mut at = 0;
+        while at < 8 {
+            let scale = if k == 0 { COSINES[4] } else { 1.0 };
+            base[k][at * S / 8] += (0.5 * scale * cosine((2 * at + 1) * k) * S as f64 / 8.0) as f32;
+            at += 1;
         }
-        for y in 0..S {
-            for u in 0..S {
-                columns[y][u] += base[y][v] * row[u];
+        k += 1;
+    }
+    base
+}
+
+/// Dequantises a block and transforms it into `S` rows of `out`: the means of 8 / `S` × 8 / `S` samples each, as libjpeg-turbo's reduced transforms have them but for rounding.
+#[inline(always)]
+pub(super) fn reduced<const S: usize>(coefficients: &[i16; 64], quant: &[u16; 64], out: &mut [u8], stride: usize) {
+    let base = const { means::<S>() };
+    let mut columns = [[0.0; 8]; S];
+    for v in 0..8 {
+        for u in 0..8 {
+            let value = i32::from(coefficients[v * 8 + u]).wrapping_mul(i32::from(quant[v * 8 + u])) as f32;
+            for y in 0..S {
+                columns[y][u] += base[v][y] * value;
             }
         }
     }
     for (y, row) in columns.iter().enumerate() {
-        let mut sums = [0.0; S];
-        for u in 0..S {
+        let mut sums = [128.5; S];
+        for u in 0..8 {
             for x in 0..S {
-                sums[x] += base[x][u] * row[u];
+                sums[x] += base[u][x] * row[u];
             }
         }
         for (out, sum) in out[y * stride..y * stride + S].iter_mut().zip(sums) {
             // a conversion of floats ends at 0 and 255 by itself
-            *out = (sum + 128.5) as u8;
+            *out = sum as u8;
         }
     }
 }
@@ -157,55 +172,8 @@ pub(super) fn reduced<const S: usize>(
 mod tests {
     use super::*;
 
-    fn random_block(next: &mut impl FnMut() -> i16) -> [i16; 64] {
-        let mut c = [0i16; 64];
-        for (k, c) in c.iter_mut().enumerate() {
-            *c = next() / (1 + k as i16 / 4);
-        }
-        c
-    }
-
-    fn reduced_is_the_mean_of_low_frequencies<const S: usize>(base: &[[f32; S]; S]) {
-        let mut state = 1u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as i16 - 128
-        };
-        for _ in 0..50 {
-            let c = random_block(&mut next);
-            let mut out = [0; 64];
-            reduced(base, &c, &[3; 64], &mut out, 8);
-            for y in 0..S {
-                for x in 0..S {
-                    let mut sum = 0.0;
-                    for v in 0..S {
-                        for u in 0..S {
-                            let scale = |k: usize| if k == 0 { 0.5f64.sqrt() } else { 1.0 };
-                            let cos = |a: usize, k: usize| {
-                                ((2 * a + 1) as f64 * k as f64 * std::f64::consts::PI / (2 * S) as f64).cos()
-                            };
-                            sum += scale(u) * scale(v) * f64::from(c[v * 8 + u]) * 3.0 * cos(x, u) * cos(y, v) / 4.0;
-                        }
-                    }
-                    let exact = (sum + 128.0).clamp(0.0, 255.0);
-                    assert!(
-                        (f64::from(out[y * 8 + x]) - exact).abs() <= 0.51,
-                        "{exact} at {x},{y} of {S}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn reduced_blocks_are_close_to_the_definition() {
-        reduced_is_the_mean_of_low_frequencies(&FOUR);
-        reduced_is_the_mean_of_low_frequencies(&TWO);
-        reduced_is_the_mean_of_low_frequencies(&ONE);
-    }
-
-    #[test]
-    fn close_to_the_definition() {
+    /// Blocks of many coefficients and of few, quantised by 3, become the means of what the definition gives.
+    fn close_to_the_definition<const S: usize>(inverse: impl Fn(&[i16; 64], &mut [u8; 64]), tolerance: f64) {
         let mut state = 1u32;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -218,9 +186,9 @@ mod tests {
                     *c = next() / (1 + k as i16 / 4);
                 }
             }
-            let quant = [3; 64];
             let mut out = [0; 64];
-            inverse(&c, &quant, &mut out, 8);
+            inverse(&c, &mut out);
+            let mut exact = [[0.0; S]; S];
             for y in 0..8 {
                 for x in 0..8 {
                     let mut sum = 0.0;
@@ -233,11 +201,28 @@ mod tests {
                             sum += scale(u) * scale(v) * f64::from(c[v * 8 + u]) * 3.0 * cos(x, u) * cos(y, v) / 4.0;
                         }
                     }
-                    let exact = (sum + 128.0).clamp(0.0, 255.0);
-                    assert!((f64::from(out[y * 8 + x]) - exact).abs() <= 1.0, "{exact} at {x},{y}");
+                    exact[y * S / 8][x * S / 8] += sum * (S * S) as f64 / 64.0;
+                }
+            }
+            for (y, row) in exact.iter().enumerate() {
+                for (x, exact) in row.iter().enumerate() {
+                    let exact = (exact + 128.0).clamp(0.0, 255.0);
+                    let found = f64::from(out[y * 8 + x]);
+                    assert!(
+                        (found - exact).abs() <= tolerance,
+                        "{found} for {exact} at {x},{y} of {S}"
+                    );
                 }
             }
         }
+    }
+
+    #[test]
+    fn all_sizes_are_close_to_the_definition() {
+        close_to_the_definition::<8>(|c, out| inverse(c, &[3; 64], out, 8), 1.0);
+        close_to_the_definition::<4>(|c, out| reduced::<4>(c, &[3; 64], out, 8), 0.51);
+        close_to_the_definition::<2>(|c, out| reduced::<2>(c, &[3; 64], out, 8), 0.51);
+        close_to_the_definition::<1>(|c, out| reduced::<1>(c, &[3; 64], out, 8), 0.51);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! by more than all other differences between two implementations together. Here are the integer transform, the triangle
 //! filters and the conversion tables that libjpeg-turbo uses by default.
 //!
-//! At a half, a quarter or an eighth of the size a block becomes 4 × 4, 2 × 2 or one sample, of its lowest coefficients alone; colours that are stored at half resolution are
-//! then at half of that too, where libjpeg would keep them.
+//! At a half, a quarter or an eighth of the size a block becomes 4 × 4, 2 × 2 or one sample, the means of its samples; colours that are stored at half resolution are kept
+//! at that, as far as both directions allow, as libjpeg does.
 //!
 //! Baseline, extended and progressive Huffman streams of 8 bits with one, three or four components; the rest is [`JpegError::Unsupported`].
 

@@ -5,7 +5,10 @@ use super::frame::{Component, Frame};
 /// Writes row `y` of a component at full resolution to the front of `out`, which has room for the padded width and more.
 #[inline(always)]
 pub(super) fn row(frame: &Frame, c: &Component, y: usize, out: &mut [u8], sums: &mut [u16]) {
-    let (across, down) = (frame.h_max / c.h, frame.v_max / c.v);
+    let (across, down) = (
+        frame.h_max * frame.side / (c.h * c.side),
+        frame.v_max * frame.side / (c.v * c.side),
+    );
     let stride = c.blocks_wide * c.side;
     // rows beyond the picture repeat its first and last row
     let line = |y: usize| &c.plane[y.min(c.height - 1) * stride..][..c.width];
