@@ -138,6 +138,19 @@ fn clip_brings_both_of_its_trained_towers() {
     );
 }
 
+/// Pictures of other pixels make other features, and the finished model goes on as it was trained.
+#[test]
+fn a_model_trained_on_reduced_pictures_goes_on_reading_them_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = trained(&dir.path().join("reduced"), "lit", &["vision.reduce_to=16"]);
+    let model = Model::load(&bundle).unwrap();
+    assert_eq!(model.preprocess().unwrap().conventions.reduce_to, Some(16));
+    let whole = trained(&dir.path().join("whole"), "lit", &[]);
+    let whole = Model::load(&whole).unwrap();
+    assert_eq!(whole.preprocess().unwrap().conventions.reduce_to, None);
+    assert_ne!(pictures(&model, 3), pictures(&whole, 3));
+}
+
 #[test]
 fn what_does_not_belong_together_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -24,6 +24,10 @@ pub struct VisionSpec {
     /// begins as.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codes: Option<CodesSpec>,
+    /// Decodes a JPEG at a half, a quarter or an eighth of its size, as long as its shorter side keeps this many pixels: quicker, and not the reference's pixels. The trained model
+    /// goes on with it; without it, as the tower did before (see [`bifocal_data::Conventions::reduce_to`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce_to: Option<u32>,
 }
 
 /// `[vision.codes]`: whose codes, and how they are read.
@@ -88,6 +92,7 @@ impl Default for VisionSpec {
             projection: true,
             new: None,
             codes: None,
+            reduce_to: None,
         }
     }
 }

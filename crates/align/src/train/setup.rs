@@ -119,6 +119,9 @@ impl Setup {
         if let Some(codes) = &recipe.vision.codes {
             vision = on_codes(vision, codes, recipe.seed)?;
         }
+        if recipe.vision.reduce_to.is_some() {
+            vision.encoder.preprocess.conventions.reduce_to = recipe.vision.reduce_to;
+        }
         let text_origin = find("text.model", &recipe.text.model)?;
         if !recipe.vision.projection {
             vision.encoder.tower = vision.encoder.tower.without_projection();
