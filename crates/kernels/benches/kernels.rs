@@ -115,7 +115,7 @@ fn main() {
         int8,
     };
     products(&bench);
-    int8_products(&bench);
+    packed_products(&bench);
     one_row(&bench);
     rows(&bench);
     heads(&bench);
@@ -154,8 +154,9 @@ fn products(bench: &Bench) {
     }
 }
 
-/// Layers whose weight was quantised once; rows are quantised each time. Their ratio is to the peak of integers, which memory does not keep up with where the unit is fast.
-fn int8_products(bench: &Bench) {
+/// Layers whose weight was packed once, as in models that do not learn; rows are rounded each time. The ratios are to what the units do in registers, which memory does not
+/// keep up with where a unit is fast.
+fn packed_products(bench: &Bench) {
     for (t, din, dout) in [
         (1600, 768, 768),
         (1600, 768, 2304),
@@ -165,18 +166,26 @@ fn int8_products(bench: &Bench) {
         (1, 768, 3072),
     ] {
         let (x, w, b, r) = (numbers(t * din), numbers(dout * din), numbers(dout), numbers(t * dout));
-        let packed = pack_weight(&w, din, dout, Precision::Int8);
-        let forward = |act, residual: Option<&[f32]>| {
-            let w = Weight::new(&w, Some(&packed));
-            linear(&x, w, Some(&b), act, residual, t, din, dout, false, Precision::Int8)
-        };
-        let run = |kind: &str, act, residual| {
-            let (name, work) = (format!("{kind} {t}x{din}->{dout} int8"), 2 * t * din * dout);
-            bench.run(&name, work as f64, bench.int8, "GOP/s", || forward(act, residual));
-        };
-        run("linear", Activation::Identity, None);
-        run("linear+gelu", Activation::GeluErf, None);
-        run("linear+residual", Activation::Identity, Some(&r));
+        for (precision, peak) in [
+            (Precision::F32, bench.flops),
+            (Precision::Bf16, bench.flops),
+            (Precision::Int8, bench.int8),
+        ] {
+            let packed = pack_weight(&w, din, dout, precision);
+            let forward = |act, residual: Option<&[f32]>| {
+                let w = Weight::new(&w, Some(&packed));
+                linear(&x, w, Some(&b), act, residual, t, din, dout, false, precision)
+            };
+            let run = |kind: &str, act, residual| {
+                let name = format!("packed {kind} {t}x{din}->{dout} {}", precision.name());
+                bench.run(&name, (2 * t * din * dout) as f64, peak, "GOP/s", || {
+                    forward(act, residual)
+                });
+            };
+            run("linear", Activation::Identity, None);
+            run("linear+gelu", Activation::GeluErf, None);
+            run("linear+residual", Activation::Identity, Some(&r));
+        }
     }
     let (din, dout) = (768, 3072);
     let w = numbers(din * dout);

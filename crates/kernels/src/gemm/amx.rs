@@ -1,14 +1,12 @@
 //! Products of bf16 and of bytes on the tile unit (AMX): sixteen rows by sixteen columns by 32 or 64 numbers along k in one instruction.
 //!
 //! Its instructions are written as assembly, since Rust has no stable names for them yet. The compiler never uses tile registers itself.
-use super::Tile;
 use std::arch::asm;
-use std::mem::MaybeUninit;
 
-/// Rows of the block of C that a call computes, in two tile registers.
+/// Rows of the tile of C that a call computes, in two tile registers.
 pub(super) const ROWS: usize = 32;
 /// Columns, in two.
-const COLS: usize = 32;
+pub(super) const COLS: usize = 32;
 /// Words (pairs along k) that one instruction takes.
 pub(super) const WORDS: usize = 16;
 /// Bytes of a row of a tile register.
@@ -95,45 +93,29 @@ impl Drop for Ready {
     }
 }
 
-/// Sums a panel of A times a panel of B into a tile of C: overwrites it, or adds to it.
+/// Numbers of a tile of C.
+pub(super) const TILE: usize = ROWS * COLS;
+
+/// Sums a panel of A times a panel of B into a whole tile that lies by itself, row after row: overwrites it, or adds to it.
+///
+/// Rows of C itself may be a multiple of 4 KiB apart, which would put all of them in the same few places of the first-level cache: measured at a third of the speed.
+/// A is read once for each panel of B, and with the hint that says so: the slice of B, which is read for each panel of A, then stays in that cache.
 ///
 /// # Safety
-/// [`Ready`] lives on this thread; `words` is a multiple of [`WORDS`]; `a` holds `words × 32` words, 16 of each row side by side, `b` `words × 32`; the tile of C is
-/// writable (readable too when `add`).
+/// [`Ready`] lives on this thread; `words` is a multiple of [`WORDS`]; `a` holds `words × 32` words, 16 of each row side by side, `b` `words × 32`; `sums` is
+/// writable for [`TILE`] numbers (readable too when `add`).
 #[inline(never)]
-pub(super) unsafe fn tile(words: usize, a: *const f32, b: *const f32, to: Tile, add: bool) {
+pub(super) unsafe fn tile(words: usize, a: *const f32, b: *const f32, ahead: *const f32, sums: *mut f32, add: bool) {
     debug_assert!(words.is_multiple_of(WORDS));
-    // SAFETY: the caller's contract; `edge` has room for a whole tile.
-    unsafe {
-        if to.rows == ROWS && to.cols == COLS {
-            return whole(words, a, b, to.c, to.stride, add);
-        }
-        let mut edge = MaybeUninit::<[[f32; COLS]; ROWS]>::uninit();
-        whole(words, a, b, edge.as_mut_ptr().cast(), COLS, false);
-        let edge = edge.assume_init_ref();
-        for i in 0..to.rows {
-            let row = std::slice::from_raw_parts_mut(to.c.add(i * to.stride).cast::<MaybeUninit<f32>>(), to.cols);
-            for (c, &sum) in row.iter_mut().zip(&edge[i]) {
-                c.write(if add { c.assume_init() + sum } else { sum });
-            }
-        }
-    }
-}
-
-/// # Safety
-/// As [`tile`], with a whole tile of C whose rows are `stride` numbers apart.
-#[inline(always)]
-unsafe fn whole(words: usize, a: *const f32, b: *const f32, c: *mut f32, stride: usize, add: bool) {
-    let lower = c.wrapping_add(16 * stride);
-    // SAFETY: the caller's contract: each instruction touches 16 rows of 64 bytes of a panel or of C.
+    // SAFETY: the caller's contract: each instruction touches 16 rows of 64 bytes of a panel or of the tile.
     unsafe {
         if add {
             asm!(
                 "tileloadd tmm0, [{c} + {row}]",
                 "tileloadd tmm1, [{c} + {row} + 64]",
-                "tileloadd tmm2, [{d} + {row}]",
-                "tileloadd tmm3, [{d} + {row} + 64]",
-                c = in(reg) c, d = in(reg) lower, row = in(reg) 4 * stride,
+                "tileloadd tmm2, [{c} + {row} + 2048]",
+                "tileloadd tmm3, [{c} + {row} + 2112]",
+                c = in(reg) sums, row = in(reg) 2 * LINE,
                 options(nostack, readonly, preserves_flags),
             );
         } else {
@@ -150,28 +132,32 @@ unsafe fn whole(words: usize, a: *const f32, b: *const f32, c: *mut f32, stride:
             "jz 3f",
             "2:",
             "tileloadd tmm4, [{b} + {two}]",
-            "tileloadd tmm6, [{a} + {one}]",
+            "prefetcht1 [{ahead}]",
+            "tileloaddt1 tmm6, [{a} + {one}]",
             "tdpbf16ps tmm0, tmm6, tmm4",
+            "prefetcht1 [{ahead} + 64]",
             "tileloadd tmm5, [{b} + {two} + 64]",
             "tdpbf16ps tmm1, tmm6, tmm5",
-            "tileloadd tmm7, [{a} + {one} + 1024]",
+            "prefetcht1 [{ahead} + 128]",
+            "tileloaddt1 tmm7, [{a} + {one} + 1024]",
             "tdpbf16ps tmm2, tmm7, tmm4",
+            "prefetcht1 [{ahead} + 192]",
             "tdpbf16ps tmm3, tmm7, tmm5",
             "add {a}, 2048",
             "add {b}, 2048",
+            "add {ahead}, 256",
             "dec {n}",
             "jnz 2b",
             "3:",
-            "tilestored [{c} + {row}], tmm0",
-            "tilestored [{c} + {row} + 64], tmm1",
-            "tilestored [{d} + {row}], tmm2",
-            "tilestored [{d} + {row} + 64], tmm3",
+            "tilestored [{c} + {two}], tmm0",
+            "tilestored [{c} + {two} + 64], tmm1",
+            "tilestored [{c} + {two} + 2048], tmm2",
+            "tilestored [{c} + {two} + 2112], tmm3",
             n = inout(reg) words / WORDS => _,
             a = inout(reg) a => _,
             b = inout(reg) b => _,
-            c = in(reg) c,
-            d = in(reg) lower,
-            row = in(reg) 4 * stride,
+            ahead = inout(reg) ahead => _,
+            c = in(reg) sums,
             one = in(reg) LINE,
             two = in(reg) 2 * LINE,
             options(nostack),

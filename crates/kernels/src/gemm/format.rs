@@ -170,6 +170,16 @@ impl Format {
         }
     }
 
+    /// Numbers and columns of a tile whose sums are kept apart from C until they are complete; `None` where they are not.
+    #[inline(always)]
+    pub(super) fn apart(self) -> Option<(usize, usize)> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Tiles => Some((amx::TILE, amx::COLS)),
+            _ => None,
+        }
+    }
+
     /// Rows `rows.0..rows.1` of A over the words `words.0..words.0 + words.1`, as panels [`panel_stride`] apart; missing rows of the last panel are zeros.
     #[inline(always)]
     pub(super) fn pack_a<S: Simd>(self, s: S, a: Mat, rows: (usize, usize), words: (usize, usize), dst: &mut [f32]) {
@@ -245,7 +255,8 @@ impl Format {
     /// As [`tile_into`], of words.
     ///
     /// # Safety
-    /// As [`tile_into`]; for [`Self::Tiles`] the thread must hold [`Self::begin`], `words` be a multiple of [`Self::unit`], and all rows of the panel of A be readable.
+    /// As [`tile_into`]; for [`Self::Tiles`] the thread must hold [`Self::begin`], `words` be a multiple of [`Self::unit`], all rows of the panel of A be readable, and `to.c`
+    /// be the place of a whole tile ([`Self::apart`]).
     #[inline(always)]
     pub(super) unsafe fn tile<S: Simd>(self, s: S, words: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
         // SAFETY: the caller's contract; the formats exist only where their instructions were detected.
@@ -255,7 +266,7 @@ impl Format {
                 #[cfg(target_arch = "x86_64")]
                 Self::Pairs => pairs::tile(words, a, b, to, add),
                 #[cfg(target_arch = "x86_64")]
-                Self::Tiles => amx::tile(words, a.ptr, b, to, add),
+                Self::Tiles => amx::tile(words, a.ptr, b, to.ahead, to.c, add),
             }
         }
     }

@@ -396,8 +396,10 @@ impl Task for Block<'_> {
         // Rows of B that lie side by side are read in longer runs when several panels are packed at once.
         let group = if plan.b.col_stride == 1 { 4 } else { 1 };
         let a_len = (p1 - p0) * a_stride;
-        let mut memory = Scratch::take(a_len + if packed_b.is_some() { 0 } else { group * b_stride });
-        let (a, own) = memory.numbers().split_at_mut(a_len);
+        let sums_len = format.apart().map_or(0, |(tile, _)| (p1 - p0) * tile);
+        let mut memory = Scratch::take(a_len + sums_len + if packed_b.is_some() { 0 } else { group * b_stride });
+        let (a, rest) = memory.numbers().split_at_mut(a_len);
+        let (sums, own) = rest.split_at_mut(sums_len);
         format.pack_a(s, plan.a, (r0, r1), (k0, kp), a);
         let _ready = format.begin();
         let slices = kp.div_ceil(KC).max(1);
@@ -421,7 +423,7 @@ impl Task for Block<'_> {
             };
             let cols = nr.min(plan.n - j * nr);
             for (slice, (q0, q1)) in parts(kp, format.unit(), slices).enumerate() {
-                let finish = last && slice + 1 == slices;
+                let finish = slice + 1 == slices;
                 // While these tiles are computed, the next slice of B comes nearer: each tile fetches one line per four steps along k.
                 let next = b.as_ptr().wrapping_add(q1 * nr);
                 let covered = nr / 4;
@@ -445,9 +447,17 @@ impl Task for Block<'_> {
                             cols,
                             ahead,
                         };
-                        format.tile(s, q1 - q0, a, b, to, add || slice > 0);
+                        let apart = format
+                            .apart()
+                            .map(|(tile, stride)| (sums.as_mut_ptr().add(p * tile), stride));
+                        match apart {
+                            Some((c, stride)) => format.tile(s, q1 - q0, a, b, Tile { c, stride, ..to }, slice > 0),
+                            None => format.tile(s, q1 - q0, a, b, to, add || slice > 0),
+                        }
                         if finish {
-                            finish_tile(s, to, at, j * nr, plan.epilogue);
+                            let epilogue = if last { plan.epilogue } else { &Epilogue::default() };
+                            let apart = apart.map(|(c, stride)| (c.cast_const(), stride));
+                            finish_tile(s, to, apart, add, at, j * nr, epilogue);
                         }
                     }
                 }

@@ -168,36 +168,53 @@ unsafe fn rows_into<S: Simd, M: Step<S>, const ROWS: usize>(
     }
 }
 
-/// Bias, activation and residual over a finished tile.
+/// Bias, activation and residual over a finished tile, whose sums lie in C, or in rows of `apart.1` numbers at `apart.0`; those are added to what is in C when `add`.
 ///
 /// # Safety
-/// The tile must lie inside C; `at` is its offset there, `col` its first column.
+/// The tile must lie inside C; `at` is its offset there, `col` its first column. Sums apart must be readable for all rows of the tile.
 #[inline(always)]
-pub(super) unsafe fn finish_tile<S: Simd>(s: S, tile: Tile, at: usize, col: usize, e: &Epilogue) {
+pub(super) unsafe fn finish_tile<S: Simd>(
+    s: S,
+    tile: Tile,
+    apart: Option<(*const f32, usize)>,
+    add: bool,
+    at: usize,
+    col: usize,
+    e: &Epilogue,
+) {
     use crate::activation::Activation;
-    if e.bias.is_none() && e.act == Activation::Identity && e.residual.is_none() && e.pre.is_none() {
+    if apart.is_none() && e.bias.is_none() && e.act == Activation::Identity && e.residual.is_none() && e.pre.is_none() {
         return;
     }
+    let (sums, stride) = apart.unwrap_or((tile.c, tile.stride));
+    let add = add && apart.is_some();
     let bias = e.bias.map_or(&[][..], |b| &b[col..col + tile.cols]);
     per_activation!(e.act, act => for i in 0..tile.rows {
         // SAFETY: the row lies inside C, which nobody else touches here; `pre` is as large as C.
-        let c = unsafe { std::slice::from_raw_parts_mut(tile.c.add(i * tile.stride), tile.cols) };
+        let row = |c: *mut f32, first: usize| unsafe {
+            std::slice::from_raw_parts_mut(c.add(first).cast::<std::mem::MaybeUninit<f32>>(), tile.cols)
+        };
         let mut j = 0;
         while j < tile.cols {
-            let mut v = s.get(&c[j..]);
+            let here = tile.cols - j;
+            // SAFETY: the caller's contract; sums in C were written before.
+            let sums = unsafe { std::slice::from_raw_parts(sums.add(i * stride + j), here) };
+            let mut v = s.get(sums);
+            if add {
+                // SAFETY: as above: there is a partial sum in C.
+                v = s.add(v, s.get(unsafe { std::slice::from_raw_parts(tile.c.add(i * tile.stride + j), here) }));
+            }
             if !bias.is_empty() {
                 v = s.add(v, s.get(&bias[j..]));
             }
             if let Some(pre) = e.pre {
-                // SAFETY: as above.
-                let pre = unsafe { std::slice::from_raw_parts_mut(pre.ptr().add(at + i * tile.stride).cast::<std::mem::MaybeUninit<f32>>(), tile.cols) };
-                s.put(&mut pre[j..], v);
+                s.put(&mut row(pre.ptr(), at + i * tile.stride)[j..], v);
             }
             v = apply(s, act, v);
             if let Some(residual) = e.residual {
-                v = s.add(v, s.get(&residual[at + i * tile.stride + j..][..tile.cols - j]));
+                v = s.add(v, s.get(&residual[at + i * tile.stride + j..][..here]));
             }
-            s.set(&mut c[j..], v);
+            s.put(&mut row(tile.c, i * tile.stride)[j..], v);
             j += S::LANES;
         }
     });
