@@ -1,7 +1,7 @@
 //! Linear layers: y = act(x·Wᵀ + b) + residual in one pass, and their gradients.
 use crate::activation::{Activation, activation_backward, derivative, per_activation};
-use crate::buffer::{filled, par_rows_sums};
-use crate::gemm::{Epilogue, Grid, Mat, Packed, Precision, Rhs, gemm_into};
+use crate::buffer::{Shared, filled, par_rows_sums};
+use crate::gemm::{Epilogue, Grid, Mat, On, Packed, Precision, Rhs, gemm_into};
 use crate::simd::{Simd, Task, dispatch, steps};
 
 /// A weight, perhaps with a packed copy of it, or one in levels.
@@ -66,7 +66,7 @@ pub struct LinearGrads {
 
 /// y = act(x·wᵀ + bias) + residual; bias, activation and residual are applied while a tile of the product is in cache.
 ///
-/// Of the operation, `precision` concerns the product alone. `pre` (x·wᵀ + bias) is kept when `keep_pre` and the activation is not the identity.
+/// Of the operation, `precision` concerns the product, and with less than f32 and without `keep_pre` a GELU too, which is within 1e-4 then. `pre` (x·wᵀ + bias) is kept when `keep_pre` and the activation is not the identity.
 ///
 /// # Shapes
 /// `x`: `[t, din]`, `w`: `[dout, din]` (PyTorch's layout), `bias`: `[dout]`, `residual` and the result: `[t, dout]`.
@@ -82,33 +82,12 @@ pub fn linear<'a>(
     keep_pre: bool,
     precision: Precision,
 ) -> LinearOut {
-    assert_eq!(x.len(), t * din, "linear: x must be [t, din]");
     let w = w.into();
-    assert_eq!(w.data.len(), dout * din, "linear: w must be [dout, din]");
-    let rhs = Rhs {
-        mat: Mat::new(w.data, dout, din).t(),
-        packed: w.packed,
-        grid: w.grid,
-    };
     let mut pre = (keep_pre && act != Activation::Identity).then(Vec::new);
-    // SAFETY: `gemm_into` writes every number of C and of `pre`, each of them t·dout long.
+    // SAFETY: `linear_into` writes every number of y and of `pre`, each of them t·dout long.
     let y = unsafe {
         filled(t * dout, |y| {
-            let run = |pre| {
-                gemm_into(
-                    Mat::new(x, t, din),
-                    rhs,
-                    y,
-                    false,
-                    &Epilogue {
-                        bias,
-                        act,
-                        residual,
-                        pre,
-                    },
-                    precision,
-                )
-            };
+            let run = |pre| linear_into(x, w, bias, act, residual, [t, din, dout], y, pre, precision, On::Pool);
             match &mut pre {
                 Some(pre) => *pre = filled(t * dout, |p| run(Some(p))),
                 None => run(None),
@@ -116,6 +95,40 @@ pub fn linear<'a>(
         })
     };
     LinearOut { y, pre }
+}
+
+/// As [`linear`], to memory that may be uninitialised; sizes are t, din, dout. `pre` is given where it is kept.
+///
+/// # Safety
+/// `y` and `pre` must be writable for t·dout numbers.
+pub(crate) unsafe fn linear_into(
+    x: &[f32],
+    w: Weight,
+    bias: Option<&[f32]>,
+    act: Activation,
+    residual: Option<&[f32]>,
+    [t, din, dout]: [usize; 3],
+    y: Shared,
+    pre: Option<Shared>,
+    precision: Precision,
+    on: On,
+) {
+    assert_eq!(x.len(), t * din, "linear: x must be [t, din]");
+    assert_eq!(w.data.len(), dout * din, "linear: w must be [dout, din]");
+    let rhs = Rhs {
+        mat: Mat::new(w.data, dout, din).t(),
+        packed: w.packed,
+        grid: w.grid,
+    };
+    let epilogue = Epilogue {
+        bias,
+        act,
+        near: precision != Precision::F32 && pre.is_none(),
+        residual,
+        pre,
+    };
+    // SAFETY: the caller's contract.
+    unsafe { gemm_into(Mat::new(x, t, din), rhs, y, false, &epilogue, precision, on) }
 }
 
 /// Gradients of [`linear`]; `need` says which of x, w and bias. The gradient of the residual is `gy` itself. `precision` is that of the two products, f32 in place of
@@ -160,7 +173,7 @@ pub fn linear_backward(
         // SAFETY: `gemm_into` writes every number of C.
         unsafe {
             filled(a.rows * b.cols, |c| {
-                gemm_into(a, b.into(), c, false, &Epilogue::default(), precision)
+                gemm_into(a, b.into(), c, false, &Epilogue::default(), precision, On::Pool)
             })
         }
     };

@@ -17,7 +17,7 @@ pub use structure::{Penalty, structure};
 
 use crate::Gradient;
 use crate::buffer::Shared;
-use crate::gemm::{Epilogue, Mat, Packed, Precision, Rhs, gemm_into};
+use crate::gemm::{Epilogue, Mat, On, Packed, Precision, Rhs, gemm_into};
 use crate::math::exp;
 use crate::simd::{Simd, Task, dispatch, steps};
 use rayon::prelude::*;
@@ -151,7 +151,17 @@ impl<'a> Stream<'a> {
         };
         let x = Mat::new(&x[range.start * d..range.end * d], range.len(), d);
         // SAFETY: `z` has one number for each row and column.
-        unsafe { gemm_into(x, rhs, Shared::of(z), false, &Epilogue::default(), Precision::F32) };
+        unsafe {
+            gemm_into(
+                x,
+                rhs,
+                Shared::of(z),
+                false,
+                &Epilogue::default(),
+                Precision::F32,
+                On::Pool,
+            )
+        };
         z
     }
 
@@ -228,6 +238,7 @@ impl<'a> Gradients<'a> {
                     false,
                     &Epilogue::default(),
                     Precision::F32,
+                    On::Pool,
                 )
             };
         }

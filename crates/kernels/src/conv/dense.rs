@@ -2,9 +2,9 @@
 //! and multiplies it at once, the backward pass unfolds whole pictures again instead of keeping their patches.
 use super::{ConvShape, col2im, im2col, unfold};
 use crate::activation::Activation;
-use crate::buffer::{Scratch, as_uninit};
-use crate::gemm::Precision;
-use crate::linear::{LinearGrads, LinearOut, Weight, linear, linear_backward, pack_weight};
+use crate::buffer::{Scratch, Shared, as_uninit, filled};
+use crate::gemm::{On, Precision};
+use crate::linear::{LinearGrads, LinearOut, Weight, linear_backward, linear_into, pack_weight};
 use rayon::prelude::*;
 
 /// Numbers of a band of patches (2 MiB): what a core's second cache holds, with enough rows to a product.
@@ -37,43 +37,33 @@ pub fn dense<'a>(
         Some((data, packed)) => Weight::new(data, Some(packed)),
         None => given,
     };
-    let keep_pre = keep_pre && act != Activation::Identity;
-    let mut y = vec![0.0; rows * dout];
-    let mut pre = vec![0.0; if keep_pre { rows * dout } else { 0 }];
     let band = (BAND / patch.max(1)).max(16);
-    let run = |i: usize, y: &mut [f32], pre: &mut [f32]| {
-        let count = y.len() / dout.max(1);
-        let mut patches = Scratch::take(count * patch);
-        unfold(x, shape, i * band, as_uninit(patches.numbers()));
-        let out = linear(
-            patches.numbers(),
-            weight,
-            bias,
-            act,
-            None,
-            count,
-            patch,
-            dout,
-            keep_pre,
-            precision,
-        );
-        y.copy_from_slice(&out.y);
-        if let Some(kept) = out.pre {
-            pre.copy_from_slice(&kept);
-        }
-    };
-    let numbers = (band * dout).max(1);
-    if keep_pre {
-        let bands = y.par_chunks_mut(numbers).zip(pre.par_chunks_mut(numbers));
-        bands.enumerate().for_each(|(i, (y, pre))| run(i, y, pre));
+    let bands = rows.div_ceil(band);
+    // as many as keep all threads busy, or each of them is computed by all
+    let on = if bands >= 4 * rayon::current_num_threads() {
+        On::Caller
     } else {
-        let bands = y.par_chunks_mut(numbers).enumerate();
-        bands.for_each(|(i, y)| run(i, y, &mut []));
-    }
-    LinearOut {
-        y,
-        pre: keep_pre.then_some(pre),
-    }
+        On::Pool
+    };
+    let run = |i: usize, y: Shared, pre: Option<Shared>| {
+        let (first, last) = (i * band, ((i + 1) * band).min(rows));
+        let mut patches = Scratch::take((last - first) * patch);
+        unfold(x, shape, first, as_uninit(patches.numbers()));
+        let sizes = [last - first, patch, dout];
+        let (y, pre) = (y.at(first * dout), pre.map(|pre| pre.at(first * dout)));
+        // SAFETY: both have room for all rows, and these rows belong to this band.
+        unsafe { linear_into(patches.numbers(), weight, bias, act, None, sizes, y, pre, precision, on) }
+    };
+    let mut pre = (keep_pre && act != Activation::Identity).then(Vec::new);
+    let all = |y, pre| (0..bands).into_par_iter().for_each(|i| run(i, y, pre));
+    // SAFETY: bands write every number of their rows.
+    let y = unsafe {
+        filled(rows * dout, |y| match &mut pre {
+            Some(pre) => *pre = filled(rows * dout, |p| all(y, Some(p))),
+            None => all(y, None),
+        })
+    };
+    LinearOut { y, pre }
 }
 
 /// Gradients of [`dense`]; `need` says which of x, w and bias. Pictures are taken in order, so that sums do not depend on threads.
@@ -124,6 +114,7 @@ pub fn dense_backward(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linear::linear;
     use crate::testing::{assert_close, each_isa, numbers, wide};
 
     /// Several bands that end within a picture; several pictures at a time in the backward pass, and one that is too large for that.

@@ -96,7 +96,7 @@ fn a_packed_operand_gives_the_same_bits() {
             };
             let e = Epilogue::default();
             // SAFETY: `again` has m·n numbers.
-            unsafe { gemm_into(a, rhs, Shared::of(&mut again), false, &e, Precision::Bf16) };
+            unsafe { gemm_into(a, rhs, Shared::of(&mut again), false, &e, Precision::Bf16, On::Pool) };
             assert_eq!(plain, again, "{format:?} {m}×{k}×{n}");
         }
     });

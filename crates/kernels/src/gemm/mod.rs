@@ -109,10 +109,32 @@ impl<'a> From<Mat<'a>> for Rhs<'a> {
 pub(crate) struct Epilogue<'a> {
     pub bias: Option<&'a [f32]>,
     pub act: Activation,
+    /// Whether [`apply_near`](crate::activation::apply_near) will do.
+    pub near: bool,
     /// Row-major, as large as C.
     pub residual: Option<&'a [f32]>,
     /// Where pre goes (row-major, as large as C).
     pub pre: Option<Shared>,
+}
+
+/// Who computes a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum On {
+    /// The threads of the pool.
+    Pool,
+    /// The thread that asks: one of several that compute parts of the same.
+    Caller,
+}
+
+impl On {
+    /// How many threads share a product of that many multiplications, if it takes at least `from` to be worth it.
+    fn threads(self, multiplications: usize, from: usize) -> usize {
+        if self == Self::Caller || multiplications < from {
+            1
+        } else {
+            rayon::current_num_threads()
+        }
+    }
 }
 
 /// Words along k in one slice of a panel: 256 × 32 columns × 4 bytes are two thirds of a 48 KiB first-level cache.
@@ -139,7 +161,17 @@ const PARALLEL_FROM: usize = 100 * 100 * 100;
 pub fn gemm(a: Mat, b: Mat, c: &mut [f32], accumulate: bool, precision: Precision) {
     assert_eq!(c.len(), a.rows * b.cols, "gemm: c must be {}×{}", a.rows, b.cols);
     // SAFETY: `c` has m·n numbers, all of them initialised.
-    unsafe { gemm_into(a, b.into(), Shared::of(c), accumulate, &Epilogue::default(), precision) }
+    unsafe {
+        gemm_into(
+            a,
+            b.into(),
+            Shared::of(c),
+            accumulate,
+            &Epilogue::default(),
+            precision,
+            On::Pool,
+        )
+    }
 }
 
 /// As [`gemm`], into memory that may be uninitialised, with an epilogue. Every number of C (and of `pre`) is written.
@@ -153,6 +185,7 @@ pub(crate) unsafe fn gemm_into(
     accumulate: bool,
     epilogue: &Epilogue,
     precision: Precision,
+    on: On,
 ) {
     let b = rhs.mat;
     assert_eq!(a.cols, b.rows, "gemm: a has {} columns, b has {} rows", a.cols, b.rows);
@@ -180,11 +213,11 @@ pub(crate) unsafe fn gemm_into(
             }
         };
         // SAFETY: the caller's contract, and what was checked above.
-        return unsafe { int8::run(isa, a, bytes, c, epilogue) };
+        return unsafe { int8::run(isa, a, bytes, c, epilogue, on) };
     }
     let format = Format::of(precision, isa);
     let packed = rhs.packed.and_then(|packed| packed.words(isa, format, b));
-    let plan = Plan::new(isa, format, a, b, packed, c, epilogue);
+    let plan = Plan::new(isa, format, a, b, packed, c, epilogue, on);
     if thin::applies(a, b, accumulate) {
         let grid = rhs.grid.filter(|grid| grid.fits(b.rows, b.cols));
         return thin::run(isa, &plan, grid);
@@ -216,6 +249,7 @@ struct Plan<'a> {
     packed: Option<&'a Words>,
     c: Shared,
     epilogue: &'a Epilogue<'a>,
+    on: On,
     m: usize,
     n: usize,
     k: usize,
@@ -250,6 +284,7 @@ impl<'a> Plan<'a> {
         packed: Option<&'a Words>,
         c: Shared,
         epilogue: &'a Epilogue<'a>,
+        on: On,
     ) -> Self {
         let (mr, lanes) = dispatch_on(isa, Geometry(format));
         Self {
@@ -260,6 +295,7 @@ impl<'a> Plan<'a> {
             packed,
             c,
             epilogue,
+            on,
             m: a.rows,
             n: b.cols,
             k: a.cols,
@@ -271,11 +307,7 @@ impl<'a> Plan<'a> {
 
     /// Adds the products over the words `k0..k0 + kp`.
     fn pass(&self, k0: usize, kp: usize, add: bool, last: bool) {
-        let threads = if self.m * self.n * self.k < PARALLEL_FROM {
-            1
-        } else {
-            rayon::current_num_threads()
-        };
+        let threads = self.on.threads(self.m * self.n * self.k, PARALLEL_FROM);
         let row_panels = self.m.div_ceil(self.mr);
         let col_panels = self.n.div_ceil(self.nr);
         let block_panels = (A_BLOCK / (kp.max(1) * self.mr)).clamp(1, A_PANELS);
@@ -577,6 +609,7 @@ mod tests {
                         false,
                         &Epilogue::default(),
                         Precision::F32,
+                        On::Pool,
                     )
                 };
                 assert_eq!(plain, again, "{m}×{k}×{n}");

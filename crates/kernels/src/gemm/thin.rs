@@ -1,6 +1,6 @@
 //! Products of a few rows with a transposed weight: dot products along k, bound by reading the weight once.
 use super::{Format, Grid, Mat, Plan, each};
-use crate::activation::{apply, per_activation};
+use crate::activation::{apply, apply_near, per_activation};
 use crate::simd::{Isa, Simd, Task, dispatch_on, steps};
 
 /// Rows of A up to which reading B unpacked wins.
@@ -12,11 +12,7 @@ pub(super) fn applies(a: Mat, b: Mat, accumulate: bool) -> bool {
 }
 
 pub(super) fn run(isa: Isa, plan: &Plan, grid: Option<&Grid>) {
-    let threads = if plan.n * plan.k < 32 * 1024 {
-        1
-    } else {
-        rayon::current_num_threads()
-    };
+    let threads = plan.on.threads(plan.n * plan.k, 32 * 1024);
     let chunks = if threads == 1 {
         1
     } else {
@@ -109,7 +105,9 @@ fn finish<S: Simd, const M: usize, const J: usize>(s: S, plan: &Plan, j: usize, 
             let e = plan.epilogue;
             let at = i * plan.n + j + q;
             let v = s.sum(acc[i][q]) + e.bias.map_or(0.0, |b| b[j + q]);
-            let y = per_activation!(e.act, act => first(s, apply(s, act, s.splat(v))));
+            let y = per_activation!(e.act, act => {
+                first(s, if e.near { apply_near(s, act, s.splat(v)) } else { apply(s, act, s.splat(v)) })
+            });
             // SAFETY: (i, j + q) lies inside C and `pre`; these columns belong to this task.
             unsafe {
                 if let Some(pre) = e.pre {

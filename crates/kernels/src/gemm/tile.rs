@@ -1,6 +1,6 @@
 //! The register tile: a few rows times two registers of columns, summed over k.
 use super::Epilogue;
-use crate::activation::{apply, per_activation};
+use crate::activation::{apply, apply_near, per_activation};
 use crate::simd::Simd;
 
 /// What a tile does with a word of A and a register of words of B.
@@ -210,7 +210,7 @@ pub(super) unsafe fn finish_tile<S: Simd>(
             if let Some(pre) = e.pre {
                 s.put(&mut row(pre.ptr(), at + i * tile.stride)[j..], v);
             }
-            v = apply(s, act, v);
+            v = if e.near { apply_near(s, act, v) } else { apply(s, act, v) };
             if let Some(residual) = e.residual {
                 v = s.add(v, s.get(&residual[at + i * tile.stride + j..][..here]));
             }

@@ -15,8 +15,8 @@ pub(super) use quantize::Bytes;
 pub use unit::int8_unit;
 pub(crate) use unit::spin;
 
-use super::{Epilogue, Mat, PARALLEL_FROM, each};
-use crate::activation::{apply, per_activation};
+use super::{Epilogue, Mat, On, PARALLEL_FROM, each};
+use crate::activation::{apply, apply_near, per_activation};
 use crate::buffer::{Scratch, Shared};
 use crate::simd::{Isa, Simd, Task, dispatch_on, steps};
 use quantize::{Rows, quantize_rows};
@@ -54,12 +54,8 @@ fn groups(k: usize) -> usize {
 /// # Safety
 /// `c` must be writable for `m·n` numbers, and so must `epilogue.pre`; A has as many columns as B has rows, its numbers lie in its slice, and bias and residual are
 /// as large as they should be.
-pub(super) unsafe fn run(isa: Isa, a: Mat, b: &Bytes, c: Shared, epilogue: &Epilogue) {
-    let threads = if a.rows * b.n * b.k < FASTER * PARALLEL_FROM {
-        1
-    } else {
-        rayon::current_num_threads()
-    };
+pub(super) unsafe fn run(isa: Isa, a: Mat, b: &Bytes, c: Shared, epilogue: &Epilogue, on: On) {
+    let threads = on.threads(a.rows * b.n * b.k, FASTER * PARALLEL_FROM);
     let mut memory = Scratch::take(Rows::len(a));
     let rows = quantize_rows(isa, a, threads, memory.numbers());
     let unit = Unit::of(isa);
@@ -247,7 +243,7 @@ impl Block<'_> {
                     let pre = unsafe { std::slice::from_raw_parts_mut(pre.ptr().add(first + at).cast::<MaybeUninit<f32>>(), here) };
                     s.put(pre, v);
                 }
-                v = apply(s, act, v);
+                v = if e.near { apply_near(s, act, v) } else { apply(s, act, v) };
                 if let Some(residual) = e.residual {
                     v = s.add(v, s.get(&residual[first + at..][..here]));
                 }

@@ -3,7 +3,7 @@ use super::unit::each_unit;
 use super::*;
 use crate::Activation;
 use crate::gemm::tests::matrix;
-use crate::gemm::{Packed, Precision, Rhs, gemm, gemm_into};
+use crate::gemm::{On, Packed, Precision, Rhs, gemm, gemm_into};
 use crate::linear::{linear, linear_backward};
 use crate::testing::{assert_close, numbers};
 use proptest::prelude::*;
@@ -140,11 +140,11 @@ fn a_packed_operand_gives_the_same_bits() {
             };
             let e = Epilogue::default();
             // SAFETY: `again` has m·n numbers.
-            unsafe { gemm_into(a, rhs, Shared::of(&mut again), false, &e, Precision::Int8) };
+            unsafe { gemm_into(a, rhs, Shared::of(&mut again), false, &e, Precision::Int8, On::Pool) };
             assert_eq!(plain, again, "{unit:?} {m}×{k}×{n}");
             // a product in f32 leaves it alone
             // SAFETY: as above.
-            unsafe { gemm_into(a, rhs, Shared::of(&mut again), false, &e, Precision::F32) };
+            unsafe { gemm_into(a, rhs, Shared::of(&mut again), false, &e, Precision::F32, On::Pool) };
             gemm(a, b, &mut plain, false, Precision::F32);
             assert_eq!(plain, again, "{unit:?} {m}×{k}×{n}");
         }
