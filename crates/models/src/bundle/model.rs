@@ -94,7 +94,7 @@ impl Model {
             return Self::load(path);
         }
         let absent = |error: &OpenError| matches!(error, OpenError::NoEncoder { .. });
-        match (open_text(path, options), open_vision(path)) {
+        match rayon::join(|| open_text(path, options), || open_vision(path)) {
             (Ok(text), Ok(vision)) if text.tower.dim() == vision.tower.dim() => Self::joint(path, text, vision),
             (Ok(text), Ok(_)) => Ok(Self::from_text(text)),
             (Ok(text), Err(error)) if absent(&error) => Ok(Self::from_text(text)),
@@ -158,8 +158,8 @@ impl Model {
             });
         }
         let heads = open_file(dir, &manifest, "heads.safetensors")?;
-        let (vision, vision_source) = load_vision(dir, &manifest)?;
-        let (text, text_source) = load_text(dir, &manifest)?;
+        let (vision, text) = rayon::join(|| load_vision(dir, &manifest), || load_text(dir, &manifest));
+        let ((vision, vision_source), (text, text_source)) = (vision?, text?);
         let sources = Sources {
             vision: vision_source,
             text: Some(text_source),

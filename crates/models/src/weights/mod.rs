@@ -5,6 +5,7 @@
 
 mod error;
 mod file;
+mod fingerprint;
 pub mod gguf;
 mod open;
 mod rows;
@@ -21,8 +22,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::{Misfit, WeightsError};
+pub use fingerprint::fingerprint;
 pub(crate) use open::open_stored;
-pub use open::{files, fingerprint, open};
+pub use open::{files, open};
 pub use rows::StoredRows;
 pub use sharded::Sharded;
 pub use strict::strict;

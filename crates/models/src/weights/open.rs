@@ -1,7 +1,6 @@
-//! Picks the reader of a file by its content, never by its name; and the fingerprint of its content.
+//! Picks the reader of a file by its content, never by its name.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::file::DataFile;
@@ -83,40 +82,13 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
 }
 
-/// The BLAKE3 hash (hexadecimal) of a file's content; of a model in several files, the hash of their names and hashes in
-/// order of names.
-///
-/// # Errors
-/// [`WeightsError::Io`] if something cannot be read; for a folder also as [`open`].
-pub fn fingerprint(path: &Path) -> Result<String, WeightsError> {
-    let path = locate(path)?;
-    if !is_index(&path) {
-        return Ok(hash(&path)?.to_hex().to_string());
-    }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let shards: BTreeSet<String> = read_index(&path)?.into_values().collect();
-    let mut whole = blake3::Hasher::new();
-    for shard in shards {
-        whole.update(blake3::hash(shard.as_bytes()).as_bytes());
-        whole.update(hash(&folder.join(&shard))?.as_bytes());
-    }
-    Ok(whole.finalize().to_hex().to_string())
-}
-
-fn hash(path: &Path) -> Result<blake3::Hash, WeightsError> {
-    let io = |e| WeightsError::io(path, e);
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path).map_err(io)?).map_err(io)?;
-    Ok(hasher.finalize())
-}
-
-fn is_index(path: &Path) -> bool {
+pub(super) fn is_index(path: &Path) -> bool {
     path.file_name()
         .is_some_and(|name| name.to_string_lossy().ends_with(".index.json"))
 }
 
 /// The file that `path` is, or that the folder `path` holds.
-fn locate(path: &Path) -> Result<PathBuf, WeightsError> {
+pub(super) fn locate(path: &Path) -> Result<PathBuf, WeightsError> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }

@@ -1,6 +1,7 @@
 use super::super::gguf::Gguf;
 use super::super::testing::Crc32;
 use super::*;
+use crate::weights::fingerprint;
 
 fn written(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
