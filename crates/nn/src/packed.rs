@@ -13,7 +13,7 @@ use crate::precision::{self, Precision};
 /// Rows of input from which the order of a packed weight helps.
 const ROWS: usize = 5;
 
-/// A layer's weight in the order in which the kernels read it for many rows, and in levels for a few ([`Grid`], of a weight that a file had in four bits), made when a constant weight is used for the second time: a weight that learns changes with every
+/// A layer's weight in the order in which the kernels read it for many rows, and in levels for a few ([`Grid`], of a weight that a file had in four or eight bits), made when a constant weight is used for the second time: a weight that learns changes with every
 /// step, and a single use is not worth the memory. It belongs to one layer: a clone of the layer begins without.
 #[derive(Debug, Default)]
 pub(crate) struct PackedWeight(Mutex<Option<Seen>>);

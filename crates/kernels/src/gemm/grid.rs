@@ -1,5 +1,5 @@
-//! Weights that came out of four bits: their numbers lie, 32 by 32 along a row, on 16 steps of a ladder. Products of a few rows are bound by reading the weight,
-//! and five times less is read of steps and levels than of numbers.
+//! Weights that came out of four bits, or of eight: their numbers lie, 32 by 32 along a row, on 16 steps of a ladder, or on 127 to either side of 0. Products of a few
+//! rows are bound by reading the weight, and five times less is read of steps and levels of four bits than of numbers, three times less of those of eight.
 use rayon::prelude::*;
 
 use super::thin::rounded;
@@ -7,18 +7,38 @@ use crate::simd::{Simd, Task, dispatch};
 
 /// Numbers that share a ladder.
 const BLOCK: usize = 32;
-/// Levels of a ladder.
+/// Levels of a ladder of four bits.
 const LEVELS: usize = 16;
+/// Levels of one of eight bits to either side of 0.
+const SIDE: f32 = 127.0;
 
 /// A weight `[dout, din]` once more, as levels: number `i` of a block is `low + step · level`. It gives the very bits of the weight, so that products with it have
 /// the bits of products with the weight.
 pub struct Grid {
     rows: usize,
     width: usize,
-    /// Two levels a byte: byte `i` of a block's 16 has those of its numbers `i` and, in the upper half, `i + 16`.
+    /// Bits of a level.
+    bits: Bits,
+    /// Of four bits two a byte: byte `i` of a block's 16 has those of its numbers `i` and, in the upper half, `i + 16`. Of eight bits in order.
     levels: Vec<u8>,
-    /// Step and lowest number of each block.
+    /// Step of each block, and the number of level 0.
     ladders: Vec<[f32; 2]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bits {
+    Four,
+    Eight,
+}
+
+impl Bits {
+    /// Bytes of a block's levels.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Four => BLOCK / 2,
+            Self::Eight => BLOCK,
+        }
+    }
 }
 
 impl std::fmt::Debug for Grid {
@@ -33,15 +53,21 @@ impl Grid {
         if din == 0 || !din.is_multiple_of(BLOCK) || w.len() != din * dout {
             return None;
         }
-        let mut levels = vec![0u8; w.len() / 2];
+        [Bits::Four, Bits::Eight]
+            .into_iter()
+            .find_map(|bits| Self::of_bits(w, din, dout, bits))
+    }
+
+    fn of_bits(w: &[f32], din: usize, dout: usize, bits: Bits) -> Option<Self> {
+        let mut levels = vec![0u8; w.len() / BLOCK * bits.bytes()];
         let mut ladders = vec![[0.0; 2]; w.len() / BLOCK];
-        let parts = levels.par_chunks_mut(din / 2).zip(ladders.par_chunks_mut(din / BLOCK));
+        let parts = levels.par_chunks_mut(din / BLOCK * bits.bytes());
+        let parts = parts.zip(ladders.par_chunks_mut(din / BLOCK));
         // most weights were never on a ladder: the first rows tell
         let fits = w.par_chunks(din).zip(parts).all(|(row, (levels, ladders))| {
-            let blocks = row.chunks_exact(BLOCK).zip(levels.chunks_exact_mut(BLOCK / 2));
-            blocks
-                .zip(ladders)
-                .all(|((block, levels), ladder)| match ladder_of(block) {
+            let blocks = row.chunks_exact(BLOCK).zip(levels.chunks_exact_mut(bits.bytes()));
+            blocks.zip(ladders).all(|((block, levels), ladder)| match bits {
+                Bits::Four => match ladder_of(block) {
                     Some((found, of)) => {
                         *ladder = found;
                         for (i, level) in levels.iter_mut().enumerate() {
@@ -50,11 +76,18 @@ impl Grid {
                         true
                     }
                     None => false,
-                })
+                },
+                Bits::Eight => {
+                    let step = block.iter().fold(0.0, |top: f32, v| top.max(v.abs())) / SIDE;
+                    *ladder = [step, 0.0];
+                    dispatch(Balance { block, step, levels })
+                }
+            })
         });
         fits.then_some(Self {
             rows: dout,
             width: din,
+            bits,
             levels,
             ladders,
         })
@@ -78,13 +111,23 @@ impl Grid {
         let blocks = self.width / BLOCK;
         assert!(first + J <= self.rows && rows.iter().all(|row| row.len() == self.width));
         let ladders: [&[[f32; 2]]; J] = std::array::from_fn(|q| &self.ladders[(first + q) * blocks..][..blocks]);
-        let levels: [&[u8]; J] =
-            std::array::from_fn(|q| &self.levels[(first + q) * self.width / 2..][..self.width / 2]);
+        let bytes = blocks * self.bits.bytes();
+        let levels: [&[u8]; J] = std::array::from_fn(|q| &self.levels[(first + q) * bytes..][..bytes]);
         let mut acc = [[s.zero(); J]; M];
-        for block in 0..blocks {
-            // written twice so that the compiler knows which half it is, and keeps the sums in registers
-            half::<S, M, J>(s, &rows, &ladders, &levels, block, false, plain, &mut acc);
-            half::<S, M, J>(s, &rows, &ladders, &levels, block, true, plain, &mut acc);
+        // written out so that the compiler knows which bits and which half they are, and keeps the sums in registers
+        match self.bits {
+            Bits::Four => {
+                for block in 0..blocks {
+                    half::<S, M, J, false>(s, &rows, &ladders, &levels, block, false, plain, &mut acc);
+                    half::<S, M, J, false>(s, &rows, &ladders, &levels, block, true, plain, &mut acc);
+                }
+            }
+            Bits::Eight => {
+                for block in 0..blocks {
+                    half::<S, M, J, true>(s, &rows, &ladders, &levels, block, false, plain, &mut acc);
+                    half::<S, M, J, true>(s, &rows, &ladders, &levels, block, true, plain, &mut acc);
+                }
+            }
         }
         acc
     }
@@ -94,19 +137,23 @@ impl Grid {
     fn weight(&self) -> Vec<f32> {
         let number = |i: usize| {
             let (block, at) = (i / BLOCK, i % BLOCK);
-            let byte = self.levels[block * (BLOCK / 2) + at % (BLOCK / 2)];
-            let level = if at < BLOCK / 2 { byte & 15 } else { byte >> 4 };
             let [step, low] = self.ladders[block];
-            f32::from(level).mul_add(step, low)
+            let levels = &self.levels[block * self.bits.bytes()..];
+            let level = match self.bits {
+                Bits::Eight => f32::from(levels[at] as i8),
+                Bits::Four if at < BLOCK / 2 => f32::from(levels[at] & 15),
+                Bits::Four => f32::from(levels[at - BLOCK / 2] >> 4),
+            };
+            level.mul_add(step, low)
         };
         (0..self.rows * self.width).map(number).collect()
     }
 }
 
-/// Adds the lower or the upper half of a block to the sums.
+/// Adds the lower or the upper half of a block to the sums; levels are of eight bits where `BYTES`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn half<S: Simd, const M: usize, const J: usize>(
+fn half<S: Simd, const M: usize, const J: usize, const BYTES: bool>(
     s: S,
     rows: &[&[f32]; M],
     ladders: &[&[[f32; 2]]; J],
@@ -117,18 +164,27 @@ fn half<S: Simd, const M: usize, const J: usize>(
     acc: &mut [[S::V; J]; M],
 ) {
     let mut at = 0;
+    let first = if upper { BLOCK / 2 } else { 0 };
     while at < BLOCK / 2 {
         let mut x = [s.zero(); M];
         for i in 0..M {
-            let k = block * BLOCK + at + if upper { BLOCK / 2 } else { 0 };
             // SAFETY: the rows have BLOCK numbers for each block.
-            x[i] = rounded(s, unsafe { s.load(rows[i].as_ptr().add(k)) }, plain);
+            x[i] = rounded(
+                s,
+                unsafe { s.load(rows[i].as_ptr().add(block * BLOCK + first + at)) },
+                plain,
+            );
         }
         for q in 0..J {
-            // SAFETY: each row of the weight has one ladder and BLOCK / 2 bytes of levels for each block.
+            // SAFETY: each row of the weight has one ladder, and BLOCK bytes of levels of eight bits or half as many of four, for each block.
             let ([step, low], levels) = unsafe {
-                let bytes = levels[q].as_ptr().add(block * (BLOCK / 2) + at);
-                (*ladders[q].get_unchecked(block), s.nibbles(bytes, upper))
+                let row = levels[q].as_ptr();
+                let levels = if BYTES {
+                    s.signed_bytes(row.add(block * BLOCK + first + at).cast())
+                } else {
+                    s.nibbles(row.add(block * (BLOCK / 2) + at), upper)
+                };
+                (*ladders[q].get_unchecked(block), levels)
             };
             let w = rounded(s, s.fma(levels, s.splat(step), s.splat(low)), plain);
             for i in 0..M {
@@ -197,6 +253,31 @@ impl Task for Climb<'_> {
     }
 }
 
+/// Whether steps to either side of 0 give a block's bits; its levels.
+struct Balance<'a> {
+    block: &'a [f32],
+    step: f32,
+    levels: &'a mut [u8],
+}
+
+impl Task for Balance<'_> {
+    type Out = bool;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        let Self { block, step, levels } = self;
+        let per_step = if step > 0.0 { 1.0 / step } else { 0.0 };
+        // (what is not finite becomes a level that does not give its bits)
+        let mut fits = true;
+        for (level, &v) in levels.iter_mut().zip(block) {
+            let found = (v * per_step).round_ties_even() as i8;
+            *level = found as u8;
+            // a sum with 0 as products take it, which has no sign where there is nothing
+            fits &= (f32::from(found) * step + 0.0).to_bits() == v.to_bits();
+        }
+        fits
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +317,32 @@ mod tests {
         });
     }
 
+    /// As a file of eight bits has them.
+    fn stored_in_bytes(n: usize, seed: u64) -> Vec<f32> {
+        let half = |v: f32| half::f16::from_f32(v).to_f32();
+        let draws = numbers(n, seed);
+        let block = |block: &[f32]| {
+            let step = half(block.iter().fold(0.0, |top: f32, v| top.max(v.abs())) / SIDE);
+            let per_step = if step > 0.0 { 1.0 / step } else { 0.0 };
+            block
+                .iter()
+                .map(|v| (v * per_step).round().clamp(-SIDE, SIDE) * step + 0.0)
+                .collect::<Vec<_>>()
+        };
+        draws.chunks(BLOCK).flat_map(block).collect()
+    }
+
+    #[test]
+    fn bytes_come_back_to_the_bit() {
+        each_isa(|isa| {
+            let mut w = stored_in_bytes(8 * 96, 3);
+            w[96..128].fill(0.0);
+            let grid = Grid::of(&w, 96, 8).unwrap_or_else(|| panic!("{isa}: it is on a grid"));
+            assert_eq!(grid.bits, Bits::Eight);
+            assert!(grid.weight().iter().zip(&w).all(|(a, b)| a.to_bits() == b.to_bits()));
+        });
+    }
+
     #[test]
     fn what_is_on_no_grid_is_left_alone() {
         assert!(Grid::of(&numbers(64, 1), 64, 1).is_none());
@@ -252,12 +359,13 @@ mod tests {
     fn products_have_the_bits_of_those_with_the_weight() {
         each_isa(|isa| {
             for (t, din, dout) in [(1, 32, 1), (1, 576, 1000), (2, 96, 7), (4, 64, 33), (5, 64, 20)] {
-                let (x, w) = (numbers(t * din, 5), stored(din * dout, false, 7));
+                let x = numbers(t * din, 5);
                 let (bias, residual) = (numbers(dout, 9), numbers(t * dout, 11));
-                let grid = Grid::of(&w, din, dout).expect("a grid");
-                for precision in [Precision::F32, Precision::Bf16] {
+                let weights = [stored(din * dout, false, 7), stored_in_bytes(din * dout, 7)];
+                for (w, precision) in weights.iter().flat_map(|w| [(w, Precision::F32), (w, Precision::Bf16)]) {
+                    let grid = Grid::of(w, din, dout).expect("a grid");
                     let run = |grid: Option<&Grid>| {
-                        let w = Weight::new(&w, None).with_grid(grid);
+                        let w = Weight::new(w, None).with_grid(grid);
                         let act = Activation::Silu;
                         linear(&x, w, Some(&bias), act, Some(&residual), t, din, dout, false, precision).y
                     };

@@ -81,6 +81,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn signed_bytes(self, p: *const i8) -> __m256 {
+        // SAFETY: see above the `impl`.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, v: __m256) {
         // SAFETY: see above the `impl`.
         unsafe {

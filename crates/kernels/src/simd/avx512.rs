@@ -113,6 +113,11 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn signed_bytes(self, p: *const i8) -> __m512 {
+        // SAFETY: see above the `impl`.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, v: __m512) {
         // SAFETY: see above the `impl`.
         unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(v))) }

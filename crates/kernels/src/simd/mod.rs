@@ -47,6 +47,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `p` must be readable for `LANES` bytes.
     unsafe fn nibbles(self, p: *const u8, upper: bool) -> Self::V;
+    /// `LANES` bytes with a sign as numbers.
+    /// # Safety
+    /// `p` must be readable for `LANES` bytes.
+    unsafe fn signed_bytes(self, p: *const i8) -> Self::V;
     /// Stores `LANES` integral numbers from 0 to 255 as bytes.
     /// # Safety
     /// `p` must be writable for `LANES` bytes.

@@ -68,6 +68,11 @@ impl Simd for Portable {
         unsafe { std::array::from_fn(|i| f32::from(*p.add(i) >> shift & 15)) }
     }
     #[inline(always)]
+    unsafe fn signed_bytes(self, p: *const i8) -> [f32; 4] {
+        // SAFETY: the caller's contract.
+        unsafe { std::array::from_fn(|i| f32::from(*p.add(i))) }
+    }
+    #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, v: [f32; 4]) {
         // SAFETY: the caller's contract.
         unsafe { p.cast::<[u8; 4]>().write_unaligned(v.map(|x| x as u8)) }

@@ -21,7 +21,7 @@ const MAX_EXPANDED: usize = 1 << 30;
 pub(super) struct OutputLayer {
     stored: Arc<StoredRows>,
     expanded: OnceLock<Option<Vec<f32>>>,
-    /// The same in levels, where it is on a grid: what is read for each token is a fifth then.
+    /// The same in levels, where it is on a grid: of four bits a fifth is read for each token then, of eight a third.
     grid: OnceLock<Option<Grid>>,
 }
 
