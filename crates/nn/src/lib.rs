@@ -27,6 +27,7 @@ pub mod noise;
 pub mod optim;
 pub mod params;
 pub mod plain;
+pub mod pool;
 pub mod precision;
 
 mod packed;

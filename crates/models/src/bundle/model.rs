@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bifocal_data::Preprocess;
 use bifocal_nn::engine::{tensor, values};
 use bifocal_nn::precision::{self, Precision};
-use bifocal_nn::{Module, params};
+use bifocal_nn::{Module, params, pool};
 
 use super::heads::{self, Side};
 use super::load::{load_text, load_vision};
@@ -340,6 +340,10 @@ impl Model {
     }
 
     fn image_rows(&self, pixels: &[f32], n: usize, unit: bool) -> Result<Vec<f32>, BundleError> {
+        pool::pass(|| self.image_rows_here(pixels, n, unit))
+    }
+
+    fn image_rows_here(&self, pixels: &[f32], n: usize, unit: bool) -> Result<Vec<f32>, BundleError> {
         let Some((encoder, side)) = &self.vision else {
             return Err(BundleError::NoTower {
                 name: self.name.clone(),

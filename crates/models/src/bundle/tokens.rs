@@ -1,6 +1,6 @@
 //! Texts of a model in two steps, for callers that budget by tokens: first the tokens, then the rows.
 
-use bifocal_nn::precision;
+use bifocal_nn::{pool, precision};
 
 use super::{BundleError, Model};
 use crate::tokenizer::Encoding;
@@ -48,7 +48,9 @@ impl Model {
         let Some((encoder, side)) = &self.text else {
             return Err(self.no_text());
         };
-        let (features, dim) = precision::scope(self.precision(), || encoder.embed_tokens(texts))?;
-        Ok(side.map(features, dim, unit))
+        pool::pass(|| {
+            let (features, dim) = precision::scope(self.precision(), || encoder.embed_tokens(texts))?;
+            Ok(side.map(features, dim, unit))
+        })
     }
 }

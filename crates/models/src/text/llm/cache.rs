@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use bifocal_nn::Tensor;
 use bifocal_nn::fused::KeyValues;
+use bifocal_nn::{Tensor, pool};
 
 use super::Llm;
 use crate::connector::flamingo::Looks;
@@ -106,19 +106,19 @@ impl Llm {
             positions.extend((before..before + new).map(|at| at as u32));
         }
         let positions: Arc<[u32]> = positions.into();
-        let mut x = x;
-        for (layer, (block, kept)) in self.blocks.iter().zip(&mut cache.layers).enumerate() {
-            if let Some(looks) = looks {
-                x = looks.before_layer(layer, x, &offsets, &cache.lengths);
+        let LlmCache { layers, lengths } = cache;
+        let last = pool::pass(|| {
+            let mut x = x;
+            for (layer, (block, kept)) in self.blocks.iter().zip(layers).enumerate() {
+                if let Some(looks) = looks {
+                    x = looks.before_layer(layer, x, &offsets, lengths);
+                }
+                x = block.extend(x, &positions, &offsets, kept);
             }
-            x = block.extend(x, &positions, &offsets, kept);
-        }
-        cache
-            .lengths
-            .iter_mut()
-            .zip(counts)
-            .for_each(|(length, new)| *length += new);
-        Ok(self.last_norm(x))
+            self.last_norm(x)
+        });
+        lengths.iter_mut().zip(counts).for_each(|(length, new)| *length += new);
+        Ok(last)
     }
 
     /// Forgets what came after the first tokens of a sequence: a dialogue goes on from there.

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use bifocal_kernels::activation::Activation;
 use bifocal_kernels::gemm::{Grid, Precision};
 use bifocal_kernels::linear::{Weight, linear};
-use bifocal_nn::Tensor;
 use bifocal_nn::engine::values;
 use bifocal_nn::fused::{self, SharedVocabulary, Vocabulary};
+use bifocal_nn::{Tensor, pool};
 
 use super::{Llm, LlmNames};
 use crate::weights::{StoredRows, TensorSource, WeightsError};
@@ -113,7 +113,7 @@ impl Llm {
     pub fn logits(&self, hidden: Tensor<2>) -> Option<Vec<f32>> {
         let output = self.output.as_ref()?;
         let [t, width] = hidden.dims();
-        Some(match output.expanded() {
+        Some(pool::pass(|| match output.expanded() {
             None => fused::logits(hidden, &**output),
             Some(rows) => {
                 let (x, count) = (values(hidden), output.rows());
@@ -122,6 +122,6 @@ impl Llm {
                 let identity = Activation::Identity;
                 linear(&x, weight, None, identity, None, t, width, count, false, Precision::F32).y
             }
-        })
+        }))
     }
 }
