@@ -2,13 +2,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::precision;
+use crate::{engine, precision};
 
 /// One pass at a time: a thread of the pool that waits for the others does what else there is to do, and with a second pass that would be all of it, under whatever
 /// locks the first one holds.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Runs a pass of a model on a thread of the pool, with the calling thread's [`precision`]; for one that is of the pool already, at once.
+/// Runs a pass of a model on a thread of the pool, with the calling thread's [`precision`] and [`engine::device`]; for one that is of the pool already, at once.
 ///
 /// From outside of the pool each operation would wake a thread that then wakes the others, and would be woken by it at the end: for operations as short as those of one
 /// token, that takes as long as they do.
@@ -16,9 +16,9 @@ pub fn pass<R: Send>(compute: impl FnOnce() -> R + Send) -> R {
     if rayon::current_thread_index().is_some() {
         return compute();
     }
-    let precision = precision::current();
+    let (precision, device) = (precision::current(), engine::device());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    rayon::scope(|_| precision::scope(precision, compute))
+    rayon::scope(|_| engine::scope(device, || precision::scope(precision, compute)))
 }
 
 #[cfg(test)]
