@@ -34,6 +34,7 @@ pub mod peak;
 pub mod pool;
 pub mod rope;
 pub mod scan;
+pub mod team;
 pub mod trace;
 
 mod buffer;

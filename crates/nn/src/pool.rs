@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use bifocal_kernels::team::stretch;
+
 use crate::{engine, precision};
 
 /// One pass at a time: a thread of the pool that waits for the others does what else there is to do, and with a second pass that would be all of it, under whatever
@@ -19,6 +21,11 @@ pub fn pass<R: Send>(compute: impl FnOnce() -> R + Send) -> R {
     let (precision, device) = (precision::current(), engine::device());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     rayon::scope(|_| engine::scope(device, || precision::scope(precision, compute)))
+}
+
+/// As [`pass`] of a few rows, whose operations are too short to wake a thread for each of them: the pool's threads wait for them awake.
+pub fn pass_of_few<R: Send>(compute: impl FnOnce() -> R + Send) -> R {
+    pass(|| stretch(compute))
 }
 
 #[cfg(test)]

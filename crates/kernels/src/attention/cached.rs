@@ -4,7 +4,7 @@ use super::forward::{Heads, QUERY_ROWS, Rows};
 use crate::buffer::filled;
 use crate::math::exp;
 use crate::simd::{Simd, Task, dispatch, steps};
-use crate::trace;
+use crate::{team, trace};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -12,6 +12,8 @@ use std::mem::MaybeUninit;
 const FEW: usize = 4;
 /// Products of fewer multiplications than this run on the calling thread.
 const PARALLEL_FROM: usize = 1 << 17;
+/// The same where the other threads are awake.
+const LED_FROM: usize = 1 << 13;
 
 /// As [`super::attention`] for the last tokens of sequences whose earlier keys and values are kept: row i of a sequence with `b` tokens before is its
 /// token `b + i`. The new tokens' own keys and values are in the cache already.
@@ -76,15 +78,13 @@ pub fn attention_cached(qkv: &[f32], offsets: &[usize], caches: &[&[f32]], shape
                     out,
                 });
             };
-            if work < PARALLEL_FROM {
-                rows.iter().for_each(|r| (0..shape.heads).for_each(|head| one(r, head)));
+            let threads = if work < if team::is_led() { LED_FROM } else { PARALLEL_FROM } {
+                1
             } else {
-                let all: Vec<_> = rows
-                    .iter()
-                    .flat_map(|r| (0..shape.heads).map(move |head| (r, head)))
-                    .collect();
-                all.par_iter().for_each(|&(r, head)| one(r, head));
-            }
+                rayon::current_num_threads()
+            };
+            let heads = shape.heads;
+            team::each(rows.len() * heads, threads, |i| one(&rows[i / heads], i % heads));
             tiles.par_iter().for_each(|&(s, head, row)| {
                 dispatch(Rows {
                     q: s.q,

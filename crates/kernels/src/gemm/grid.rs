@@ -1,7 +1,9 @@
 //! Weights that came out of four bits, or of eight: their numbers lie, 32 by 32 along a row, on 16 steps of a ladder, or on 127 to either side of 0. Products of a few
 //! rows are bound by reading the weight, and five times less is read of steps and levels of four bits than of numbers, three times less of those of eight.
-use rayon::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use super::each;
 use super::thin::rounded;
 use crate::simd::{Simd, Task, dispatch};
 
@@ -61,30 +63,25 @@ impl Grid {
     fn of_bits(w: &[f32], din: usize, dout: usize, bits: Bits) -> Option<Self> {
         let mut levels = vec![0u8; w.len() / BLOCK * bits.bytes()];
         let mut ladders = vec![[0.0; 2]; w.len() / BLOCK];
-        let parts = levels.par_chunks_mut(din / BLOCK * bits.bytes());
-        let parts = parts.zip(ladders.par_chunks_mut(din / BLOCK));
-        // most weights were never on a ladder: the first rows tell
-        let fits = w.par_chunks(din).zip(parts).all(|(row, (levels, ladders))| {
-            let blocks = row.chunks_exact(BLOCK).zip(levels.chunks_exact_mut(bits.bytes()));
-            blocks.zip(ladders).all(|((block, levels), ladder)| match bits {
-                Bits::Four => match ladder_of(block) {
-                    Some((found, of)) => {
-                        *ladder = found;
-                        for (i, level) in levels.iter_mut().enumerate() {
-                            *level = of[i] | of[i + BLOCK / 2] << 4;
-                        }
-                        true
-                    }
-                    None => false,
-                },
-                Bits::Eight => {
-                    let step = block.iter().fold(0.0, |top: f32, v| top.max(v.abs())) / SIDE;
-                    *ladder = [step, 0.0];
-                    dispatch(Balance { block, step, levels })
+        let threads = rayon::current_num_threads();
+        let some = dout.div_ceil(4 * threads).max(1);
+        let parts = levels.chunks_mut(some * din / BLOCK * bits.bytes());
+        let parts = parts.zip(ladders.chunks_mut(some * din / BLOCK));
+        let parts: Vec<_> = w.chunks(some * din).zip(parts).map(Mutex::new).collect();
+        let fits = AtomicBool::new(true);
+        each(parts.len(), threads, |i| {
+            let mut part = parts[i].lock().unwrap_or_else(PoisonError::into_inner);
+            let (w, (levels, ladders)) = &mut *part;
+            let blocks = w.chunks_exact(BLOCK).zip(levels.chunks_exact_mut(bits.bytes()));
+            for ((block, levels), ladder) in blocks.zip(ladders.iter_mut()) {
+                // most weights were never on a ladder: the first blocks tell
+                if !fits.load(Ordering::Relaxed) || !climb(block, bits, levels, ladder) {
+                    return fits.store(false, Ordering::Relaxed);
                 }
-            })
+            }
         });
-        fits.then_some(Self {
+        drop(parts);
+        fits.into_inner().then_some(Self {
             rows: dout,
             width: din,
             bits,
@@ -147,6 +144,27 @@ impl Grid {
             level.mul_add(step, low)
         };
         (0..self.rows * self.width).map(number).collect()
+    }
+}
+
+/// Finds the ladder of a block and its levels; false where there is none.
+fn climb(block: &[f32], bits: Bits, levels: &mut [u8], ladder: &mut [f32; 2]) -> bool {
+    match bits {
+        Bits::Four => match ladder_of(block) {
+            Some((found, of)) => {
+                *ladder = found;
+                for (i, level) in levels.iter_mut().enumerate() {
+                    *level = of[i] | of[i + BLOCK / 2] << 4;
+                }
+                true
+            }
+            None => false,
+        },
+        Bits::Eight => {
+            let step = block.iter().fold(0.0, |top: f32, v| top.max(v.abs())) / SIDE;
+            *ladder = [step, 0.0];
+            dispatch(Balance { block, step, levels })
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod tile;
 use crate::activation::Activation;
 use crate::buffer::{Scratch, Shared};
 use crate::simd::{Isa, Simd, Task, dispatch_on, isa};
+use crate::team::each;
 use crate::trace;
 use format::Format;
 pub use format::{Precision, bf16_unit};
@@ -28,7 +29,6 @@ pub(crate) use pack::pack_b;
 use pack::panel_stride;
 pub use packed::Packed;
 use packed::{Words, pack_panels};
-use rayon::prelude::*;
 use tile::finish_tile;
 pub(crate) use tile::{Lhs, MultiplyAdd, Tile, any_tile, tile_into};
 
@@ -371,15 +371,6 @@ impl<'a> Plan<'a> {
             pack_panels(self.isa, self.format, self.b, (k0, kp), (j0, j1), threads, buffer);
             blocks(buffer, j0, (j0, j1));
         }
-    }
-}
-
-/// `count` tasks on the pool, or on this thread alone.
-fn each(count: usize, threads: usize, run: impl Fn(usize) + Sync + Send) {
-    if threads == 1 || count <= 1 {
-        (0..count).for_each(run);
-    } else {
-        (0..count).into_par_iter().with_max_len(1).for_each(run);
     }
 }
 

@@ -9,6 +9,9 @@ use super::Llm;
 use crate::connector::flamingo::Looks;
 use crate::text::{Attention, TokensError};
 
+/// Rows up to which a pass is a matter of milliseconds.
+const FEW: usize = 4;
+
 /// Keys and values of some sequences, layer by layer.
 #[derive(Clone, Debug)]
 pub struct LlmCache {
@@ -107,7 +110,8 @@ impl Llm {
         }
         let positions: Arc<[u32]> = positions.into();
         let LlmCache { layers, lengths } = cache;
-        let last = pool::pass(|| {
+        let few = x.dims()[0] <= FEW;
+        let compute = || {
             let mut x = x;
             for (layer, (block, kept)) in self.blocks.iter().zip(layers).enumerate() {
                 if let Some(looks) = looks {
@@ -116,7 +120,12 @@ impl Llm {
                 x = block.extend(x, &positions, &offsets, kept);
             }
             self.last_norm(x)
-        });
+        };
+        let last = if few {
+            pool::pass_of_few(compute)
+        } else {
+            pool::pass(compute)
+        };
         lengths.iter_mut().zip(counts).for_each(|(length, new)| *length += new);
         Ok(last)
     }
