@@ -174,6 +174,7 @@ fn pause(looks: &mut usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::panic::AssertUnwindSafe;
 
     fn pool(threads: usize) -> rayon::ThreadPool {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
@@ -221,7 +222,7 @@ mod tests {
     fn a_panic_ends_the_stretch() {
         let pool = pool(2);
         for within in [false, true] {
-            let failed = std::panic::catch_unwind(|| {
+            let failed = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 pool.install(|| {
                     stretch(|| {
                         if within {
@@ -231,7 +232,7 @@ mod tests {
                         }
                     })
                 })
-            });
+            }));
             assert!(failed.is_err());
             assert!(pool.install(|| stretch(|| share(8, &|_| ()))));
         }
