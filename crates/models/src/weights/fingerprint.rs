@@ -37,8 +37,11 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// A file as it was: path, length, time of the last change.
 type Version = (PathBuf, u64, SystemTime);
 
+/// A hash, or who computes it.
+type Slot = Arc<Mutex<Option<blake3::Hash>>>;
+
 /// Hashes that this process has computed, or is about to: both towers of a pair ask for that of the same file, at the same time.
-static KNOWN: LazyLock<Mutex<HashMap<Version, Arc<Mutex<Option<blake3::Hash>>>>>> = LazyLock::new(Mutex::default);
+static KNOWN: LazyLock<Mutex<HashMap<Version, Slot>>> = LazyLock::new(Mutex::default);
 
 fn hash(path: &Path) -> Result<blake3::Hash, WeightsError> {
     let about = fs::metadata(path).map_err(|e| WeightsError::io(path, e))?;
