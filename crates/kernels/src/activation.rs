@@ -50,7 +50,8 @@ pub(crate) fn apply<S: Simd>(s: S, act: Activation, x: S::V) -> S::V {
     }
 }
 
-/// act(x) on one register, to 1e-4 for |x| < 20 and to 4e-6·|x| beyond: for products of rounded numbers, whose own error is larger. The two GELUs do without an exponential and a division.
+/// act(x) on one register, to 1e-4 for |x| < 20 and to 4e-6·|x| beyond: for products of rounded numbers, whose own error is larger.
+/// The two GELUs do without an exponential and a division.
 #[inline(always)]
 pub(crate) fn apply_near<S: Simd>(s: S, act: Activation, x: S::V) -> S::V {
     match act {

@@ -66,7 +66,8 @@ pub struct LinearGrads {
 
 /// y = act(x·wᵀ + bias) + residual; bias, activation and residual are applied while a tile of the product is in cache.
 ///
-/// Of the operation, `precision` concerns the product, and with less than f32 and without `keep_pre` a GELU too, which is within 1e-4 then. `pre` (x·wᵀ + bias) is kept when `keep_pre` and the activation is not the identity.
+/// Of the operation, `precision` concerns the product, and with less than f32 and without `keep_pre` a GELU too, which is within 1e-4 then. `pre` (x·wᵀ + bias) is
+/// kept when `keep_pre` and the activation is not the identity.
 ///
 /// # Shapes
 /// `x`: `[t, din]`, `w`: `[dout, din]` (PyTorch's layout), `bias`: `[dout]`, `residual` and the result: `[t, dout]`.

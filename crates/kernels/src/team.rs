@@ -24,6 +24,8 @@ struct Team {
     next: AtomicUsize,
     /// Helpers that may look at the task.
     inside: AtomicUsize,
+    /// A helper has panicked, and left undone what the leader would read.
+    failed: AtomicBool,
     over: AtomicBool,
 }
 
@@ -49,6 +51,7 @@ pub fn stretch<R>(f: impl FnOnce() -> R) -> R {
         count: AtomicUsize::new(0),
         next: AtomicUsize::new(0),
         inside: AtomicUsize::new(0),
+        failed: AtomicBool::new(false),
         over: AtomicBool::new(false),
     };
     rayon::in_place_scope(|scope| {
@@ -123,8 +126,13 @@ impl Team {
                 self.0.task.set(None);
             }
         }
-        let _close = Close(self);
+        let close = Close(self);
         self.work(task);
+        drop(close);
+        assert!(
+            !self.failed.load(Ordering::SeqCst),
+            "a thread that shared the work has panicked"
+        );
     }
 
     fn work(&self, task: Task) {
@@ -149,6 +157,9 @@ impl Team {
             struct Inside<'a>(&'a Team);
             impl Drop for Inside<'_> {
                 fn drop(&mut self) {
+                    if std::thread::panicking() {
+                        self.0.failed.store(true, Ordering::SeqCst);
+                    }
                     self.0.inside.fetch_sub(1, Ordering::SeqCst);
                 }
             }
@@ -221,6 +232,31 @@ mod tests {
                 assert_eq!(share(1, &|_| ()), led);
             });
         });
+    }
+
+    #[test]
+    fn nobody_goes_on_where_a_helper_has_panicked() {
+        let after = AtomicBool::new(false);
+        let failed = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            pool(2).install(|| {
+                stretch(|| {
+                    let leader = std::thread::current().id();
+                    // the leader waits for a helper to begin, where there is one
+                    let begun = AtomicBool::new(!is_led());
+                    each(2, 2, |_| {
+                        if std::thread::current().id() != leader || begun.load(Ordering::SeqCst) {
+                            begun.store(true, Ordering::SeqCst);
+                            panic!("on purpose");
+                        }
+                        while !begun.load(Ordering::SeqCst) {
+                            std::hint::spin_loop();
+                        }
+                    });
+                    after.store(true, Ordering::SeqCst);
+                })
+            })
+        }));
+        assert!(failed.is_err() && !after.load(Ordering::SeqCst));
     }
 
     #[test]

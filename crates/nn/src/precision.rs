@@ -4,7 +4,8 @@
 //! it once, when it runs forward, and keeps it, so that its backward pass, wherever that runs, is of the same precision.
 //!
 //! [`fused::linear`](crate::fused::linear) and dense convolutions follow it, forward and backward. Attention, norms, activations, losses and the optimizer are f32
-//! (but for a GELU that follows a product of rounded numbers without a gradient, which is then within 1e-4) always, as are parameters (the "master weights" of Micikevicius et al. 2018) and all activations in memory; bf16 has the range of f32, therefore losses need no scaling.
+//! always, as are parameters (the "master weights" of Micikevicius et al. 2018) and all activations in memory; bf16 has the range of f32, therefore losses need no scaling.
+//! A GELU that follows a product of rounded numbers, and of which no gradient is wanted, is computed to 1e-4.
 //! Operations on devices without our kernels stay f32.
 //!
 //! Eight-bit integers ([`Precision::Int8`]) are for inference: an operation that is recorded for a backward pass multiplies in f32 instead, and so do losses. What they cost in

@@ -54,10 +54,10 @@ fn hash(path: &Path) -> Result<blake3::Hash, WeightsError> {
         Arc::clone(known.entry((path.to_owned(), about.len(), changed)).or_default())
     };
     let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-    if slot.is_none() {
-        *slot = Some(read(path)?);
+    match *slot {
+        Some(hash) => Ok(hash),
+        None => Ok(*slot.insert(read(path)?)),
     }
-    Ok(slot.expect("just computed"))
 }
 
 fn read(path: &Path) -> Result<blake3::Hash, WeightsError> {
