@@ -200,6 +200,9 @@ fn one_row(bench: &Bench) {
     let (din, dout) = (576, 49_152);
     let x = numbers(din);
     let w: Vec<f32> = (0..din * dout).map(|i| (i * 7919 % 16) as f32 * 0.25 - 2.0).collect();
+    bench.bytes(&format!("levels of {din}->{dout} looked for"), din * dout, || {
+        Grid::of(&w, din, dout)
+    });
     let grid = Grid::of(&w, din, dout);
     for (name, grid) in [("numbers", None), ("levels", grid.as_ref())] {
         bench.bytes(&format!("one row {din}->{dout}, weight in {name}"), din * dout, || {

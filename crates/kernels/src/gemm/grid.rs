@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::each;
 use super::thin::rounded;
-use crate::simd::{Simd, Task, dispatch};
+use crate::simd::{Simd, Task, dispatch, steps};
 
 /// Numbers that share a ladder.
 const BLOCK: usize = 32;
@@ -14,7 +14,7 @@ const LEVELS: usize = 16;
 /// Levels of one of eight bits to either side of 0.
 const SIDE: f32 = 127.0;
 
-/// A weight `[dout, din]` once more, as levels: number `i` of a block is `low + step · level`. It gives the very bits of the weight, so that products with it have
+/// A weight `[dout, din]` once more, as levels: number `i` of a block is `low + step · level`. It gives the very numbers of the weight, so that products with it have
 /// the bits of products with the weight.
 pub struct Grid {
     rows: usize,
@@ -72,13 +72,14 @@ impl Grid {
         each(parts.len(), threads, |i| {
             let mut part = parts[i].lock().unwrap_or_else(PoisonError::into_inner);
             let (w, (levels, ladders)) = &mut *part;
-            let blocks = w.chunks_exact(BLOCK).zip(levels.chunks_exact_mut(bits.bytes()));
-            for ((block, levels), ladder) in blocks.zip(ladders.iter_mut()) {
-                // most weights were never on a ladder: the first blocks tell
-                if !fits.load(Ordering::Relaxed) || !climb(block, bits, levels, ladder) {
-                    return fits.store(false, Ordering::Relaxed);
-                }
-            }
+            let (w, fits) = (*w, &fits);
+            dispatch(Climb {
+                w,
+                bits,
+                levels,
+                ladders,
+                fits,
+            });
         });
         drop(parts);
         fits.into_inner().then_some(Self {
@@ -147,27 +148,6 @@ impl Grid {
     }
 }
 
-/// Finds the ladder of a block and its levels; false where there is none.
-fn climb(block: &[f32], bits: Bits, levels: &mut [u8], ladder: &mut [f32; 2]) -> bool {
-    match bits {
-        Bits::Four => match ladder_of(block) {
-            Some((found, of)) => {
-                *ladder = found;
-                for (i, level) in levels.iter_mut().enumerate() {
-                    *level = of[i] | of[i + BLOCK / 2] << 4;
-                }
-                true
-            }
-            None => false,
-        },
-        Bits::Eight => {
-            let step = block.iter().fold(0.0, |top: f32, v| top.max(v.abs())) / SIDE;
-            *ladder = [step, 0.0];
-            dispatch(Balance { block, step, levels })
-        }
-    }
-}
-
 /// Adds the lower or the upper half of a block to the sums; levels are of eight bits where `BYTES`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
@@ -213,87 +193,112 @@ fn half<S: Simd, const M: usize, const J: usize, const BYTES: bool>(
     }
 }
 
-/// The ladder of a block, and the level of each of its numbers; `None` when there is none that gives their bits.
-fn ladder_of(block: &[f32]) -> Option<([f32; 2], [u8; BLOCK])> {
-    let (low, high) = block
-        .iter()
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &v| {
-            (low.min(v), high.max(v))
-        });
-    // (not a number is neither smaller nor larger than anything)
-    if !low.is_finite() || !high.is_finite() {
-        return None;
+/// Finds the ladders and levels of some rows' blocks; tells where there is none.
+struct Climb<'a> {
+    w: &'a [f32],
+    bits: Bits,
+    levels: &'a mut [u8],
+    ladders: &'a mut [[f32; 2]],
+    fits: &'a AtomicBool,
+}
+
+impl Task for Climb<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let blocks = self.w.as_chunks::<BLOCK>().0.iter().zip(self.ladders);
+        for ((block, ladder), levels) in blocks.zip(self.levels.chunks_exact_mut(self.bits.bytes())) {
+            // most weights were never on a ladder: the first blocks tell
+            if !self.fits.load(Ordering::Relaxed) {
+                return;
+            }
+            let found = match self.bits {
+                Bits::Four => climb(s, block, levels),
+                Bits::Eight => balance(s, block, levels),
+            };
+            match found {
+                Some(found) => *ladder = found,
+                None => return self.fits.store(false, Ordering::Relaxed),
+            }
+        }
     }
-    let mut levels = [0; BLOCK];
-    // the highest number is usually on the highest level
+}
+
+/// The ladder of a block, and two levels a byte; `None` when there is none that gives its numbers.
+#[inline(always)]
+fn climb<S: Simd>(s: S, block: &[f32; BLOCK], levels: &mut [u8]) -> Option<[f32; 2]> {
+    let (mut low, mut high) = (s.splat(f32::INFINITY), s.splat(f32::NEG_INFINITY));
+    for at in steps::<S>(BLOCK) {
+        let v = s.get(&block[at..]);
+        (low, high) = (s.min(low, v), s.max(high, v));
+    }
+    let (low, high) = (0.0 - s.max_lane(s.sub(s.zero(), low)), s.max_lane(high));
+    // the highest number is usually on the highest level (loops, since closures are compiled for any processor where they are not inlined)
     for highest in (1..LEVELS).rev() {
         let step = (high - low) / highest as f32;
-        if dispatch(Climb {
-            block,
-            step,
-            low,
-            levels: &mut levels,
-        }) {
-            return Some(([step, low], levels));
+        let per_step = if step > 0.0 { 1.0 / step } else { 0.0 };
+        let mut wrong = s.zero();
+        for at in steps::<S>(BLOCK / 2) {
+            let mut two = s.zero();
+            for (at, weight) in [(at, 1.0), (at + BLOCK / 2, LEVELS as f32)] {
+                let v = s.get(&block[at..]);
+                let level = s.round(s.mul(s.sub(v, s.splat(low)), s.splat(per_step)));
+                let level = s.min(s.max(level, s.zero()), s.splat((LEVELS - 1) as f32));
+                two = s.fma(level, s.splat(weight), two);
+                // a product of a level and a step is exact where they came out of a file, so that it does not matter whether the sum is rounded once or twice
+                let once = s.fma(level, s.splat(step), s.splat(low));
+                let twice = s.add(s.mul(level, s.splat(step)), s.splat(low));
+                wrong = s.max(wrong, s.max(differs(s, once, v), differs(s, twice, v)));
+            }
+            store(s, &mut levels[at..], two);
+        }
+        if s.max_lane(wrong) == 0.0 {
+            return Some([step, low]);
         }
     }
     None
 }
 
-/// Whether a ladder gives a block's bits; its levels.
-struct Climb<'a> {
-    block: &'a [f32],
-    step: f32,
-    low: f32,
-    levels: &'a mut [u8; BLOCK],
-}
-
-impl Task for Climb<'_> {
-    type Out = bool;
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
-        let Self {
-            block,
-            step,
-            low,
-            levels,
-        } = self;
-        let per_step = if step > 0.0 { 1.0 / step } else { 0.0 };
-        let mut fits = true;
-        for (level, &v) in levels.iter_mut().zip(block) {
-            let found = ((v - low) * per_step + 0.5) as u8;
-            *level = found & (LEVELS as u8 - 1);
-            // a product of a level and a step is exact where they came out of a file, so that it does not matter whether the sum is rounded once or twice
-            let (once, twice) = (f32::from(*level).mul_add(step, low), f32::from(*level) * step + low);
-            fits &= once.to_bits() == v.to_bits() && twice.to_bits() == v.to_bits();
-        }
-        fits
+/// The step to either side of 0 that gives a block's numbers, and its levels.
+#[inline(always)]
+fn balance<S: Simd>(s: S, block: &[f32; BLOCK], levels: &mut [u8]) -> Option<[f32; 2]> {
+    let mut top = s.zero();
+    for at in steps::<S>(BLOCK) {
+        let v = s.get(&block[at..]);
+        top = s.max(top, s.max(v, s.sub(s.zero(), v)));
     }
-}
-
-/// Whether steps to either side of 0 give a block's bits; its levels.
-struct Balance<'a> {
-    block: &'a [f32],
-    step: f32,
-    levels: &'a mut [u8],
-}
-
-impl Task for Balance<'_> {
-    type Out = bool;
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
-        let Self { block, step, levels } = self;
-        let per_step = if step > 0.0 { 1.0 / step } else { 0.0 };
-        // (what is not finite becomes a level that does not give its bits)
-        let mut fits = true;
-        for (level, &v) in levels.iter_mut().zip(block) {
-            let found = (v * per_step).round_ties_even() as i8;
-            *level = found as u8;
-            // a sum with 0 as products take it, which has no sign where there is nothing
-            fits &= (f32::from(found) * step + 0.0).to_bits() == v.to_bits();
-        }
-        fits
+    let step = s.max_lane(top) / SIDE;
+    let per_step = s.splat(if step > 0.0 { 1.0 / step } else { 0.0 });
+    let mut wrong = s.zero();
+    for at in steps::<S>(BLOCK) {
+        let v = s.get(&block[at..]);
+        let level = s.round(s.mul(v, per_step));
+        let level = s.min(s.max(level, s.splat(-SIDE)), s.splat(SIDE));
+        wrong = s.max(wrong, differs(s, s.mul(level, s.splat(step)), v));
+        // as a byte with a sign
+        store(
+            s,
+            &mut levels[at..],
+            s.select_lt(level, s.zero(), s.add(level, s.splat(256.0)), level),
+        );
     }
+    (s.max_lane(wrong) == 0.0).then_some([step, 0.0])
+}
+
+/// 1 where numbers differ or are not finite, 0 elsewhere. Zeros with and without a sign are the same, since no sum that begins with 0 tells them apart.
+#[inline(always)]
+fn differs<S: Simd>(s: S, a: S::V, b: S::V) -> S::V {
+    let apart = s.sub(a, b);
+    let apart = s.max(apart, s.sub(b, a));
+    s.select_lt(apart, s.splat(f32::from_bits(1)), s.zero(), s.splat(1.0))
+}
+
+/// Integral numbers from 0 to 255 as bytes.
+#[inline(always)]
+fn store<S: Simd>(s: S, to: &mut [u8], v: S::V) {
+    let to = &mut to[..S::LANES];
+    // SAFETY: `to` has as many bytes.
+    unsafe { s.store_bytes(to.as_mut_ptr(), v) }
 }
 
 #[cfg(test)]
@@ -330,6 +335,15 @@ mod tests {
                 let grid = Grid::of(&w, 96, 8).unwrap_or_else(|| panic!("{isa}: it is on a grid"));
                 assert!(grid.weight().iter().zip(&w).all(|(a, b)| a.to_bits() == b.to_bits()));
             }
+            // a scale below zero, which files with a middle level have often, makes zeros with a sign
+            let mut signed = stored(8 * 96, true, 4);
+            signed.iter_mut().for_each(|v| *v = -*v);
+            assert!(signed.iter().any(|v| v.to_bits() == (-0.0f32).to_bits()), "{isa}");
+            assert_eq!(
+                Grid::of(&signed, 96, 8).map(|grid| grid.weight()),
+                Some(signed),
+                "{isa}"
+            );
             let equal = vec![0.25; 64];
             assert_eq!(Grid::of(&equal, 64, 1).map(|grid| grid.weight()), Some(equal));
         });
