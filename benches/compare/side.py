@@ -56,9 +56,9 @@ class Process:
         self.process.wait()
 
 
-def ours(args, *what, threads=None):
+def ours(args, *what, threads=None, **more):
     """Our side: benches/compare/ours/."""
-    return Process(args.bin / "examples/compare", *what, RAYON_NUM_THREADS=str(threads or args.threads))
+    return Process(args.bin / "examples/compare", *what, RAYON_NUM_THREADS=str(threads or args.threads), **more)
 
 
 def peak_mib(pid="self"):

@@ -1,7 +1,7 @@
 //! Our side of the scripts in `benches/compare`: a process that opens what it is told, then answers each line with one line: the seconds that it took, and a number of
 //! the result, so that nothing is left out.
 //!
-//! `compare embed MODEL FOLDER [PRECISION]`, `compare train MODEL FOLDER [PRECISION] [image|both] [checkpoint]`, `compare photos FOLDER`, `compare loss NAME PAIRS WIDTH`
+//! `compare embed MODEL FOLDER [PRECISION]`, `compare train MODEL FOLDER BATCH PRECISION image|both|adaptor [checkpoint]`, `compare photos FOLDER`, `compare loss NAME PAIRS WIDTH`
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -58,10 +58,10 @@ pub fn precision(name: Option<&str>) -> Outcome<Precision> {
 fn open(args: &[&str]) -> Outcome<Box<dyn Side>> {
     Ok(match args {
         ["embed", model, folder, rest @ ..] => Box::new(embed::Embed::open(model, folder, precision(rest.first().copied())?)?),
-        ["train", model, folder, rest @ ..] => {
-            let both = rest.get(1) == Some(&"both");
-            let dropping = rest.get(2) == Some(&"checkpoint");
-            Box::new(train::Train::open(model, folder, precision(rest.first().copied())?, both, dropping)?)
+        ["train", model, folder, batch, numbers, texts, rest @ ..] => {
+            let texts = train::TextSide::named(texts)?;
+            let dropping = rest.first() == Some(&"checkpoint");
+            Box::new(train::Train::open(model, folder, batch.parse()?, precision(Some(numbers))?, texts, dropping)?)
         }
         ["photos", folder] => Box::new(photos::Photos::open(folder)?),
         ["loss", name, pairs, width] => Box::new(losses::Loss::open(name, pairs.parse()?, width.parse()?)?),

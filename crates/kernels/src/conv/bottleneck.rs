@@ -2,8 +2,9 @@
 use super::ConvShape;
 use super::depthwise::filter;
 use crate::activation::Activation;
-use crate::gemm::{Packed, Precision};
-use crate::linear::{Weight, linear, pack_weight};
+use crate::buffer::{Scratch, Shared, as_uninit};
+use crate::gemm::{On, Packed, Precision};
+use crate::linear::{Weight, linear_into, pack_weight};
 use crate::trace;
 use rayon::prelude::*;
 
@@ -67,11 +68,17 @@ pub fn bottleneck(x: &[f32], b: &Bottleneck, precisions: [Precision; 2]) -> Vec<
     // as many rows of the result as their expanded input fits the cache
     let expanded = BAND / (s.w * s.c).max(1);
     let band = (expanded.saturating_sub(s.kh) / s.stride + 1).clamp(1, oh);
+    // as many as keep all threads busy, or the products of each are computed by all
+    let on = if s.n * oh.div_ceil(band) >= 4 * rayon::current_num_threads() {
+        On::Caller
+    } else {
+        On::Pool
+    };
     y.par_chunks_mut(oh * row).enumerate().for_each(|(image, y)| {
         let x = &x[image * s.h * s.w * b.input..][..s.h * s.w * b.input];
         y.par_chunks_mut(band * row)
             .enumerate()
-            .for_each(|(i, y)| rows(x, b, &weights, i * band, y));
+            .for_each(|(i, y)| rows(x, b, &weights, i * band, y, on));
     });
     y
 }
@@ -102,28 +109,32 @@ impl<'a> Product<'a> {
         }
     }
 
-    fn apply(&self, x: &[f32], act: Activation, residual: Option<&[f32]>) -> Vec<f32> {
+    fn apply(&self, x: &[f32], act: Activation, residual: Option<&[f32]>, y: &mut [f32], on: On) {
         let [din, dout] = self.width;
         let weight = Weight::new(self.weight, Some(&self.packed));
         let pixels = x.len() / din;
-        linear(
-            x,
-            weight,
-            Some(self.bias),
-            act,
-            residual,
-            pixels,
-            din,
-            dout,
-            false,
-            self.precision,
-        )
-        .y
+        assert_eq!(y.len(), pixels * dout, "bottleneck: a row for each pixel");
+        let (bias, y) = (Some(self.bias), Shared::of(y));
+        // SAFETY: `y` has a place for each number.
+        unsafe {
+            linear_into(
+                x,
+                weight,
+                bias,
+                act,
+                residual,
+                [pixels, din, dout],
+                y,
+                None,
+                self.precision,
+                on,
+            )
+        }
     }
 }
 
 /// Rows of one image's result from `first` on.
-fn rows(x: &[f32], b: &Bottleneck, weights: &Weights<'_>, first: usize, y: &mut [f32]) {
+fn rows(x: &[f32], b: &Bottleneck, weights: &Weights<'_>, first: usize, y: &mut [f32], on: On) {
     let s = &b.shape;
     let count = y.len() / (s.out_w() * b.output);
     // rows under the filter, and those of them that are there
@@ -140,18 +151,26 @@ fn rows(x: &[f32], b: &Bottleneck, weights: &Weights<'_>, first: usize, y: &mut 
         ..*s
     };
     let seen = &x[low * s.w * b.input..high * s.w * b.input];
-    let expanded = weights.expand.as_ref().map(|product| product.apply(seen, b.act, None));
+    let mut expanded = weights.expand.as_ref().map(|product| {
+        let mut expanded = Scratch::take((high - low) * s.w * s.c);
+        product.apply(seen, b.act, None, expanded.numbers(), on);
+        expanded
+    });
+    let under = expanded.as_mut().map_or(seen, |expanded| expanded.numbers());
     let pixels = count * s.out_w();
     trace::operations(|| 2 * pixels * s.kh * s.kw * s.c);
-    let filtered = filter(
-        expanded.as_deref().unwrap_or(seen),
+    let mut filtered = Scratch::take(pixels * s.c);
+    filter(
+        under,
         b.filter[0],
         b.filter[1],
         b.act,
         &shape,
+        as_uninit(filtered.numbers()),
     );
     let own = &x[first * s.w * b.input..];
     let residual = b.residual.then(|| &own[..pixels * b.output]);
-    let out = weights.project.apply(&filtered, Activation::Identity, residual);
-    y.copy_from_slice(&out);
+    weights
+        .project
+        .apply(filtered.numbers(), Activation::Identity, residual, y, on);
 }

@@ -62,25 +62,28 @@ pub fn depthwise(
     LinearOut { y, pre }
 }
 
-/// [`depthwise`] on the calling thread.
-pub(super) fn filter(x: &[f32], wt: &[f32], bias: &[f32], act: Activation, shape: &ConvShape) -> Vec<f32> {
+/// [`depthwise`] on the calling thread; every number of `out` is written.
+pub(super) fn filter(
+    x: &[f32],
+    wt: &[f32],
+    bias: &[f32],
+    act: Activation,
+    shape: &ConvShape,
+    out: &mut [MaybeUninit<f32>],
+) {
     check(x, wt, shape, "filter");
     let numbers = shape.n * shape.out_h() * shape.out_w() * shape.c;
-    // SAFETY: `Pixels` writes every channel of every pixel.
-    unsafe {
-        filled(numbers, |y| {
-            dispatch(Pixels {
-                x,
-                wt,
-                bias: Some(bias),
-                act,
-                shape,
-                first: 0,
-                out: std::slice::from_raw_parts_mut(y.ptr().cast(), numbers),
-                pre: None,
-            })
-        })
-    }
+    assert_eq!(out.len(), numbers, "filter: out must be [n, out_h, out_w, c]");
+    dispatch(Pixels {
+        x,
+        wt,
+        bias: Some(bias),
+        act,
+        shape,
+        first: 0,
+        out,
+        pre: None,
+    });
 }
 
 struct Pixels<'a> {
