@@ -13,6 +13,7 @@ const POOLINGS: [Pooling; 4] = [Pooling::Mean, Pooling::Last, Pooling::Max, Pool
 /// The largest difference between two lists, in parts of the largest value.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
+    assert!(a.iter().chain(b).all(|v| v.is_finite()));
     let size = b.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size
 }
