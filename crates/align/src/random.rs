@@ -42,5 +42,7 @@ pub(crate) const CRITIC: u64 = 12;
 pub(crate) const PAIRS: u64 = 13;
 /// Which pictures are drawn from no text.
 pub(crate) const UNGUIDED: u64 = 14;
+/// Dropout of a tower whose patches a head reads.
+pub(crate) const TOWER: u64 = 15;
 /// This and above: one for each source.
 pub(crate) const EXTRA: u64 = 16;

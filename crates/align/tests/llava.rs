@@ -9,7 +9,7 @@ use bifocal_align::batch::{Batch, Dialogues, Images, Part, Texts};
 use bifocal_align::losses::Positives;
 use bifocal_align::methods;
 use bifocal_align::train::plan::Plan;
-use bifocal_align::train::{Options, Silent, run};
+use bifocal_align::train::{Options, Silent, overview, run};
 use bifocal_models::adapter::HeadConfig;
 use bifocal_models::bundle::Model;
 use bifocal_models::chat::{ChatModel, Conversation, Sequence, Speech, Style};
@@ -103,6 +103,14 @@ fn metrics(out: &Path) -> Vec<serde_json::Value> {
 
 fn losses(out: &Path) -> Vec<f64> {
     metrics(out).iter().map(|row| row["loss"].as_f64().unwrap()).collect()
+}
+
+#[test]
+fn a_connector_is_not_given_a_part_of_the_patches() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = recipe(dir.path(), &["vision.patch_dropout=0.5"]);
+    let error = overview(&recipe).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("vision.patch_dropout: a connector reads all"), "{error}");
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn pieces_make_the_whole() {
         "lora.dropout=0.3",
         "lora.targets=[\"text.*\", \"vision.*\"]",
     ];
+    let leaving = [&lora[..], &["vision.patch_dropout=0.5"]].concat();
     let former = format!(
         "elastic.former={:?}",
         common::importance(&model, dir.path()).display().to_string()
@@ -41,6 +42,15 @@ fn pieces_make_the_whole() {
         ("zscl", &["reference.batch=5", "merge.average_every=2"]),
         ("clip", &lora[..]),
         ("siglip", &["loss.captions=3"]),
+        ("clip", &leaving[..]),
+        (
+            "flame",
+            &[
+                "text.facets=[\"a {}\"]",
+                "vision.patch_dropout=0.5",
+                "image_head.dropout=0.2",
+            ],
+        ),
         ("llm2clip", &["stage.caption.data.batch=6"]),
         ("proclip", &["distill.lambda=0.1", "distill.ema=0.9"]),
         ("flame", &["text.facets=[\"a {}\", \"the {}\"]"]),

@@ -74,6 +74,11 @@ fn clip_with_adapters() {
 }
 
 #[test]
+fn clip_that_leaves_patches_out() {
+    equal_to_one("clip", &["vision.patch_dropout=0.5", "data.batch=7"], &[2, 3]);
+}
+
+#[test]
 fn clip_of_seven_over_four() {
     equal_to_one("clip", &["data.batch=7"], &[2, 4]);
 }

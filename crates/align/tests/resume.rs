@@ -141,6 +141,11 @@ fn clip_in_pieces_from_pixels_and_tokens() {
 }
 
 #[test]
+fn clip_that_leaves_patches_out() {
+    interrupted_equals_unbroken("clip", &["vision.patch_dropout=0.5", "compute.micro_batch=4"]);
+}
+
+#[test]
 fn zscl_with_its_average() {
     let reference = format!("reference.sources=[{{path={:?}, take=9}}]", common::photos());
     interrupted_equals_unbroken("zscl", &[&reference, "reference.batch=5", "merge.average_every=3"]);

@@ -191,11 +191,21 @@ pub(crate) struct Pass {
     pub gelu: Gelu,
 }
 
-/// Cosines and sines of rotary positions, `[tokens, head_dim / 2]` each, the same for every sequence.
+/// Cosines and sines of rotary positions, `[tokens, head_dim / 2]` each, the same for every sequence, or of all rows of all sequences.
 #[derive(Clone)]
 pub(crate) struct Rotation {
     pub cos: Tensor<2>,
     pub sin: Tensor<2>,
+}
+
+impl Rotation {
+    /// For rows of which each is this token of its sequence.
+    pub fn of_rows(self, tokens: &Arc<[u32]>) -> Self {
+        Self {
+            cos: fused::embedding(self.cos, tokens),
+            sin: fused::embedding(self.sin, tokens),
+        }
+    }
 }
 
 /// Queries, keys and values, each of which has its own adapter ([`bifocal_nn::lora`]).

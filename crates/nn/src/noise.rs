@@ -1,6 +1,6 @@
 //! Random numbers of dropout that do not depend on how a batch is cut up.
 //!
-//! A mask belongs to a *site* (the how-manieth use of dropout in a forward pass) and has one row for each row of what it is laid on. The numbers of a row depend on
+//! A mask, or a choice of parts ([`choices`]), belongs to a *site* (the how-manieth use of dropout in a forward pass) and has one row for each row of what it is laid on. The numbers of a row depend on
 //! the seed, the site and the row's number in the whole batch, and on nothing else: a batch that is run in parts, each with the number of rows before it,
 //! gets the masks of the whole batch, whatever the parts and the number of threads.
 //!
@@ -113,19 +113,23 @@ impl Mask {
         let keep = 1.0 / (1.0 - self.p);
         let mut generator = ChaCha8Rng::seed_from_u64(self.seed);
         generator.set_stream(self.site);
-        let blocks = width.div_ceil(BLOCK) as u128;
         let rows = (TASK / width).max(1);
         x.par_chunks_mut(rows * width).enumerate().for_each(|(task, x)| {
             let mut generator = generator.clone();
             for (i, row) in x.chunks_exact_mut(width).enumerate() {
-                let row_number = (self.first_row + task * rows + i) as u128;
-                generator.set_word_pos(row_number * blocks * BLOCK as u128);
+                go_to_row(&mut generator, self.first_row + task * rows + i, width);
                 for x in row {
                     *x *= if unit(generator.next_u32()) < self.p { 0.0 } else { keep };
                 }
             }
         });
     }
+}
+
+/// Goes to where the numbers of a row of some width begin.
+fn go_to_row(generator: &mut ChaCha8Rng, row: usize, width: usize) {
+    let blocks = width.div_ceil(BLOCK) as u128;
+    generator.set_word_pos(row as u128 * blocks * BLOCK as u128);
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -189,25 +193,63 @@ pub(crate) fn again<T>(place: Place, run: impl FnOnce() -> T) -> T {
     run()
 }
 
+/// The active scope at its next site, which is used up.
+fn next_site() -> Option<Active> {
+    ACTIVE.with_borrow_mut(|active| {
+        let active = active.as_mut()?;
+        active.site += 1;
+        Some(Active {
+            site: active.site - 1,
+            ..*active
+        })
+    })
+}
+
 /// Inverted dropout with the scope's next mask; x itself outside of a scope.
 ///
 /// # Shapes
 /// `[t, c]` → `[t, c]`.
 pub fn dropout(x: Tensor<2>, p: f32) -> Tensor<2> {
-    let mask = ACTIVE.with_borrow_mut(|active| {
-        let active = active.as_mut().filter(|_| p > 0.0)?;
-        active.site += 1;
-        Some(Mask {
-            seed: active.noise.seed,
-            site: active.site - 1,
-            first_row: active.noise.first(active.rows),
-            p,
-        })
-    });
-    match mask {
-        Some(mask) => fused::dropout(x, mask),
-        None => x,
+    if p <= 0.0 {
+        return x;
     }
+    match next_site() {
+        None => x,
+        Some(Active { noise, rows, site }) => {
+            let mask = Mask {
+                seed: noise.seed,
+                site,
+                first_row: noise.first(rows),
+                p,
+            };
+            fused::dropout(x, mask)
+        }
+    }
+}
+
+/// Which `keep` of its `of` parts each of some items keeps, drawn by the scope's next site: every choice is as likely as any other. What an item keeps depends on
+/// the seed, the site and the item's number in the whole batch. `None` outside of a scope, where nothing is left out.
+///
+/// # Shapes
+/// → `[items·keep]`: numbers below `of`, of each item in ascending order; all of them if there are no more.
+pub fn choices(items: usize, of: usize, keep: usize) -> Option<Vec<u32>> {
+    let Active { noise, site, .. } = next_site()?;
+    let mut generator = ChaCha8Rng::seed_from_u64(noise.seed);
+    generator.set_stream(site);
+    let keep = keep.min(of);
+    let mut chosen = Vec::with_capacity(items * keep);
+    let mut drawn: Vec<(u32, u32)> = Vec::with_capacity(of);
+    for item in 0..items {
+        go_to_row(&mut generator, noise.items + item, of);
+        drawn.clear();
+        // a part's number decides where two have drawn the same
+        drawn.extend((0u32..).take(of).map(|part| (generator.next_u32(), part)));
+        drawn.sort_unstable();
+        let begin = chosen.len();
+        chosen.extend(drawn[..keep].iter().map(|(_, part)| part));
+        chosen[begin..].sort_unstable();
+    }
+    Some(chosen)
 }
 
 #[cfg(test)]
@@ -244,6 +286,40 @@ mod tests {
         }
         let first: Vec<f32> = all[0].chunks(200).map(|row| row[0]).collect();
         assert!(first.contains(&0.0) && first.iter().any(|&m| m > 0.0));
+    }
+
+    #[test]
+    fn choices_do_not_depend_on_how_a_batch_is_cut_and_are_all_alike() {
+        let drawn = |seed, before, items, of, keep| {
+            // how many tokens came before does not count
+            let noise = Noise::new(seed).after(7 * before, before);
+            scope(noise, || choices(items, of, keep)).unwrap()
+        };
+        for (of, keep) in [(1, 1), (4, 2), (16, 15), (49, 24), (196, 98)] {
+            let whole = drawn(3, 0, 30, of, keep);
+            assert_eq!(whole.len(), 30 * keep);
+            for item in whole.chunks(keep) {
+                assert!(item.is_sorted_by(|a, b| a < b) && item.iter().all(|&part| (part as usize) < of));
+            }
+            for cut in [1, 13, 29] {
+                let parts = [drawn(3, 0, cut, of, keep), drawn(3, cut, 30 - cut, of, keep)].concat();
+                assert_eq!(parts, whole, "{keep} of {of} cut at {cut}");
+            }
+            assert!(of == 1 || drawn(4, 0, 30, of, keep) != whole);
+        }
+        assert_eq!(drawn(1, 0, 2, 3, 9), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(choices(2, 4, 2), None);
+        let both = scope(Noise::new(1), || [choices(30, 9, 4), choices(30, 9, 4)]);
+        assert_ne!(both[0], both[1], "each use is a site of its own");
+        // two of four: each of the six pairs a sixth of 6000 times, and five standard deviations are 144
+        let mut pairs = std::collections::BTreeMap::new();
+        for pair in drawn(2, 0, 6000, 4, 2).chunks(2) {
+            *pairs.entry(pair.to_vec()).or_insert(0) += 1;
+        }
+        assert!(
+            pairs.len() == 6 && pairs.values().all(|n| (856..1144).contains(n)),
+            "{pairs:?}"
+        );
     }
 
     #[test]

@@ -217,6 +217,59 @@ fn attention_of_packed_sequences() {
     }
 }
 
+/// Sequences that go on with the first one, beside the whole texts that they are the ends of.
+#[test]
+fn attention_of_sequences_after_the_first() {
+    for (window, first, rests) in [
+        (None, 9, &[7, 5, 300][..]),
+        (None, 150, &[8, 130]),
+        (None, 3, &[1, 2, 6]),
+        (Some(6), 9, &[7, 5, 30]),
+        (Some(40), 100, &[5, 60]),
+    ] {
+        let shape = AttentionShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 8,
+            causal: true,
+            window,
+            scale: 0.4,
+        };
+        let mut rng = Rng::new(3);
+        let (width, rows) = (shape.row(), first + rests.iter().sum::<usize>());
+        let qkv: Vec<f32> = (0..rows * width).map(|_| rng.normal()).collect();
+        let mut offsets = vec![0, first];
+        offsets.extend(rests.iter().scan(first, |at, rest| {
+            *at += rest;
+            Some(*at)
+        }));
+        let found = fused::attention_after_first(tensor(qkv.clone(), [rows, width]), &offsets, &shape);
+        assert_eq!(found.dims(), [rows, 32]);
+        let found = values(found);
+        let (mut texts, mut ends, mut wanted) = (
+            qkv[..first * width].to_vec(),
+            vec![0, first],
+            found[..first * 32].to_vec(),
+        );
+        for bounds in offsets[1..].windows(2) {
+            texts.extend_from_slice(&qkv[..first * width]);
+            texts.extend_from_slice(&qkv[bounds[0] * width..bounds[1] * width]);
+            ends.push(texts.len() / width);
+            wanted.extend_from_slice(&found[..first * 32]);
+            wanted.extend_from_slice(&found[bounds[0] * 32..bounds[1] * 32]);
+        }
+        let whole = values(fused::attention(
+            tensor(texts, [wanted.len() / 32, width]),
+            &ends.into(),
+            &shape,
+        ));
+        let worst = whole.iter().zip(&wanted).map(|(a, b)| (a - b).abs());
+        let worst = worst.fold(0.0, |worst: f32, d| if d.is_nan() { d } else { worst.max(d) });
+        println!("window {window:?}, {first} and {rests:?}: {worst:.1e}");
+        assert!(worst <= 1e-5, "window {window:?}, {first} and {rests:?}: {worst}");
+    }
+}
+
 #[test]
 fn rotary_positions() {
     let positions: Arc<[u32]> = vec![0, 1, 2, 0, 1, 300].into();

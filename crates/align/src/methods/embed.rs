@@ -12,7 +12,7 @@ use bifocal_nn::{Tensor, noise};
 
 use super::MethodError;
 use crate::batch::{Images, Part, Texts};
-use crate::random::{HEAD, NOISE, mix};
+use crate::random::{HEAD, NOISE, TOWER, mix};
 use crate::recipe::HeadSpec;
 
 /// What is done to a head's inputs in training, against learning them by heart.
@@ -101,7 +101,13 @@ pub(super) fn images(
         tokens: draws.items * (tower.tokens(pixels) / pixels.n.max(1)),
         ..draws
     };
-    let Some((patches, each)) = head.reads_patches().then(|| tower.patches(pixels)).flatten() else {
+    // sites are counted anew in the head's scope, so that the tower needs a seed of its own
+    let in_tower = Draws {
+        seed: mix(draws.seed, TOWER, 0),
+        ..draws
+    };
+    let patches = || in_tower.scope(|| tower.patches(pixels));
+    let Some((patches, each)) = head.reads_patches().then(patches).flatten() else {
         return Ok(rows(head, || tower.embed(pixels), disturb, draws));
     };
     let over_patches = |draws: Draws| {

@@ -33,6 +33,13 @@ impl Recipe {
                 || "a token encoder has no class token; set it to siglip".to_owned(),
             )?;
         }
+        within("vision.patch_dropout", self.vision.patch_dropout, 0.0, 0.99)?;
+        let leaves_out = self.vision.patch_dropout > 0.0;
+        need(
+            !leaves_out || self.vision.codes.is_none(),
+            "vision.patch_dropout",
+            || "the tower reads codes, each of which means what those before it make of it; set it to 0".to_owned(),
+        )?;
         need(!self.text.model.is_empty(), "text.model", || {
             "which text tower? Write the folder or file of its weights".to_owned()
         })?;

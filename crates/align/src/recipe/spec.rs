@@ -28,6 +28,9 @@ pub struct VisionSpec {
     /// goes on with it; without it, as the tower did before (see [`bifocal_data::Conventions::reduce_to`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reduce_to: Option<u32>,
+    /// Share of a picture's patches that a vision transformer leaves out in training, drawn anew for each picture and step (FLIP, arXiv 2212.00794;
+    /// open_clip's `patch_dropout`). The class token stays; the finished model, held-out pictures, teachers and cached features see all patches. 0: none.
+    pub patch_dropout: f64,
 }
 
 /// `[vision.codes]`: whose codes, and how they are read.
@@ -93,6 +96,7 @@ impl Default for VisionSpec {
             new: None,
             codes: None,
             reduce_to: None,
+            patch_dropout: 0.0,
         }
     }
 }

@@ -109,6 +109,35 @@ pub(super) fn on_codes(side: VisionSide, spec: &CodesSpec, seed: u64) -> Result<
     })
 }
 
+/// The vision tower of a recipe as one that leaves patches out in training.
+pub(super) fn leaves_out(encoder: &VisionEncoder, share: f64) -> Result<VisionTower, TrainError> {
+    encoder.tower.clone().with_patch_dropout(share).ok_or_else(|| {
+        TrainError::Recipe(RecipeError::Value {
+            key: "vision.patch_dropout",
+            message: format!(
+                "{} is no vision transformer over patches of pixels, so that there are none to leave out; set it to 0, or name a CLIP, SigLIP, DINOv2 or EVA02",
+                encoder.name
+            ),
+        })
+    })
+}
+
+/// Refuses a share of patches to leave out that no stage would make use of.
+pub(super) fn check_patch_dropout<'a>(
+    recipe: &Recipe,
+    mut stages: impl Iterator<Item = (&'a Stage, &'a Plan)>,
+) -> Result<(), TrainError> {
+    let learns = |(stage, plan): (&Stage, &Plan)| stage.needs.images && plan.learns_below("vision.");
+    if recipe.vision.patch_dropout == 0.0 || stages.any(learns) {
+        return Ok(());
+    }
+    Err(TrainError::Recipe(RecipeError::Value {
+        key: "vision.patch_dropout",
+        message: "the vision tower learns in no stage: it reads each picture once, all of it, so that nothing would be left out; set it to 0, or let vision.* learn"
+            .to_owned(),
+    }))
+}
+
 /// The tower of a text side as if it had learnt nothing.
 pub(super) fn untrained(text: &TextSide, seed: u64) -> Result<TextTower, TrainError> {
     let tower = text
@@ -155,6 +184,12 @@ pub(super) fn check_stage(stage: &Stage, recipe: &Recipe, plan: &Plan) -> Result
             return refuse(
                 "chat.cache",
                 "patches of pictures change while the vision tower learns; set it to false, or freeze vision.*",
+            );
+        }
+        if recipe.vision.patch_dropout > 0.0 {
+            return refuse(
+                "vision.patch_dropout",
+                "a connector reads all patches of a picture, in their places; set it to 0",
             );
         }
         if recipe.image_head.standardize_input || recipe.text_head.standardize_input {

@@ -20,7 +20,8 @@ use bifocal_nn::engine::{self, tensor, values};
 use bifocal_nn::params;
 
 use super::build::{
-    all_params, attach, check_stage, from_scratch, heads, on_codes, projector, text_options, token_encoder, untrained,
+    all_params, attach, check_patch_dropout, check_stage, from_scratch, heads, leaves_out, on_codes, projector,
+    text_options, token_encoder, untrained,
 };
 use super::collective::Ranks;
 use super::corpus::{Corpus, Picture, Row};
@@ -118,6 +119,9 @@ impl Setup {
         };
         if let Some(codes) = &recipe.vision.codes {
             vision = on_codes(vision, codes, recipe.seed)?;
+        }
+        if recipe.vision.patch_dropout > 0.0 {
+            vision.encoder.tower = leaves_out(&vision.encoder, recipe.vision.patch_dropout)?;
         }
         if recipe.vision.reduce_to.is_some() {
             vision.encoder.preprocess.conventions.reduce_to = recipe.vision.reduce_to;
@@ -227,6 +231,7 @@ impl Setup {
                 })
             })
             .collect::<Result<Vec<_>, TrainError>>()?;
+        check_patch_dropout(recipe, stages.iter().map(|prepared| (&prepared.stage, &prepared.plan)))?;
         Ok(Self {
             stages,
             moving: Some(towers),

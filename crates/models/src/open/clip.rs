@@ -117,8 +117,11 @@ impl OpenClip {
         })
     }
 
+    /// The vision tower. The share of patches that its training left out, `patch_dropout`, changes nothing about what it is: here a recipe's
+    /// `vision.patch_dropout` says what training leaves out.
     pub fn vision(&mut self) -> Result<VisionConfig, OpenError> {
         let mut s = self.model.object("vision_cfg")?;
+        s.take::<f64>("patch_dropout")?;
         if let Some(name) = s.take::<String>("timm_model_name")? {
             return Ok(VisionConfig::Vit(timm::vision(&name, s, self.dim)?));
         }
@@ -142,7 +145,6 @@ impl OpenClip {
             ..VitConfig::clip(side, patch, self.dim, stack)
         };
         s.only("pool_type", "tok".to_owned())?;
-        s.only("patch_dropout", 0.0)?;
         s.refuse_rest(&["timm_pool", "timm_proj"])?;
         Ok(VisionConfig::Vit(config))
     }

@@ -130,7 +130,7 @@ impl TextEncoder {
     /// Embeds texts; rows are in the order of the texts and not normalised.
     ///
     /// Texts of similar length share a batch, and a batch holds about 4096 tokens without padding, so that cost follows the number of
-    /// tokens.
+    /// tokens. What all texts of a batch begin with passes through a causal language model once ([`TextTower::infer`]).
     ///
     /// # Shapes
     /// → (`[n, dim]` row-major, `dim`).
@@ -162,7 +162,7 @@ impl TextEncoder {
             rest = left;
             let packed = TokenBatch::of(batch.iter().map(|&(_, text)| text));
             self.tower.check(&packed)?;
-            let rows = values(self.tower.embed(&packed, self.pooling));
+            let rows = values(self.tower.infer(&packed, self.pooling));
             for ((at, _), row) in batch.iter().zip(rows.chunks_exact(dim.max(1))) {
                 out[at * dim..(at + 1) * dim].copy_from_slice(row);
             }

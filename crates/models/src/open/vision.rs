@@ -258,6 +258,7 @@ const TOKLIP_UNUSED: [&str; 2] = ["visual.trunk.vq.quantize.codebook_used", "vis
 
 /// Opens a vision encoder: an EfficientNet-Lite as a file of weights (or a folder with one); CLIP and SigLIP as a folder in
 /// the layout of transformers or of open_clip, DINOv2 in that of transformers, EVA02-CLIP, TokLIP and CLIP's residual networks in that of open_clip.
+/// How many patches its training left out (open_clip's `patch_dropout`) is nothing that it goes on with: see [`Vit::with_patch_dropout`](crate::vision::Vit::with_patch_dropout).
 ///
 /// # Errors
 /// [`OpenError`] with what is missing, damaged or not supported.

@@ -137,9 +137,30 @@ impl TextTower {
     /// As [`TextTower::hidden`]; and when a text has no tokens, unless pooling is a mean.
     pub fn embed(&self, tokens: &TokenBatch, pooling: Pooling) -> Tensor<2> {
         let _span = trace::span("text tower");
+        self.pooled(self.hidden(tokens), tokens, pooling)
+    }
+
+    /// As [`TextTower::embed`] where no gradient is wanted: what all texts begin with, as with a prompt, passes through a causal language model once for all of them.
+    ///
+    /// # Shapes
+    /// As [`TextTower::embed`].
+    ///
+    /// # Panics
+    /// As [`TextTower::embed`].
+    pub fn infer(&self, tokens: &TokenBatch, pooling: Pooling) -> Tensor<2> {
+        let _span = trace::span("text tower");
         let hidden = match self {
-            Self::Llm(tower) => tower.to_pool(tokens),
+            Self::Llm(tower) => tower.hidden_once(tokens),
             _ => self.hidden(tokens),
+        };
+        self.pooled(hidden, tokens, pooling)
+    }
+
+    /// One vector per text, of those of its tokens.
+    fn pooled(&self, hidden: Tensor<2>, tokens: &TokenBatch, pooling: Pooling) -> Tensor<2> {
+        let hidden = match self {
+            Self::Llm(tower) => tower.to_pool(hidden),
+            _ => hidden,
         };
         let pooled = pool(hidden, tokens, pooling);
         noise::rows(Rows::Items, || match self {

@@ -89,6 +89,16 @@ impl TokenBatch {
         self.ids.len()
     }
 
+    /// How many tokens all texts begin with alike; 0 without texts.
+    pub fn common_prefix(&self) -> usize {
+        let mut texts = self.offsets.windows(2).map(|bounds| &self.ids[bounds[0]..bounds[1]]);
+        let Some(first) = texts.next() else {
+            return 0;
+        };
+        let alike = |text: &[u32]| first.iter().zip(text).take_while(|(a, b)| a == b).count();
+        texts.fold(first.len(), |most, text| most.min(alike(text)))
+    }
+
     /// Number of tokens of the longest text.
     pub fn longest(&self) -> usize {
         self.offsets

@@ -133,7 +133,7 @@ impl VisionTower {
     /// tokens, and beyond [`VisionTower::layers`].
     ///
     /// # Shapes
-    /// → `[n·tokens, width]`: class token and registers first, where there are any, then patches row by row.
+    /// → `[n·tokens, width]`: class token and registers first, where there are any, then patches row by row, without those that are left out in training.
     ///
     /// # Panics
     /// As [`VisionTower::embed`].
@@ -144,8 +144,8 @@ impl VisionTower {
         }
     }
 
-    /// The vectors of all patches as they leave the last layer, before any norm or pooling, and how many an image has; `None` for a tower
-    /// that has none. A convolutional tower's are the places of its last map.
+    /// The vectors of all patches as they leave the last layer (in training without those that are left out), before any norm or pooling, and how many an
+    /// image has; `None` for a tower that has none. A convolutional tower's are the places of its last map.
     ///
     /// # Shapes
     /// → `[n·patches, width]`, row by row.
@@ -169,8 +169,8 @@ impl VisionTower {
         }
     }
 
-    /// How many tokens images become: what [`bifocal_nn::noise::Noise::after`] counts when a batch is run in parts. 0 for a tower of convolutions
-    /// alone, in which there is no dropout.
+    /// How many tokens images become in training, where patches may be left out: what [`bifocal_nn::noise::Noise::after`] counts when a batch is run in
+    /// parts. 0 for a tower of convolutions alone, in which there is no dropout.
     pub fn tokens(&self, images: &ImageBatch) -> usize {
         images.n
             * match self {
@@ -178,9 +178,18 @@ impl VisionTower {
                 Self::ResNet(tower) => tower.config().grid() * tower.config().grid() + 1,
                 Self::Vit(tower) => {
                     let patch = tower.config().patch;
-                    tower.config().tokens(images.height / patch * (images.width / patch))
+                    let patches = images.height / patch * (images.width / patch);
+                    tower.config().tokens(tower.patches_in_training(patches))
                 }
             }
+    }
+
+    /// See [`Vit::with_patch_dropout`]; `None` for a tower that has no patches of pixels to leave out.
+    pub fn with_patch_dropout(self, share: f64) -> Option<Self> {
+        match self {
+            Self::Vit(tower) => tower.with_patch_dropout(share).map(Self::Vit),
+            Self::EfficientNetLite(_) | Self::ResNet(_) => None,
+        }
     }
 
     /// The tower as one that reads codes, if it does.

@@ -1,5 +1,7 @@
 //! Attention while a text grows token by token; nothing here is recorded for gradients.
 
+use std::ops::Range;
+
 use bifocal_kernels::attention::attention_cached as kernel;
 use bifocal_kernels::trace;
 use burn::tensor::Tensor;
@@ -18,6 +20,14 @@ impl KeyValues {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         self.rows.capacity() * size_of::<f32>()
+    }
+
+    /// Adds the keys and values of some rows `q | k | v`.
+    fn join(&mut self, qkv: &[f32], rows: Range<usize>, shape: &AttentionShape) {
+        let width = shape.row();
+        for row in qkv[rows.start * width..rows.end * width].chunks_exact(width) {
+            self.rows.extend_from_slice(&row[shape.heads * shape.head_dim..]);
+        }
     }
 
     /// Forgets all tokens but the first ones.
@@ -40,16 +50,42 @@ pub fn attention_cached(
     kept: &mut [KeyValues],
     shape: &AttentionShape,
 ) -> Tensor<2> {
-    let [t, width] = qkv.dims();
     let qkv = values(qkv);
     assert_eq!(kept.len() + 1, offsets.len(), "attention_cached: one cache a sequence");
-    let keys = shape.heads * shape.head_dim;
     for (kept, bounds) in kept.iter_mut().zip(offsets.windows(2)) {
-        for row in qkv[bounds[0] * width..bounds[1] * width].chunks_exact(width) {
-            kept.rows.extend_from_slice(&row[keys..]);
-        }
+        kept.join(&qkv, bounds[0]..bounds[1], shape);
     }
+    attend(&qkv, offsets, kept, shape)
+}
+
+/// Causal attention of a packed batch in which every sequence after the first is another way to go on with that one: its tokens see all of the first, then those of their own
+/// sequence up to themselves.
+///
+/// # Shapes
+/// As [`attention_cached`], without what is kept; `offsets` `[n + 1]`, of one sequence at least. Gradients end here.
+///
+/// # Panics
+/// As [`attention_cached`].
+pub fn attention_after_first(qkv: Tensor<2>, offsets: &[usize], shape: &AttentionShape) -> Tensor<2> {
+    let qkv = values(qkv);
+    let first = 0..offsets[1];
+    let sequences = offsets.windows(2).enumerate().map(|(i, bounds)| {
+        let before = if i == 0 { 0..0 } else { first.clone() };
+        let tokens = before.len() + bounds[1] - bounds[0];
+        let mut all = KeyValues {
+            rows: Vec::with_capacity(tokens * 2 * shape.kv_heads * shape.head_dim),
+        };
+        all.join(&qkv, before, shape);
+        all.join(&qkv, bounds[0]..bounds[1], shape);
+        all
+    });
+    attend(&qkv, offsets, &sequences.collect::<Vec<_>>(), shape)
+}
+
+/// Attention of new tokens, whose keys and values are among those that are kept.
+fn attend(qkv: &[f32], offsets: &[usize], kept: &[KeyValues], shape: &AttentionShape) -> Tensor<2> {
     let caches: Vec<&[f32]> = kept.iter().map(|kept| kept.rows.as_slice()).collect();
     let _span = trace::span("CachedAttention");
-    tensor(kernel(&qkv, offsets, &caches, shape), [t, keys])
+    let y = kernel(qkv, offsets, &caches, shape);
+    tensor(y, [qkv.len() / shape.row(), shape.heads * shape.head_dim])
 }

@@ -23,7 +23,7 @@ mod vocabulary;
 
 pub use attention::{AttentionShape, attention};
 pub use bottleneck::bottleneck;
-pub use cached::{KeyValues, attention_cached};
+pub use cached::{KeyValues, attention_after_first, attention_cached};
 pub use choice::choice_loss;
 pub use contrastive::{Divergence, Penalty, Softmax, Targets, distill_pairs, sigmoid_pairs, softmax_pairs, structure};
 pub(crate) use conv::conv2d_prepared;

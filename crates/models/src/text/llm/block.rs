@@ -117,6 +117,15 @@ impl LlmBlock {
         self.feed_forward(x)
     }
 
+    /// As [`LlmBlock::forward`], of sequences that all go on with the first of them. Nothing is recorded for gradients.
+    pub(super) fn forward_after_first(&self, x: Tensor<2>, sequences: &TokenBatch) -> Tensor<2> {
+        let _span = trace::span("LlmBlock");
+        let x = self.attend(x, &sequences.positions, |qkv, shape| {
+            fused::attention_after_first(qkv, &sequences.offsets, shape)
+        });
+        self.feed_forward(x)
+    }
+
     /// Forgets all but the first tokens of a sequence.
     pub(super) fn truncate(&self, kept: &mut KeyValues, tokens: usize) {
         kept.truncate(tokens, &self.shape.attention);

@@ -8,6 +8,7 @@ mod cache;
 mod config;
 mod head;
 mod names;
+mod once;
 
 pub use block::LlmBlock;
 pub use cache::LlmCache;
@@ -162,9 +163,8 @@ impl Llm {
         }
     }
 
-    /// What is pooled.
-    pub(super) fn to_pool(&self, tokens: &TokenBatch) -> Tensor<2> {
-        let hidden = self.hidden(tokens);
+    /// What is pooled of the last layer.
+    pub(super) fn to_pool(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.latent {
             Some(latent) => latent.forward(hidden),
             None => hidden,

@@ -183,6 +183,7 @@ impl Vit {
             Some(codes) => Ok(Self {
                 patches: Tokens::Codes(codes),
                 config: Arc::new(config),
+                patch_dropout: 0.0,
                 ..self
             }),
         }
@@ -239,7 +240,7 @@ impl Vit {
             return Err(CodesError::Unfit(fault));
         }
         let n = codes.len() / each;
-        let (x, _) = self.placed(tokens.of_codes(codes), n, [grid; 2]);
+        let x = self.placed(tokens.of_codes(codes), n, [grid; 2]).x;
         let offsets: Arc<[usize]> = (0..=n).map(|i| i * each).collect();
         let pass = self.pass(&offsets);
         let features = self.meanings(x, &pass);

@@ -246,6 +246,7 @@ impl Vit {
                 .transpose()?,
             proj: config.projection().map(proj).transpose()?,
             config: Arc::new(config),
+            patch_dropout: 0.0,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod codes;
 mod config;
+mod dropout;
 mod load;
 mod pool;
 mod positions;
@@ -40,6 +41,18 @@ pub struct Vit {
     proj: Option<Linear>,
     #[module(skip)]
     config: Arc<VitConfig>,
+    /// See [`Vit::with_patch_dropout`].
+    #[module(skip)]
+    patch_dropout: f64,
+}
+
+/// Rows of images of one size.
+struct Placed {
+    /// `[n·each, c]`.
+    x: Tensor<2>,
+    each: usize,
+    /// Which of its image's tokens each row is, where some were left out.
+    places: Option<Vec<u32>>,
 }
 
 /// What makes rows of pictures.
@@ -85,6 +98,7 @@ impl Vit {
                 Linear::from_params(weight, bias.then(|| zeros([config.dim])))
             }),
             config: Arc::new(config),
+            patch_dropout: 0.0,
         }
     }
 
@@ -95,9 +109,9 @@ impl Vit {
 
     /// See [`super::VisionTower::embed_all`].
     pub fn embed_all(&self, batches: &[ImageBatch]) -> Tensor<2> {
-        let (mut x, offsets) = self.tokens(batches);
+        let (mut x, pass) = self.tokens(batches);
+        let offsets = &pass.offsets;
         let n = offsets.len() - 1;
-        let pass = self.pass(&offsets);
         let pooled = if let Some(pool) = &self.pool {
             pool.forward(self.meanings(x, &pass), &pass)
         } else {
@@ -128,8 +142,7 @@ impl Vit {
     /// See [`super::VisionTower::hidden`].
     pub fn hidden(&self, images: &ImageBatch, layer: usize) -> Option<Tensor<2>> {
         let blocks = self.blocks.get(..layer)?;
-        let (x, offsets) = self.tokens(std::slice::from_ref(images));
-        let pass = self.pass(&offsets);
+        let (x, pass) = self.tokens(std::slice::from_ref(images));
         Some(blocks.iter().fold(x, |x, block| block.forward(x, &pass)))
     }
 
@@ -147,9 +160,9 @@ impl Vit {
     /// See [`super::VisionTower::patches`].
     pub fn patches(&self, images: &ImageBatch) -> Option<(Tensor<2>, usize)> {
         let x = self.hidden(images, self.blocks.len())?;
-        let (c, [_, width]) = (&self.config, x.dims());
-        let area = (images.height / c.patch) * (images.width / c.patch);
-        let tokens = c.tokens(area);
+        let [rows, width] = x.dims();
+        let tokens = rows / images.n.max(1);
+        let area = tokens.saturating_sub(self.config.tokens(0));
         let x = x.reshape([images.n, tokens, width]);
         let x = x.slice([0..images.n, tokens - area..tokens]);
         Some((x.reshape([images.n * area, width]), area))
@@ -162,24 +175,30 @@ impl Vit {
         }
     }
 
-    /// What the first block reads, and where each image begins: `[tokens, c]`, `[n + 1]`.
-    fn tokens(&self, batches: &[ImageBatch]) -> (Tensor<2>, Arc<[usize]>) {
+    /// What the first block reads, `[tokens, c]`, and what all blocks need besides.
+    fn tokens(&self, batches: &[ImageBatch]) -> (Tensor<2>, Pass) {
         let mut offsets = vec![0];
         let mut rows = Vec::with_capacity(batches.len());
+        let mut places = Vec::new();
         let mut at = 0;
         for images in batches {
-            let (x, tokens) = self.rows(images);
-            rows.push(x);
+            let placed = self.rows(images);
             for _ in 0..images.n {
-                at += tokens;
+                at += placed.each;
                 offsets.push(at);
             }
+            rows.push(placed.x);
+            places.extend(placed.places);
         }
-        (Tensor::cat(rows, 0), offsets.into())
+        let mut pass = self.pass(&offsets.into());
+        if !places.is_empty() {
+            pass.rotation = pass.rotation.map(|rotation| rotation.of_rows(&places.concat().into()));
+        }
+        (Tensor::cat(rows, 0), pass)
     }
 
-    /// Rows of images of one size, and how many an image has.
-    fn rows(&self, images: &ImageBatch) -> (Tensor<2>, usize) {
+    /// Rows of images of one size.
+    fn rows(&self, images: &ImageBatch) -> Placed {
         let c = &*self.config;
         let ImageBatch { n, height, width, .. } = *images;
         if c.family == VitFamily::NaFlex {
@@ -209,8 +228,8 @@ impl Vit {
         self.placed(patches, n, [height / c.patch, width / c.patch])
     }
 
-    /// Rows of the patches of `n` images with positions and special tokens, and how many an image has then.
-    fn placed(&self, patches: Tensor<2>, n: usize, grid: [usize; 2]) -> (Tensor<2>, usize) {
+    /// Rows of the patches of `n` images with positions and special tokens; in training some patches are left out.
+    fn placed(&self, patches: Tensor<2>, n: usize, grid: [usize; 2]) -> Placed {
         let c = &*self.config;
         let (area, d) = (grid[0] * grid[1], c.stack.width);
         let mut x = patches.reshape([n, area, d]);
@@ -226,13 +245,16 @@ impl Vit {
             let patches = x.slice([0..n, 1..1 + area]);
             x = Tensor::cat(vec![class, registers, patches], 1);
         }
-        let tokens = c.tokens(area);
-        let x = x.reshape([n * tokens, d]);
-        let x = match &self.ln_pre {
-            Some(norm) => norm.forward(x),
-            None => x,
+        let all = Placed {
+            x: x.reshape([n * c.tokens(area), d]),
+            each: c.tokens(area),
+            places: None,
         };
-        (x, tokens)
+        let mut left = self.drop_patches(all, n, area);
+        if let Some(norm) = &self.ln_pre {
+            left.x = norm.forward(left.x);
+        }
+        left
     }
 
     /// How many tokens a picture of its size becomes.
