@@ -2,7 +2,7 @@
 use super::ConvShape;
 use super::depthwise::filter;
 use crate::activation::Activation;
-use crate::buffer::{Scratch, Shared, as_uninit};
+use crate::buffer::{Scratch, Shared, as_uninit, filled};
 use crate::gemm::{On, Packed, Precision};
 use crate::linear::{Weight, linear_into, pack_weight};
 use crate::trace;
@@ -61,26 +61,32 @@ pub fn bottleneck(x: &[f32], b: &Bottleneck, precisions: [Precision; 2]) -> Vec<
         project: Product::new(b.project, [s.c, b.output], precisions[1]),
     };
     let (row, oh) = (s.out_w() * b.output, s.out_h());
-    let mut y = vec![0.0; s.n * oh * row];
-    if y.is_empty() {
-        return y;
+    if s.n * oh * row == 0 {
+        return Vec::new();
     }
     // as many rows of the result as their expanded input fits the cache
     let expanded = BAND / (s.w * s.c).max(1);
     let band = (expanded.saturating_sub(s.kh) / s.stride + 1).clamp(1, oh);
+    let bands = oh.div_ceil(band);
     // as many as keep all threads busy, or the products of each are computed by all
-    let on = if s.n * oh.div_ceil(band) >= 4 * rayon::current_num_threads() {
+    let on = if s.n * bands >= 4 * rayon::current_num_threads() {
         On::Caller
     } else {
         On::Pool
     };
-    y.par_chunks_mut(oh * row).enumerate().for_each(|(image, y)| {
+    let run = |at: usize, y: Shared| {
+        let (image, first) = (at / bands, at % bands * band);
         let x = &x[image * s.h * s.w * b.input..][..s.h * s.w * b.input];
-        y.par_chunks_mut(band * row)
-            .enumerate()
-            .for_each(|(i, y)| rows(x, b, &weights, i * band, y, on));
-    });
-    y
+        let y = y.at((image * oh + first) * row);
+        // SAFETY: the result has these rows, and they belong to this band.
+        unsafe { rows(x, b, &weights, first, band.min(oh - first), y, on) }
+    };
+    // SAFETY: bands write every number of their rows.
+    unsafe {
+        filled(s.n * oh * row, |y| {
+            (0..s.n * bands).into_par_iter().for_each(|at| run(at, y));
+        })
+    }
 }
 
 struct Weights<'a> {
@@ -109,21 +115,21 @@ impl<'a> Product<'a> {
         }
     }
 
-    fn apply(&self, x: &[f32], act: Activation, residual: Option<&[f32]>, y: &mut [f32], on: On) {
+    /// # Safety
+    /// `y` must be writable for a row for each pixel of `x`.
+    unsafe fn apply(&self, x: &[f32], act: Activation, residual: Option<&[f32]>, y: Shared, on: On) {
         let [din, dout] = self.width;
         let weight = Weight::new(self.weight, Some(&self.packed));
-        let pixels = x.len() / din;
-        assert_eq!(y.len(), pixels * dout, "bottleneck: a row for each pixel");
-        let (bias, y) = (Some(self.bias), Shared::of(y));
-        // SAFETY: `y` has a place for each number.
+        let sizes = [x.len() / din, din, dout];
+        // SAFETY: the caller's contract.
         unsafe {
             linear_into(
                 x,
                 weight,
-                bias,
+                Some(self.bias),
                 act,
                 residual,
-                [pixels, din, dout],
+                sizes,
                 y,
                 None,
                 self.precision,
@@ -133,10 +139,12 @@ impl<'a> Product<'a> {
     }
 }
 
-/// Rows of one image's result from `first` on.
-fn rows(x: &[f32], b: &Bottleneck, weights: &Weights<'_>, first: usize, y: &mut [f32], on: On) {
+/// `count` rows of one image's result from `first` on.
+///
+/// # Safety
+/// `y` must be writable for them.
+unsafe fn rows(x: &[f32], b: &Bottleneck, weights: &Weights<'_>, first: usize, count: usize, y: Shared, on: On) {
     let s = &b.shape;
-    let count = y.len() / (s.out_w() * b.output);
     // rows under the filter, and those of them that are there
     let (from, to) = (first * s.stride, (first + count - 1) * s.stride + s.kh);
     let (low, high) = (
@@ -153,7 +161,8 @@ fn rows(x: &[f32], b: &Bottleneck, weights: &Weights<'_>, first: usize, y: &mut 
     let seen = &x[low * s.w * b.input..high * s.w * b.input];
     let mut expanded = weights.expand.as_ref().map(|product| {
         let mut expanded = Scratch::take((high - low) * s.w * s.c);
-        product.apply(seen, b.act, None, expanded.numbers(), on);
+        // SAFETY: a row for each pixel that is seen.
+        unsafe { product.apply(seen, b.act, None, Shared::of(expanded.numbers()), on) };
         expanded
     });
     let under = expanded.as_mut().map_or(seen, |expanded| expanded.numbers());
@@ -170,7 +179,7 @@ fn rows(x: &[f32], b: &Bottleneck, weights: &Weights<'_>, first: usize, y: &mut 
     );
     let own = &x[first * s.w * b.input..];
     let residual = b.residual.then(|| &own[..pixels * b.output]);
-    weights
-        .project
-        .apply(filtered.numbers(), Activation::Identity, residual, y, on);
+    let act = Activation::Identity;
+    // SAFETY: a row for each pixel; the caller's contract.
+    unsafe { weights.project.apply(filtered.numbers(), act, residual, y, on) }
 }
