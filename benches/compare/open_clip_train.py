@@ -3,7 +3,7 @@
 
 Both have the same random weights, pictures and captions; the losses of the first steps are compared. With `--precision bf16` products are of bf16 numbers with f32 sums and f32
 weights: `torch.autocast` there. `--texts rows` leaves the text tower out and learns pictures against fixed rows of texts; `--texts adaptor` is an epoch of LLM2CLIP's second stage:
-the vision tower and an adaptor of four blocks over what a frozen language model of SmolLM2's width once said of 256 captions.
+the vision tower and an adaptor of four blocks over what a frozen language model of SmolLM2's width once said of 128 captions.
 """
 import itertools
 
@@ -42,7 +42,7 @@ torch.manual_seed(0)
 STEPS = 3
 # Large batches of both sides fit the memory of one machine only when each gives its own back while the other has its turn, which costs ours some time.
 SHARED = {"MIMALLOC_PURGE_DELAY": "1000"} if args.batch > 128 else {}
-WIDTH, BLOCKS, EPOCH = 576, 4, 256
+WIDTH, BLOCKS, EPOCH = 576, 4, 128
 cached = args.texts == "adaptor"
 # pictures that both sides have, and steps of a turn
 pictures = EPOCH if cached else args.batch
