@@ -45,10 +45,13 @@ impl TextSide {
     }
 }
 
+/// What learns.
+type Towers = (VisionTower, (Option<TextTower>, Option<Head>));
+
 /// Command: `step`, which takes the next `batch` pictures of `images.f32`, and begins again after the last ones.
 pub struct Train {
     /// `None` only while a step changes them in place.
-    towers: Option<(VisionTower, (Option<TextTower>, Option<Head>))>,
+    towers: Option<Towers>,
     /// Pictures and what `texts.f32` has for them.
     batches: Vec<(ImageBatch, Tensor<2>)>,
     next: usize,
