@@ -3,14 +3,15 @@
 //!     cargo run --release --example match_photos -- BUNDLE TRUNK FOLDER HOLDOUT.json [SHORTLIST]
 //!
 //! BUNDLE is what `recipes/blip2.toml` trained, TRUNK the BERT of the recipe (for its tokenizer), FOLDER has captions.jsonl and its photos, HOLDOUT.json is that of the
-//! run. Each photo's first English caption takes part. As in the authors' code, of a shortlist the sum of both scores decides.
+//! run. Each photo's first English caption takes part. As in the authors' code, of a shortlist the sum of both scores decides. First it tells how alike the rows of a picture
+//! are that the language model gets: where all queries have become one (1.000), it cannot read them.
 
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::PathBuf;
 
 use bifocal_data::{ImageSource, Limits, load_images};
-use bifocal_models::adapter::{Head, QFormerHead};
+use bifocal_models::adapter::{Head, QFormerHead, normalize};
 use bifocal_models::chat::ChatModel;
 use bifocal_models::open::{TextOptions, open_text};
 use bifocal_models::text::TokenBatch;
@@ -68,6 +69,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ids.extend(last);
     }
     let n = photos.len();
+    println!(
+        "rows of a picture: mean cosine {:.4}",
+        likeness(head, &patches, each, n)
+    );
     let contrast = contrast(head, &patches, each, &tokens).ok_or("the Q-Former does not read texts")?;
     report("contrast", n, &contrast);
     // the best of each row and of each column are looked at again
@@ -105,6 +110,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     report(&format!("matching, of the best {shortlist}"), n, &ranked);
     Ok(())
+}
+
+/// Mean cosine of two different rows of a picture.
+fn likeness(head: &QFormerHead, patches: &[f32], each: usize, n: usize) -> f32 {
+    let (width, queries) = (patches.len() / n / each, head.config().queries as f32);
+    let pictures = patches.chunks(each * width).map(|rows| {
+        let rows = normalize(head.rows(tensor(rows.to_vec(), [each, width]), 1));
+        // the squared length of a sum of unit vectors is their number and twice the cosines of all pairs
+        let length = values(rows.sum_dim(0)).iter().map(|v| v * v).sum::<f32>();
+        (length - queries) / (queries * (queries - 1.0))
+    });
+    pictures.sum::<f32>() / n as f32
 }
 
 /// `[photos, captions]`: the best query's cosine.
