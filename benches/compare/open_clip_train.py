@@ -21,6 +21,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 import clip_folder  # noqa: E402
 
+
 class Adaptor(torch.nn.Module):
     """x + W₂·GELU(W₁·norm(x)), a few times, then norm and a layer into the joint space."""
 
@@ -66,8 +67,7 @@ with side.folder() as temporary:
     adaptor = Adaptor() if cached else None
     if cached:
         save_file(adaptor.state_dict(), folder / "adaptor.safetensors")
-    kind = {"tower": "both", "rows": "image", "adaptor": "adaptor"}[args.texts]
-    ours = side.ours(args, "train", folder / "model", folder, args.batch, args.precision, kind, "checkpoint" if args.checkpoint else "keep", **SHARED)
+    ours = side.ours(args, "train", folder / "model", folder, args.batch, args.precision, args.texts, "checkpoint" if args.checkpoint else "keep", **SHARED)
     learning = [value for key, value in model.named_parameters() if key != "logit_scale" and (key.startswith("visual.") or args.texts == "tower")]
     learning += adaptor.parameters() if cached else []
     optimizer = torch.optim.AdamW(learning, lr=1e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, fused=True)

@@ -1,7 +1,7 @@
 //! Our side of the scripts in `benches/compare`: a process that opens what it is told, then answers each line with one line: the seconds that it took, and a number of
 //! the result, so that nothing is left out.
 //!
-//! `compare embed MODEL FOLDER [PRECISION]`, `compare train MODEL FOLDER BATCH PRECISION image|both|adaptor [checkpoint]`, `compare photos FOLDER`, `compare loss NAME PAIRS WIDTH`
+//! `compare embed MODEL FOLDER [PRECISION]`, `compare train MODEL FOLDER BATCH PRECISION tower|rows|adaptor [checkpoint]`, `compare photos FOLDER`, `compare loss NAME PAIRS WIDTH`
 
 use std::error::Error;
 use std::io::{BufRead, Write};

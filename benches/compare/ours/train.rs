@@ -37,10 +37,10 @@ pub enum TextSide {
 impl TextSide {
     pub fn named(name: &str) -> Outcome<Self> {
         match name {
-            "both" => Ok(Self::Tower),
-            "image" => Ok(Self::Rows),
+            "tower" => Ok(Self::Tower),
+            "rows" => Ok(Self::Rows),
             "adaptor" => Ok(Self::Adaptor),
-            other => Err(format!("{other}: give image, both or adaptor").into()),
+            other => Err(format!("{other}: give tower, rows or adaptor").into()),
         }
     }
 }
