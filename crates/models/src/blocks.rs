@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, AttentionShape, KeyValues};
 use bifocal_nn::init::{Init, Rng};
-use bifocal_nn::layers::{LayerNorm, Linear, ones, zeros};
+use bifocal_nn::layers::{Before, LayerNorm, Linear, feed_forward, ones, zeros};
 use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Param, Tensor, checkpoint, plain, trace};
 use serde::{Deserialize, Serialize};
@@ -343,7 +343,7 @@ impl Block {
 
     /// Attention over the normed rows, before its output layer.
     fn mix(&self, x: &Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let mut qkv = self.qkv.forward(self.ln_1.forward(x.clone()));
+        let mut qkv = self.qkv.after(Before::LayerNorm(&self.ln_1), x.clone(), None);
         if let Some(Rotation { cos, sin }) = &pass.rotation {
             let heads = pass.attention.heads;
             qkv = plain::rotate(qkv, cos.clone(), sin.clone(), 2 * heads, 3 * heads);
@@ -354,14 +354,18 @@ impl Block {
     /// What follows attention, row by row.
     fn finish(&self, x: Tensor<2>, mixed: Tensor<2>, gelu: Gelu) -> Tensor<2> {
         let x = add(&self.out, self.scale_1.as_ref(), normed(mixed, self.ln_out.as_ref()), x);
-        let h = self.ln_2.forward(x.clone());
+        let (fc, proj, ln_2) = (&self.fc, &self.proj, &self.ln_2);
         // twice as wide as what the last layer reads: a gate and what it gates
-        let h = if self.fc.weight.dims()[0] == 2 * self.proj.weight.dims()[1] {
-            fused::gated(self.fc.forward(h), Activation::Silu)
+        let gated = fc.weight.dims()[0] == 2 * proj.weight.dims()[1];
+        if !gated && self.ln_proj.is_none() && self.scale_2.is_none() {
+            return feed_forward(Some(ln_2), fc, gelu.into(), proj, x.clone(), Some(x));
+        }
+        let h = if gated {
+            fused::gated(fc.after(Before::LayerNorm(ln_2), x.clone(), None), Activation::Silu)
         } else {
-            self.fc.fused(h, gelu.into(), None)
+            fc.fused(ln_2.forward(x.clone()), gelu.into(), None)
         };
-        add(&self.proj, self.scale_2.as_ref(), normed(h, self.ln_proj.as_ref()), x)
+        add(proj, self.scale_2.as_ref(), normed(h, self.ln_proj.as_ref()), x)
     }
 }
 

@@ -3,8 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use bifocal_kernels::team::stretch;
+use burn::tensor::Device;
 
-use crate::{engine, precision};
+use crate::engine;
+use crate::precision::{self, Precision};
 
 /// One pass at a time: a thread of the pool that waits for the others does what else there is to do, and with a second pass that would be all of it, under whatever
 /// locks the first one holds.
@@ -18,9 +20,35 @@ pub fn pass<R: Send>(compute: impl FnOnce() -> R + Send) -> R {
     if rayon::current_thread_index().is_some() {
         return compute();
     }
-    let (precision, device) = (precision::current(), engine::device());
+    let here = Here::new();
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    rayon::scope(|_| engine::scope(device, || precision::scope(precision, compute)))
+    rayon::scope(|_| here.scope(compute))
+}
+
+/// Both at once on threads of the pool, with the calling thread's [`precision`] and [`engine::device`].
+pub fn both<A: Send, B: Send>(one: impl FnOnce() -> A + Send, other: impl FnOnce() -> B + Send) -> (A, B) {
+    let here = Here::new();
+    rayon::join(|| here.scope(one), || here.scope(other))
+}
+
+/// What a thread has set for what it computes.
+struct Here {
+    precision: Precision,
+    device: Device,
+}
+
+impl Here {
+    fn new() -> Self {
+        Self {
+            precision: precision::current(),
+            device: engine::device(),
+        }
+    }
+
+    /// On another thread.
+    fn scope<R>(&self, compute: impl FnOnce() -> R) -> R {
+        engine::scope(self.device.clone(), || precision::scope(self.precision, compute))
+    }
 }
 
 /// As [`pass`] of a few rows, whose operations are too short to wake a thread for each of them: the pool's threads wait for them awake.
@@ -31,7 +59,6 @@ pub fn pass_of_few<R: Send>(compute: impl FnOnce() -> R + Send) -> R {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::precision::Precision;
 
     #[test]
     fn a_pass_keeps_its_precision_and_may_hold_another() {
@@ -47,6 +74,12 @@ mod tests {
         assert!(inside.0.is_some());
         assert_eq!((inside.1, inside.2), (Precision::Bf16, Precision::Bf16));
         assert_eq!(precision::current(), Precision::F32);
+    }
+
+    #[test]
+    fn what_runs_beside_keeps_the_precision() {
+        let found = precision::scope(Precision::Bf16, || both(precision::current, precision::current));
+        assert_eq!(found, (Precision::Bf16, Precision::Bf16));
     }
 
     #[test]

@@ -108,8 +108,11 @@ impl Task for Pixels<'_> {
         while i < pixels {
             let at = self.first + i;
             let (image, oy, ox) = (at / (oh * ow), at / ow % oh, at % ow);
-            i += if (ow - ox).min(pixels - i) >= TILE && self.tiles(s, i, image, oy, ox) {
-                TILE
+            let left = (ow - ox).min(pixels - i);
+            // the last pixels of a row together with some before them, which are computed again
+            let again = TILE.saturating_sub(left).min(i).min(ox);
+            i += if left + again >= TILE && self.tiles(s, i - again, image, oy, ox - again) {
+                TILE - again
             } else {
                 self.pixel(s, i, image, oy, ox, &mut taps);
                 1
@@ -118,35 +121,55 @@ impl Task for Pixels<'_> {
     }
 }
 
+/// Of `count` places from `first` on, in an image of `side` that begins after `pad`, those over the image: from, to.
+fn over(first: usize, pad: usize, side: usize, count: usize) -> [usize; 2] {
+    [pad, side + pad].map(|edge| edge.saturating_sub(first).min(count))
+}
+
 impl Pixels<'_> {
-    /// [`TILE`] pixels of a row at once, for the usual filters where no column of them lies over padding; false for others.
+    /// [`TILE`] pixels of a row at once, for the usual filters; false for others, and where all is padding.
     #[inline(always)]
     fn tiles<S: Simd>(&mut self, s: S, i: usize, image: usize, oy: usize, ox: usize) -> bool {
         let shape = self.shape;
-        let (Some(left), Some(_)) = (
-            shape.input_x(ox, 0),
-            shape.input_x(ox + TILE - 1, shape.kw.saturating_sub(1)),
-        ) else {
+        // rows of the filter that lie over the image, and columns under the tile's filters that do: from, to
+        let rows = over(oy * shape.stride, shape.pad[0], shape.h, shape.kh);
+        let seen = (TILE - 1) * shape.stride + shape.kw;
+        let cols = over(ox * shape.stride, shape.pad[2], shape.w, seen);
+        if cols[0] == cols[1] {
             return false;
-        };
-        // rows of the filter that lie over the image: from, to
-        let over = |y: usize| y.saturating_sub(oy * shape.stride).min(shape.kh);
-        let rows = [over(shape.pad[0]), over(shape.h + shape.pad[0])];
+        }
         let top = (oy * shape.stride + rows[0]).saturating_sub(shape.pad[0]).min(shape.h);
+        let left = (ox * shape.stride + cols[0]).saturating_sub(shape.pad[2]).min(shape.w);
         let from = ((image * shape.h + top) * shape.w + left) * shape.c;
+        macro_rules! tile {
+            ($k:literal, $stride:literal) => {
+                if cols == [0, seen] {
+                    self.tile::<S, $k, $stride, true>(s, i, from, rows, cols)
+                } else {
+                    self.tile::<S, $k, $stride, false>(s, i, from, rows, cols)
+                }
+            };
+        }
         match (shape.kh, shape.kw, shape.stride) {
-            (3, 3, 1) => self.tile::<S, 3, 1>(s, i, from, rows),
-            (3, 3, 2) => self.tile::<S, 3, 2>(s, i, from, rows),
-            (5, 5, 1) => self.tile::<S, 5, 1>(s, i, from, rows),
-            (5, 5, 2) => self.tile::<S, 5, 2>(s, i, from, rows),
+            (3, 3, 1) => tile!(3, 1),
+            (3, 3, 2) => tile!(3, 2),
+            (5, 5, 1) => tile!(5, 1),
+            (5, 5, 2) => tile!(5, 2),
             _ => return false,
         }
         true
     }
 
-    /// A number that several pixels of the tile read is loaded once.
+    /// A number that several pixels of the tile read is loaded once. `WHOLE`: no column lies over padding.
     #[inline(always)]
-    fn tile<S: Simd, const K: usize, const STRIDE: usize>(&mut self, s: S, i: usize, from: usize, rows: [usize; 2]) {
+    fn tile<S: Simd, const K: usize, const STRIDE: usize, const WHOLE: bool>(
+        &mut self,
+        s: S,
+        i: usize,
+        from: usize,
+        rows: [usize; 2],
+        cols: [usize; 2],
+    ) {
         let (c, bias) = (self.shape.c, self.bias.unwrap_or(&[]));
         for j in steps::<S>(c) {
             let n = S::LANES.min(c - j);
@@ -156,7 +179,11 @@ impl Pixels<'_> {
                 let row = &self.x[from + (ky - rows[0]) * self.shape.w * c + j..];
                 let mut seen = [s.zero(); (TILE - 1) * 2 + 5];
                 for (at, seen) in seen[..(TILE - 1) * STRIDE + K].iter_mut().enumerate() {
-                    *seen = s.get(&row[at * c..][..n]);
+                    if WHOLE {
+                        *seen = s.get(&row[at * c..][..n]);
+                    } else if cols[0] <= at && at < cols[1] {
+                        *seen = s.get(&row[(at - cols[0]) * c..][..n]);
+                    }
                 }
                 for kx in 0..K {
                     let weight = s.get(&self.wt[(ky * K + kx) * c + j..][..n]);

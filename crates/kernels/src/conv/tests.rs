@@ -112,6 +112,27 @@ fn shapes() -> Vec<ConvShape> {
             stride: 1,
             pad: [0; 4],
         },
+        // tiles of a row that lie over padding on either side, and ones that begin again before the row's end
+        ConvShape {
+            n: 2,
+            h: 3,
+            w: 7,
+            c: 19,
+            kh: 5,
+            kw: 5,
+            stride: 1,
+            pad: [2, 2, 2, 2],
+        },
+        ConvShape {
+            n: 1,
+            h: 4,
+            w: 13,
+            c: 3,
+            kh: 5,
+            kw: 5,
+            stride: 2,
+            pad: [1, 2, 1, 12],
+        },
     ]
 }
 

@@ -40,6 +40,9 @@ impl Precision {
     }
 }
 
+/// Most panels of columns with which A is read where it lies.
+const PANELS_IN_PLACE: usize = 8;
+
 /// How panels of operands look. A *word* is 32 bits of a panel, and what a step along k takes of each line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -178,6 +181,17 @@ impl Format {
             Self::Tiles => Some((amx::TILE, amx::COLS)),
             _ => None,
         }
+    }
+
+    /// Whether A is read where it lies by a task that has that many panels of columns: to pack it would take longer than what so few of them gain by it.
+    /// Rows that are a multiple of 4 KiB apart are packed still: more of them than the first-level cache has ways would fall into one of its sets.
+    #[inline(always)]
+    pub(super) fn reads_in_place(self, a: Mat, panels: usize) -> bool {
+        const ROWS_APART: usize = 1024;
+        self == Self::Plain
+            && a.col_stride == 1
+            && panels <= PANELS_IN_PLACE
+            && !a.row_stride.is_multiple_of(ROWS_APART)
     }
 
     /// Rows `rows.0..rows.1` of A over the words `words.0..words.0 + words.1`, as panels [`panel_stride`] apart; missing rows of the last panel are zeros.

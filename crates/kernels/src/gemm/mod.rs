@@ -418,12 +418,15 @@ impl Task for Block<'_> {
         let (a_stride, b_stride) = (panel_stride::<S>(mr, kp), panel_stride::<S>(nr, kp));
         // Rows of B that lie side by side are read in longer runs when several panels are packed at once.
         let group = if plan.b.col_stride == 1 { 4 } else { 1 };
-        let a_len = (p1 - p0) * a_stride;
+        let in_place = format.reads_in_place(plan.a, j1 - j0);
+        let a_len = if in_place { 0 } else { (p1 - p0) * a_stride };
         let sums_len = format.apart().map_or(0, |(tile, _)| (p1 - p0) * tile);
         let mut memory = Scratch::take(a_len + sums_len + if packed_b.is_some() { 0 } else { group * b_stride });
         let (a, rest) = memory.numbers().split_at_mut(a_len);
         let (sums, own) = rest.split_at_mut(sums_len);
-        format.pack_a(s, plan.a, (r0, r1), (k0, kp), a);
+        if !in_place {
+            format.pack_a(s, plan.a, (r0, r1), (k0, kp), a);
+        }
         let _ready = format.begin();
         let slices = kp.div_ceil(KC).max(1);
         for j in j0..j1 {
@@ -454,9 +457,19 @@ impl Task for Block<'_> {
                     let row = r0 + p * mr;
                     let at = row * plan.n + j * nr;
                     let rows = mr.min(r1 - row);
-                    // SAFETY: panel `p` holds kp·mr words, panel `j` of B kp·nr; the tile lies inside C (rows < m, cols < n) and inside this task's rows and columns.
+                    // SAFETY: panel `p` holds kp·mr words, or A itself is read, which `check` saw to have all its rows; panel `j` of B holds kp·nr; the tile lies inside C
+                    // (rows < m, cols < n) and inside this task's rows and columns.
                     unsafe {
-                        let a = format.lhs::<S>(a.as_ptr().add(p * a_stride), q0);
+                        let a = if in_place {
+                            let from = plan.a.data.as_ptr().add(row * plan.a.row_stride + k0 + q0);
+                            Lhs {
+                                ptr: from,
+                                row: plan.a.row_stride,
+                                k: 1,
+                            }
+                        } else {
+                            format.lhs::<S>(a.as_ptr().add(p * a_stride), q0)
+                        };
                         let (b, c) = (b.as_ptr().add(q0 * nr), plan.c.ptr().add(at));
                         let ahead = if p < covered {
                             next.wrapping_add(p * (q1 - q0) / 4 * 16)

@@ -19,20 +19,20 @@ impl<S: Simd> Step<S> for MultiplyAdd {
     }
 }
 
-/// `acc[i][j] = Σ_p a(i, p) · b[p·2·LANES + j·LANES ..]`.
+/// `acc[i][j] = Σ_p a(i, p) · b[p·2·LANES + j·LANES ..]`, for one or both registers of columns.
 ///
 /// # Safety
 /// All addressed numbers of `a` (`ROWS × k`) and `b` (`k × 2·LANES`) must be readable.
 #[inline(always)]
-unsafe fn tile<S: Simd, M: Step<S>, const ROWS: usize>(
+unsafe fn tile<S: Simd, M: Step<S>, const ROWS: usize, const WIDTH: usize>(
     s: S,
     m: M,
     k: usize,
     a: Lhs,
     b: *const f32,
     to: Tile,
-) -> [[S::V; 2]; ROWS] {
-    let mut acc = [[s.zero(); 2]; ROWS];
+) -> [[S::V; WIDTH]; ROWS] {
+    let mut acc = [[s.zero(); WIDTH]; ROWS];
     let (
         Lhs {
             ptr: mut x,
@@ -45,11 +45,15 @@ unsafe fn tile<S: Simd, M: Step<S>, const ROWS: usize>(
         () => {
             // SAFETY: the caller's contract; the pointers advance k times.
             unsafe {
-                let (b0, b1) = (s.load(b), s.load(b.add(S::LANES)));
+                let mut columns = [s.zero(); WIDTH];
+                for j in 0..WIDTH {
+                    columns[j] = s.load(b.add(j * S::LANES));
+                }
                 for i in 0..ROWS {
                     let v = s.splat(*x.add(i * row));
-                    acc[i][0] = m.step(s, v, b0, acc[i][0]);
-                    acc[i][1] = m.step(s, v, b1, acc[i][1]);
+                    for j in 0..WIDTH {
+                        acc[i][j] = m.step(s, v, columns[j], acc[i][j]);
+                    }
                 }
                 x = x.wrapping_add(next);
                 b = b.wrapping_add(2 * S::LANES);
@@ -112,23 +116,27 @@ pub(crate) unsafe fn tile_into<S: Simd>(s: S, k: usize, a: Lhs, b: *const f32, t
 #[inline(always)]
 pub(crate) unsafe fn any_tile<S: Simd, M: Step<S>>(s: S, m: M, k: usize, a: Lhs, b: *const f32, to: Tile, add: bool) {
     macro_rules! by_rows {
-        ($($rows:literal)*) => {
+        ($width:literal: $($rows:literal)*) => {
             match to.rows {
                 // One of the strides a constant: the addresses of a column of A are then either offsets or one pointer each, and fit the registers.
                 // SAFETY: the caller's contract; `rows <= MR`.
-                $($rows if $rows <= S::MR && a.row == 1 => unsafe { rows_into::<S, M, $rows>(s, m, k, Lhs { row: 1, ..a }, b, to, add) },)*
+                $($rows if $rows <= S::MR && a.row == 1 => unsafe { rows_into::<S, M, $rows, $width>(s, m, k, Lhs { row: 1, ..a }, b, to, add) },)*
                 // SAFETY: as above.
-                $($rows if $rows <= S::MR => unsafe { rows_into::<S, M, $rows>(s, m, k, Lhs { k: 1, ..a }, b, to, add) },)*
+                $($rows if $rows <= S::MR => unsafe { rows_into::<S, M, $rows, $width>(s, m, k, Lhs { k: 1, ..a }, b, to, add) },)*
                 _ => debug_assert!(false, "a tile has 1 to MR rows"),
             }
         };
     }
     debug_assert!(a.row == 1 || a.k == 1);
-    by_rows!(14 1 2 3 4 5 6 7 8 9 10 11 12 13);
+    if to.cols > S::LANES {
+        by_rows!(2: 14 1 2 3 4 5 6 7 8 9 10 11 12 13);
+    } else {
+        by_rows!(1: 14 1 2 3 4 5 6 7 8 9 10 11 12 13);
+    }
 }
 
 #[inline(always)]
-unsafe fn rows_into<S: Simd, M: Step<S>, const ROWS: usize>(
+unsafe fn rows_into<S: Simd, M: Step<S>, const ROWS: usize, const WIDTH: usize>(
     s: S,
     m: M,
     k: usize,
@@ -137,31 +145,23 @@ unsafe fn rows_into<S: Simd, M: Step<S>, const ROWS: usize>(
     to: Tile,
     add: bool,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: the caller's contract; of the last register only the tile's columns are read and written.
     unsafe {
-        let acc = tile::<S, M, ROWS>(s, m, k, a, b, to);
-        if to.cols == 2 * S::LANES {
-            for i in 0..ROWS {
-                let c = to.c.add(i * to.stride);
-                if add {
-                    s.store(c, s.add(s.load(c), acc[i][0]));
-                    s.store(c.add(S::LANES), s.add(s.load(c.add(S::LANES)), acc[i][1]));
+        let acc = tile::<S, M, ROWS, WIDTH>(s, m, k, a, b, to);
+        let whole = to.cols == WIDTH * S::LANES;
+        let rest = to.cols - (WIDTH - 1) * S::LANES;
+        for i in 0..ROWS {
+            for j in 0..WIDTH {
+                let c = to.c.add(i * to.stride + j * S::LANES);
+                if whole || j + 1 < WIDTH {
+                    s.store(c, if add { s.add(s.load(c), acc[i][j]) } else { acc[i][j] });
                 } else {
-                    s.store(c, acc[i][0]);
-                    s.store(c.add(S::LANES), acc[i][1]);
-                }
-            }
-        } else {
-            // Through a buffer: rare, and the accumulators stay in registers.
-            let mut edge = [[0f32; 32]; ROWS];
-            for i in 0..ROWS {
-                s.store(edge[i].as_mut_ptr(), acc[i][0]);
-                s.store(edge[i].as_mut_ptr().add(S::LANES), acc[i][1]);
-            }
-            for i in 0..ROWS {
-                for j in 0..to.cols {
-                    let c = to.c.add(i * to.stride + j);
-                    *c = if add { *c + edge[i][j] } else { edge[i][j] };
+                    let sum = if add {
+                        s.add(s.load_part(c, rest), acc[i][j])
+                    } else {
+                        acc[i][j]
+                    };
+                    s.store_part(c, sum, rest);
                 }
             }
         }
@@ -189,33 +189,30 @@ pub(super) unsafe fn finish_tile<S: Simd>(
     let (sums, stride) = apart.unwrap_or((tile.c, tile.stride));
     let add = add && apart.is_some();
     let bias = e.bias.map_or(&[][..], |b| &b[col..col + tile.cols]);
-    per_activation!(e.act, act => for i in 0..tile.rows {
-        // SAFETY: the row lies inside C, which nobody else touches here; `pre` is as large as C.
-        let row = |c: *mut f32, first: usize| unsafe {
-            std::slice::from_raw_parts_mut(c.add(first).cast::<std::mem::MaybeUninit<f32>>(), tile.cols)
-        };
-        let mut j = 0;
-        while j < tile.cols {
-            let here = tile.cols - j;
-            // SAFETY: the caller's contract; sums in C were written before.
-            let sums = unsafe { std::slice::from_raw_parts(sums.add(i * stride + j), here) };
-            let mut v = s.get(sums);
-            if add {
-                // SAFETY: as above: there is a partial sum in C.
-                v = s.add(v, s.get(unsafe { std::slice::from_raw_parts(tile.c.add(i * tile.stride + j), here) }));
+    per_activation!(e.act, act => for j in crate::simd::steps::<S>(tile.cols) {
+        let here = (tile.cols - j).min(S::LANES);
+        let bias = if bias.is_empty() { s.zero() } else { s.get(&bias[j..]) };
+        for i in 0..tile.rows {
+            // SAFETY: the row lies inside C, which nobody else touches here; `pre` is as large as C. Sums were written before, those in C too.
+            let (mut v, c) = unsafe {
+                let c = tile.c.add(i * tile.stride + j);
+                let v = s.get(std::slice::from_raw_parts(sums.add(i * stride + j), here));
+                (if add { s.add(v, s.get(std::slice::from_raw_parts(c, here))) } else { v }, c)
+            };
+            // SAFETY: as above.
+            let out = |p: *mut f32| unsafe { std::slice::from_raw_parts_mut(p.cast::<std::mem::MaybeUninit<f32>>(), here) };
+            if e.bias.is_some() {
+                v = s.add(v, bias);
             }
-            if !bias.is_empty() {
-                v = s.add(v, s.get(&bias[j..]));
-            }
+            let at = at + i * tile.stride + j;
             if let Some(pre) = e.pre {
-                s.put(&mut row(pre.ptr(), at + i * tile.stride)[j..], v);
+                s.put(out(pre.ptr().wrapping_add(at)), v);
             }
             v = if e.near { apply_near(s, act, v) } else { apply(s, act, v) };
             if let Some(residual) = e.residual {
-                v = s.add(v, s.get(&residual[at + i * tile.stride + j..][..here]));
+                v = s.add(v, s.get(&residual[at..][..here]));
             }
-            s.put(&mut row(tile.c, i * tile.stride)[j..], v);
-            j += S::LANES;
+            s.put(out(c), v);
         }
     });
 }

@@ -94,7 +94,7 @@ impl Model {
             return Self::load(path);
         }
         let absent = |error: &OpenError| matches!(error, OpenError::NoEncoder { .. });
-        match rayon::join(|| open_text(path, options), || open_vision(path)) {
+        match pool::both(|| open_text(path, options), || open_vision(path)) {
             (Ok(text), Ok(vision)) if text.tower.dim() == vision.tower.dim() => Self::joint(path, text, vision),
             (Ok(text), Ok(_)) => Ok(Self::from_text(text)),
             (Ok(text), Err(error)) if absent(&error) => Ok(Self::from_text(text)),
@@ -158,7 +158,7 @@ impl Model {
             });
         }
         let heads = open_file(dir, &manifest, "heads.safetensors")?;
-        let (vision, text) = rayon::join(|| load_vision(dir, &manifest), || load_text(dir, &manifest));
+        let (vision, text) = pool::both(|| load_vision(dir, &manifest), || load_text(dir, &manifest));
         let ((vision, vision_source), (text, text_source)) = (vision?, text?);
         let sources = Sources {
             vision: vision_source,

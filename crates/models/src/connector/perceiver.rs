@@ -2,7 +2,7 @@
 
 use bifocal_nn::fused::Activation;
 use bifocal_nn::init::Rng;
-use bifocal_nn::layers::{LayerNorm, Linear};
+use bifocal_nn::layers::{LayerNorm, Linear, feed_forward};
 use bifocal_nn::{Module, Tensor, plain};
 
 use crate::load::Loader;
@@ -89,7 +89,6 @@ impl FeedForward {
 
     /// `[t, c]` → `[t, c]`, with `residual` added.
     pub fn forward(&self, x: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
-        let h = self.fc.fused(self.norm.forward(x), Activation::GeluErf, None);
-        self.proj.fused(h, Activation::Identity, residual)
+        feed_forward(Some(&self.norm), &self.fc, Activation::GeluErf, &self.proj, x, residual)
     }
 }

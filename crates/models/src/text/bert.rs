@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bifocal_nn::engine::tensor;
 use bifocal_nn::fused::{self, Activation, AttentionShape};
 use bifocal_nn::init::{Init, Rng};
-use bifocal_nn::layers::{Embedding, LayerNorm, Linear, zeros};
+use bifocal_nn::layers::{Embedding, LayerNorm, Linear, feed_forward, zeros};
 use bifocal_nn::{Module, Param, Tensor, trace};
 use serde::{Deserialize, Serialize};
 
@@ -271,7 +271,8 @@ impl BertBlock {
         let _span = trace::span("Block");
         let mixed = fused::attention(self.qkv.forward(x.clone()), offsets, shape);
         let x = self.ln_1.forward(self.out.fused(mixed, Activation::Identity, Some(x)));
-        let h = self.fc.fused(x.clone(), Activation::GeluErf, None);
-        self.ln_2.forward(self.proj.fused(h, Activation::Identity, Some(x)))
+        let gelu = Activation::GeluErf;
+        self.ln_2
+            .forward(feed_forward(None, &self.fc, gelu, &self.proj, x.clone(), Some(x)))
     }
 }

@@ -1,7 +1,7 @@
 //! Attention of tokens to a table of learnt vectors before they are pooled: NV-Embed (Lee et al. 2024, arXiv 2405.17428).
 
-use bifocal_nn::fused::{self, Activation};
-use bifocal_nn::layers::{LayerNorm, Linear};
+use bifocal_nn::fused::Activation;
+use bifocal_nn::layers::{Before, LayerNorm, Linear};
 use bifocal_nn::{Module, Param, Tensor};
 
 use crate::blocks::{check_sizes, gate_up_parts};
@@ -118,10 +118,7 @@ impl LatentAttention {
         });
         let mixed = Tensor::cat(heads.collect(), 1);
         let x = self.out.fused(mixed, Activation::Identity, Some(x));
-        let h = fused::gated(
-            self.gate_up.forward(self.mlp_norm.forward(x.clone())),
-            Activation::GeluErf,
-        );
-        self.down.fused(h, Activation::Identity, Some(x))
+        let h = self.gate_up.after(Before::LayerNorm(&self.mlp_norm), x.clone(), None);
+        self.down.after(Before::Gated(Activation::GeluErf), h, Some(x))
     }
 }

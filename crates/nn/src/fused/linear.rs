@@ -11,7 +11,7 @@ use crate::precision::{self, Precision};
 pub use bifocal_kernels::activation::Activation;
 
 #[derive(Clone, Debug)]
-struct Linear {
+pub(super) struct Linear {
     prepared: Prepared,
     act: Activation,
     bias: bool,
@@ -19,6 +19,36 @@ struct Linear {
     din: usize,
     dout: usize,
     precision: Precision,
+}
+
+impl Linear {
+    /// For an input of that shape.
+    pub(super) fn new(
+        [t, din]: [usize; 2],
+        w: &Tensor<2>,
+        prepared: Prepared,
+        bias: Option<&Tensor<1>>,
+        act: Activation,
+        residual: Option<&Tensor<2>>,
+    ) -> Self {
+        let [dout, win] = w.dims();
+        assert_eq!(din, win, "linear: input width {din}, weight [{dout}, {win}]");
+        if let Some(b) = bias {
+            assert_eq!(b.dims(), [dout], "linear: bias does not fit weight");
+        }
+        if let Some(r) = residual {
+            assert_eq!(r.dims(), [t, dout], "linear: residual does not fit output");
+        }
+        Self {
+            prepared,
+            act,
+            bias: bias.is_some(),
+            residual: residual.is_some(),
+            din,
+            dout,
+            precision: precision::current(),
+        }
+    }
 }
 
 impl Fused<4> for Linear {
@@ -94,27 +124,10 @@ pub(crate) fn linear_prepared(
     act: Activation,
     residual: Option<Tensor<2>>,
 ) -> Tensor<2> {
-    let [t, din] = x.dims();
-    let [dout, win] = w.dims();
-    assert_eq!(din, win, "linear: input width {din}, weight [{dout}, {win}]");
-    if let Some(b) = &bias {
-        assert_eq!(b.dims(), [dout], "linear: bias does not fit weight");
-    }
-    if let Some(r) = &residual {
-        assert_eq!(r.dims(), [t, dout], "linear: residual does not fit output");
-    }
+    let op = Linear::new(x.dims(), &w, prepared, bias.as_ref(), act, residual.as_ref());
     if !on_cpu(&x) {
         return composed::linear(x, w, bias, act, residual);
     }
-    let op = Linear {
-        prepared,
-        act,
-        bias: bias.is_some(),
-        residual: residual.is_some(),
-        din,
-        dout,
-        precision: precision::current(),
-    };
     apply(
         op,
         [
@@ -127,9 +140,10 @@ pub(crate) fn linear_prepared(
 }
 
 #[derive(Clone, Debug)]
-struct Activate {
-    act: Activation,
-    width: usize,
+pub(crate) struct Activate {
+    pub act: Activation,
+    /// Of a row.
+    pub width: usize,
 }
 
 impl Fused<1> for Activate {
@@ -166,9 +180,10 @@ pub fn activation(x: Tensor<2>, act: Activation) -> Tensor<2> {
 }
 
 #[derive(Clone, Debug)]
-struct Gated {
-    act: Activation,
-    width: usize,
+pub(crate) struct Gated {
+    pub act: Activation,
+    /// Of a row of the result.
+    pub width: usize,
 }
 
 impl Fused<1> for Gated {

@@ -5,6 +5,7 @@
 //! take the composed path of [`crate::composed`], which burn differentiates by itself; the tests
 //! hold both paths against each other and against finite differences.
 
+mod after;
 mod attention;
 mod bottleneck;
 mod cached;
@@ -21,6 +22,7 @@ mod rope;
 mod upsample;
 mod vocabulary;
 
+pub(crate) use after::{Source, linear_after};
 pub use attention::{AttentionShape, attention};
 pub use bottleneck::bottleneck;
 pub use cached::{KeyValues, attention_after_first, attention_cached};
@@ -31,9 +33,10 @@ pub use conv::{ConvShape, conv2d, depthwise_conv2d};
 pub(crate) use dropout::dropout;
 pub use elastic::elastic;
 pub use embedding::embedding;
-pub(crate) use linear::linear_prepared;
+pub(crate) use linear::{Activate, Gated, linear_prepared};
 pub use linear::{Activation, activation, gated, linear};
 pub use norm::{GroupShape, group_norm, head_rms_norm, layer_norm, rms_norm};
+pub(crate) use norm::{LayerNorm, RmsNorm};
 pub use pool::segment_mean;
 pub use rope::{Rope, RopeStyle, frequencies, rope};
 pub use upsample::upsample;

@@ -9,9 +9,9 @@ use crate::composed;
 pub use bifocal_kernels::group_norm::GroupShape;
 
 #[derive(Clone, Debug)]
-struct LayerNorm {
-    eps: f32,
-    width: usize,
+pub(crate) struct LayerNorm {
+    pub eps: f32,
+    pub width: usize,
 }
 
 impl Fused<3> for LayerNorm {
@@ -53,9 +53,9 @@ pub fn layer_norm(x: Tensor<2>, w: Tensor<1>, b: Tensor<1>, eps: f32) -> Tensor<
 }
 
 #[derive(Clone, Debug)]
-struct RmsNorm {
-    eps: f32,
-    width: usize,
+pub(crate) struct RmsNorm {
+    pub eps: f32,
+    pub width: usize,
 }
 
 impl Fused<2> for RmsNorm {

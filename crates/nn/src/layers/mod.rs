@@ -1,9 +1,11 @@
 //! Modules with parameters: linear, convolution, norms, embedding. Weights are stored as PyTorch stores them.
 
 mod conv;
+mod feed_forward;
 mod linear;
 
 pub use conv::{Conv, GroupNorm, Pictures};
+pub use feed_forward::{Before, feed_forward};
 pub use linear::Linear;
 pub(crate) use linear::{LAYER, Part};
 
@@ -39,6 +41,11 @@ impl LayerNorm {
     /// `[t, c]` → `[t, c]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         fused::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
+    }
+
+    /// The constant added to the variance.
+    pub fn eps(&self) -> f32 {
+        self.eps
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bifocal_nn::fused::Activation;
 use bifocal_nn::init::{Init, Rng};
-use bifocal_nn::layers::{LayerNorm, Linear, zeros};
+use bifocal_nn::layers::{LayerNorm, Linear, feed_forward, zeros};
 use bifocal_nn::{Module, Param, Tensor, plain};
 
 use super::see::Items;
@@ -122,7 +122,8 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let h = self.fc.fused(x.clone(), Activation::GeluErf, None);
-        self.norm.forward(self.proj.fused(h, Activation::Identity, Some(x)))
+        let gelu = Activation::GeluErf;
+        self.norm
+            .forward(feed_forward(None, &self.fc, gelu, &self.proj, x.clone(), Some(x)))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bifocal_nn::fused::{self, Activation, AttentionShape, KeyValues, Rope};
-use bifocal_nn::layers::{Linear, RmsNorm};
+use bifocal_nn::layers::{Before, Linear, RmsNorm};
 use bifocal_nn::{Module, Tensor, checkpoint, precision, trace};
 
 use super::names::Tensors;
@@ -132,9 +132,12 @@ impl LlmBlock {
     }
 
     fn feed_forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let h = self.gate_up.forward(self.mlp_norm.forward(x.clone()));
-        let h = fused::gated(h, self.shape.gate);
-        precision::careful(|| add(x, h, &self.down, self.post_mlp_norm.as_ref()))
+        let h = self.gate_up.after(Before::RmsNorm(&self.mlp_norm), x.clone(), None);
+        let gate = Before::Gated(self.shape.gate);
+        precision::careful(|| match &self.post_mlp_norm {
+            Some(norm) => x + norm.forward(self.down.after(gate, h, None)),
+            None => self.down.after(gate, h, Some(x)),
+        })
     }
 
     fn attend(
@@ -145,21 +148,16 @@ impl LlmBlock {
     ) -> Tensor<2> {
         let shape = &self.shape;
         let a = &shape.attention;
-        let mut qkv = self.qkv.forward(self.attn_norm.forward(x.clone()));
+        let mut qkv = self.qkv.after(Before::RmsNorm(&self.attn_norm), x.clone(), None);
         if let (Some(q), Some(k)) = (&self.q_norm, &self.k_norm) {
             let (q, k) = (q.weight.val(), k.weight.val());
             qkv = fused::head_rms_norm(qkv, q, k, shape.eps, a.heads, a.kv_heads);
         }
         let qkv = fused::rope(qkv, positions, &shape.rope);
         let mixed = attention(qkv, a);
-        add(x, mixed, &self.out, self.post_attn_norm.as_ref())
-    }
-}
-
-/// x + norm(layer(h)), the norm where there is one.
-fn add(x: Tensor<2>, h: Tensor<2>, layer: &Linear, norm: Option<&RmsNorm>) -> Tensor<2> {
-    match norm {
-        Some(norm) => x + norm.forward(layer.forward(h)),
-        None => layer.fused(h, Activation::Identity, Some(x)),
+        match &self.post_attn_norm {
+            Some(norm) => x + norm.forward(self.out.forward(mixed)),
+            None => self.out.fused(mixed, Activation::Identity, Some(x)),
+        }
     }
 }

@@ -1,8 +1,7 @@
 //! Pooling by attention (Lee et al. 2019; "MAP head" of Zhai et al. 2022).
 
-use bifocal_nn::fused::Activation;
 use bifocal_nn::init::{Init, Rng};
-use bifocal_nn::layers::{LayerNorm, Linear};
+use bifocal_nn::layers::{LayerNorm, Linear, feed_forward};
 use bifocal_nn::noise::{self, Rows};
 use bifocal_nn::{Module, Param, Tensor, plain};
 
@@ -91,8 +90,14 @@ impl AttentionPool {
         let pooled = plain::attend(query.expand([n, c]), key_value, &pass.offsets, pass.attention.heads);
         noise::rows(Rows::Items, || {
             let x = self.out.forward(pooled);
-            let h = self.fc.fused(self.norm.forward(x.clone()), pass.gelu.into(), None);
-            self.proj.fused(h, Activation::Identity, Some(x))
+            feed_forward(
+                Some(&self.norm),
+                &self.fc,
+                pass.gelu.into(),
+                &self.proj,
+                x.clone(),
+                Some(x),
+            )
         })
     }
 }
