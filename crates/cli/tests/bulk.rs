@@ -197,7 +197,7 @@ fn a_run_that_is_killed_again_and_again_ends_with_the_same_bytes() {
     succeeds(&args);
     assert!(files(&out) == expected);
     let mut told = ledger(&out);
-    assert_eq!(told.len(), 1);
+    assert_eq!(told.len(), 1, "{told:?}");
     let one = told.remove(0);
     assert!(
         one["key"].as_str().is_some_and(|key| key.ends_with("3-bad.jpg")),

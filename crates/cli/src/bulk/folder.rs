@@ -120,9 +120,7 @@ impl Folder {
         let mut outcomes = BTreeMap::new();
         for entry in std::fs::read_dir(&dir).with_context(|| format!("listing {}", dir.display()))? {
             let path = entry?.path();
-            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            let number = name.strip_prefix("part-").and_then(|n| n.strip_suffix(".json"));
-            if let Some(number) = number.and_then(|n| n.parse().ok())
+            if let Some(number) = number_of(&path, ".json")
                 && let Some(outcome) = read_json(&path)?
             {
                 outcomes.insert(number, outcome);
@@ -136,14 +134,20 @@ impl Folder {
         self.dir.join(format!("progress/part-{part:05}.journal"))
     }
 
-    /// The batches of parts that were begun.
-    pub fn unfinished(&self, dim: usize) -> Result<Vec<Frame>> {
+    /// The batches of parts that were begun. A journal that was still there when its part was finished and the run killed is removed.
+    pub fn unfinished(&self, dim: usize, finished: &BTreeMap<usize, Outcome>) -> Result<Vec<Frame>> {
         let dir = self.dir.join("progress");
         let mut frames = Vec::new();
         for entry in std::fs::read_dir(&dir).with_context(|| format!("listing {}", dir.display()))? {
             let path = entry?.path();
-            if path.extension().is_some_and(|ending| ending == "journal") {
-                frames.extend(Journal::read(&path, dim).with_context(|| format!("reading {}", path.display()))?);
+            match number_of(&path, ".journal") {
+                Some(number) if finished.contains_key(&number) => {
+                    std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+                }
+                Some(_) => {
+                    frames.extend(Journal::read(&path, dim).with_context(|| format!("reading {}", path.display()))?)
+                }
+                None => {}
             }
         }
         Ok(frames)
@@ -211,6 +215,12 @@ impl Manifest {
     }
 }
 
+/// Of which part a file is, if its name ends like this.
+fn number_of(path: &Path, ending: &str) -> Option<usize> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("part-")?.strip_suffix(ending)?.parse().ok()
+}
+
 /// What has failed and was not recovered since, by item.
 pub fn open_failures(outcomes: &BTreeMap<usize, Outcome>) -> BTreeMap<usize, &Failed> {
     let mut open = BTreeMap::new();
@@ -262,4 +272,49 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_atomic(path, |file| Ok(serde_json::to_writer_pretty(file, value)?))
         .with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Killed after it wrote what became of a part, and before it removed its journal.
+    #[test]
+    fn a_journal_that_outlives_its_part_tells_nothing_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(dir.path());
+        let _lock = folder.take().unwrap();
+        let bad = |index| Failed {
+            index,
+            key: format!("{index}.jpg"),
+            cause: "image".into(),
+            reason: "no picture".into(),
+            when: 0,
+        };
+        for (part, index) in [(0, 3), (1, 140)] {
+            let (mut journal, _) = Journal::open(&folder.journal(part), 2).unwrap();
+            let frame = Frame {
+                bad: vec![bad(index)],
+                ..Frame::default()
+            };
+            journal.add(&frame).unwrap();
+        }
+        let left = std::fs::read(folder.journal(0)).unwrap();
+        let outcome = Outcome {
+            failed: vec![bad(3)],
+            ..Outcome::default()
+        };
+        folder.finish(0, &[], &[], 2, Some(&outcome)).unwrap();
+        std::fs::write(folder.journal(0), left).unwrap();
+        let begun = folder.unfinished(2, &folder.outcomes().unwrap()).unwrap();
+        assert_eq!(
+            begun
+                .iter()
+                .flat_map(|f| &f.bad)
+                .map(|one| one.index)
+                .collect::<Vec<_>>(),
+            [140]
+        );
+        assert!(!folder.journal(0).exists() && folder.journal(1).exists());
+    }
 }

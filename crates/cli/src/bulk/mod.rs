@@ -235,7 +235,7 @@ fn add(all: &mut Frame, frame: Frame) {
 fn report(dir: &Path, folder: &Folder, unusable: &[Failed], dim: usize) -> Result<()> {
     let outcomes = folder.outcomes()?;
     let open = open_failures(&outcomes);
-    let journals = folder.unfinished(dim)?;
+    let journals = folder.unfinished(dim, &outcomes)?;
     let failed = || {
         let begun = journals.iter().flat_map(|frame| &frame.bad);
         open.values().copied().chain(begun).chain(unusable)
