@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A training step of CLIP ViT-B/32 beside PyTorch: both towers, contrastive loss, backward, AdamW (PyTorch's fused one), and the memory of both processes.
 
-Both have the same random weights, pictures and captions; the losses of the first steps are compared. With `--precision bf16` products are of bf16 numbers with f32 sums and f32
+Both have the same random weights, pictures and captions; the losses of the first steps are compared, and the memory of both is that after these. PyTorch runs as it
+comes and, at batches of at most 32, compiled. With `--precision bf16` products are of bf16 numbers with f32 sums and f32
 weights: `torch.autocast` there. `--texts rows` leaves the text tower out and learns pictures against fixed rows of texts; `--texts adaptor` is an epoch of LLM2CLIP's second stage:
 the vision tower and an adaptor of four blocks over what a frozen language model of SmolLM2's width once said of 128 captions.
 """
@@ -40,7 +41,7 @@ class Adaptor(torch.nn.Module):
 
 torch.set_num_threads(args.threads)
 torch.manual_seed(0)
-STEPS = 3
+STEPS = 3 if args.batch <= 128 else 2
 # Large batches of both sides fit the memory of one machine only when each gives its own back while the other has its turn, which costs ours some time.
 SHARED = {"MIMALLOC_PURGE_DELAY": "1000"} if args.batch > 128 else {}
 WIDTH, BLOCKS, EPOCH = 576, 4, 128
@@ -74,12 +75,15 @@ with side.folder() as temporary:
 
     batches = itertools.cycle(zip(images.split(args.batch), texts.split(args.batch)))
 
-    def step():
+    def encode(pixels, rows):
+        seen = model.encode_image(pixels)
+        return seen, {"tower": lambda: model.encode_text(tokens), "rows": lambda: rows, "adaptor": lambda: adaptor(rows)}[args.texts]()
+
+    def step(encode=encode):
         pixels, rows = next(batches)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            seen = model.encode_image(pixels)
-            read = {"tower": lambda: model.encode_text(tokens), "rows": lambda: rows, "adaptor": lambda: adaptor(rows)}[args.texts]()
+            seen, read = encode(pixels, rows)
         logits = F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T / 0.07
         target = torch.arange(args.batch)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -88,14 +92,22 @@ with side.folder() as temporary:
         return loss.item()
 
     losses = [(ours.ask("step")[1], step()) for _ in range(max(STEPS, turns))]
+    memory = ours.peak_mib(), side.peak_mib()
     worst = max(abs(a - b) / abs(b) for a, b in losses)
     if not worst < (1e-3 if args.precision == "f32" else 3e-2):
         raise SystemExit(f"{name}: losses differ: {losses}")
     note = f"losses within {worst:.0e}"
     goal = 1.5 if args.precision == "f32" or cached else 1.3
     peer = "PyTorch" if args.precision == "f32" else "PyTorch, autocast"
-    table.row(name, "pairs/s", pictures, lambda: sum(ours.ask("step")[0] for _ in range(turns)), {peer: side.timed(lambda: [step() for _ in range(turns)])}, goal, note=note)
-    memory = ours.peak_mib(), side.peak_mib()
+    peers = {peer: side.timed(lambda: [step() for _ in range(turns)])}
+    if args.batch <= 32:
+        compiled = torch.compile(encode)
+        peers[f"{peer}, compiled"] = side.timed(lambda: [step(compiled) for _ in range(turns)])
+    # forward and twice as much backward, but for gradients of pixels; texts without their padding
+    read = {"tower": lambda: side.products(model.transformer, int((tokens.argmax(-1) + 1).sum())), "rows": lambda: 0, "adaptor": lambda: side.products(adaptor, pictures)}[args.texts]()
+    flops = pictures * (3 * clip_folder.IMAGE - clip_folder.PATCHES) + 3 * read
+    rounds = args.rounds if args.batch <= 128 else min(args.rounds, 3)
+    table.row(name, "pairs/s", pictures, lambda: sum(ours.ask("step")[0] for _ in range(turns)), peers, goal, flops, ours.peak, note, rounds)
     table.add({"work": f"memory of that ({name})", "unit": "MiB", "goal": "≤ 0.7", "peer": "PyTorch", "ours": memory[0], "theirs": memory[1], "ratio": memory[0] / memory[1],
                "quartiles": [memory[0] / memory[1]] * 2, "share": None, "note": "", "others": {}})
     ours.close()

@@ -6,7 +6,7 @@ the mean over tokens.
 """
 import side
 
-args = side.arguments(__doc__, captions={"type": int, "default": 2000}, few={"type": int, "default": 400, "help": "captions for the language model"}, batch={"type": int, "default": 32})
+args = side.arguments(__doc__, captions={"type": int, "default": 2000}, few={"type": int, "default": 400, "help": "captions for llama.cpp"}, batch={"type": int, "default": 32})
 
 import numpy as np  # noqa: E402  (threads are read at import)
 import torch  # noqa: E402
@@ -36,6 +36,10 @@ def padded(tokenizer, run, texts):
         for i, row in zip(part, ((hidden * mask).sum(1) / mask.sum(1)).numpy()):
             out[i] = row
     return np.stack(out)
+
+
+def tokens_of(tokenizer):
+    return sum(map(len, tokenizer(lines)["input_ids"]))
 
 
 def minilm(folder):
@@ -73,16 +77,17 @@ def minilm(folder):
     side.agree("ONNX Runtime", onnx(), expected, 0.9999)
     ours, note = ours_of(path, folder, "f32", name, expected, 0.9999)
     peers = {f"sentence-transformers, batch {batch}": side.timed(lambda batch=batch: model.encode(lines, batch_size=batch)) for batch in (args.batch, 128)}
-    table.row(name, "captions/s", len(lines), ours.turn("texts"), {**peers, "ONNX Runtime": side.timed(onnx)}, 1.3, note=note)
+    table.row(name, "captions/s", len(lines), ours.turn("texts"), {**peers, "ONNX Runtime": side.timed(onnx)}, 1.3,
+              side.products(bert.encoder, tokens_of(tokenizer)), ours.peak, note)
     ours.close()
 
 
 def smollm2(folder):
-    lines = side.captions(args, args.few)
+    few = lines[: args.few]
     path = next((args.models / "smollm2").glob("*.gguf"))
-    name = f"SmolLM2-135M, {len(lines)} captions, "
-    wanted = {"f32": 2, "bf16": 2, "GGUF": 1.2}
-    if not any(table.wants(name + what) for what in wanted):
+    name, gguf = f"SmolLM2-135M, {len(lines)} captions, ", f"SmolLM2-135M, {len(few)} captions, GGUF"
+    goal = 2
+    if not any(map(table.wants, (name + "f32", name + "bf16", gguf))):
         return
     from transformers import AutoModel, AutoTokenizer
 
@@ -100,21 +105,21 @@ def smollm2(folder):
     expected = theirs(model)()
     for precision, least in (("f32", 0.9999), ("bf16", 0.999)):
         if table.wants(name + precision):
-            ours, note = ours_of(path, folder, precision, name + precision, expected, least, lines)
+            ours, note = ours_of(path, folder, precision, name + precision, expected, least)
             peers = {"transformers": side.timed(theirs(model))}
             if precision == "bf16":
                 half = AutoModel.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16).eval()
                 peers = {"transformers, weights of bf16": side.timed(theirs(half))}
-            table.row(name + precision, "captions/s", len(lines), ours.turn("texts"), peers, wanted[precision], note=note)
+            table.row(name + precision, "captions/s", len(lines), ours.turn("texts"), peers, goal, side.products(model.layers, tokens_of(tokenizer)), ours.peak, note)
             ours.close()
-    if table.wants(name + "GGUF"):
+    if table.wants(gguf):
         import llama_cpp
 
-        ours, note = ours_of(path, folder, "f32", name, expected, 0.9999, lines)
+        ours, note = ours_of(path, folder, "f32", gguf, expected[: len(few)], 0.9999, few)
         llama = llama_cpp.Llama(str(path), embedding=True, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=args.threads, n_threads_batch=args.threads,
                                 pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN, verbose=False)
-        note += f"; llama.cpp's {side.cosine(np.array(llama.embed(lines)), expected):.4f}"
-        table.row(name + "GGUF", "captions/s", len(lines), ours.turn("texts"), {"llama.cpp": side.timed(lambda: llama.embed(lines))}, wanted["GGUF"], note=note)
+        note += f"; llama.cpp's {side.cosine(np.array(llama.embed(few)), expected[: len(few)]):.4f}"
+        table.row(gguf, "captions/s", len(few), ours.turn("texts"), {"llama.cpp": side.timed(lambda: llama.embed(few))}, 1.2, note=note)
         ours.close()
 
 

@@ -48,6 +48,10 @@ class Process:
     def turn(self, command):
         return lambda: self.ask(command)[0]
 
+    def peak(self):
+        """Operations of multiply-adds in registers a second, as measured now."""
+        return self.ask("peak")[1]
+
     def peak_mib(self):
         return peak_mib(self.process.pid)
 
@@ -160,6 +164,15 @@ def photos(args, n):
 def folder():
     """A place for what both sides read."""
     return tempfile.TemporaryDirectory(prefix="bifocal-compare-")
+
+
+def products(model, tokens):
+    """Operations of a PyTorch model's linear layers on that many tokens, which is less than all of them."""
+    import torch
+
+    attention = torch.nn.MultiheadAttention
+    weights = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)] + [m.in_proj_weight for m in model.modules() if isinstance(m, attention)]
+    return 2 * tokens * sum(weight.numel() for weight in weights)
 
 
 def cosine(a, b):

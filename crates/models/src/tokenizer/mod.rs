@@ -11,6 +11,7 @@ mod folder;
 mod gguf;
 mod merges;
 mod spm;
+mod words;
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,6 +21,7 @@ pub use error::TokenizerError;
 pub(crate) use spm::NAMES as SENTENCE_PIECE;
 
 use crate::weights::gguf::Gguf;
+use words::Words;
 
 /// The tokens of one text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,6 +65,8 @@ pub struct Tokenizer {
     vocab_size: usize,
     /// What texts pass before the crate's own steps.
     normalizer: Option<spm::Normalizer>,
+    /// Tokens of single words, where a text's are those of its words.
+    words: Option<Words>,
 }
 
 /// Words that each thread remembers with their tokens. The crate's 10,000 may be texts of 255 bytes, which take 8 KB each and stay until the thread
@@ -75,6 +79,7 @@ impl Tokenizer {
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let (special, max_length) = (SpecialTokens::default(), None);
         Self {
+            words: Words::of(&inner),
             inner,
             path: path.to_owned(),
             prefix,
@@ -135,8 +140,20 @@ impl Tokenizer {
         max_length: Option<usize>,
     ) -> Result<Encoding, TokenizerError> {
         let text = self.normalized(text);
-        let body = guard(|| self.inner.encode_fast(&*text, false)).map_err(|detail| self.failed(detail))?;
-        self.finish(body.get_ids(), add_special, max_length)
+        let body = match self.by_words(&text) {
+            Some(body) => body,
+            None => self.whole(&text),
+        };
+        self.finish(&body.map_err(|detail| self.failed(detail))?, add_special, max_length)
+    }
+
+    fn whole(&self, text: &str) -> Result<Vec<u32>, String> {
+        guard(|| Ok(self.inner.encode_fast(text, false)?.get_ids().to_vec()))
+    }
+
+    /// Word by word, where that is the same.
+    fn by_words(&self, text: &str) -> Option<Result<Vec<u32>, String>> {
+        self.words.as_ref()?.encode(text, |word| self.whole(word))
     }
 
     /// Encodes many texts on all processors; the results are in the order of the texts.
@@ -144,11 +161,29 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`], for the first text that fails.
     pub fn encode_batch(&self, texts: &[&str], add_special: bool) -> Result<Vec<Encoding>, TokenizerError> {
-        let texts: Vec<Cow<str>> = texts.iter().map(|text| self.normalized(text)).collect();
-        let bodies = guard(|| self.inner.encode_batch_fast(texts, false)).map_err(|detail| self.failed(detail))?;
-        bodies
-            .iter()
-            .map(|body| self.finish(body.get_ids(), add_special, self.max_length))
+        let texts = texts.iter().map(|text| self.normalized(text));
+        let mut whole = Vec::new();
+        let by_words: Vec<_> = texts
+            .map(|text| {
+                let body = self.by_words(&text);
+                if body.is_none() {
+                    whole.push(text);
+                }
+                body
+            })
+            .collect();
+        let failed = |detail| self.failed(detail);
+        let bodies = guard(|| self.inner.encode_batch_fast(whole, false)).map_err(failed)?;
+        let mut bodies = bodies.iter();
+        by_words
+            .into_iter()
+            .map(|body| match body {
+                Some(body) => self.finish(&body.map_err(failed)?, add_special, self.max_length),
+                None => {
+                    let ids = bodies.next().map_or(&[][..], |body| body.get_ids());
+                    self.finish(ids, add_special, self.max_length)
+                }
+            })
             .collect()
     }
 

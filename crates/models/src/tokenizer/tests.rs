@@ -314,6 +314,28 @@ proptest! {
     }
 
     #[test]
+    fn word_by_word_is_as_the_whole(
+        texts in prop::collection::vec("[ -~]{0,40}|((the|cat|'s|<\\|endoftext\\|>|\\[MASK\\]|##s|3\\.14|!)( |)){0,12}|[ a-cé\\t]{0,9}", 1..5)
+    ) {
+        thread_local! {
+            static BOTH: [Tokenizer; 2] =
+                ["tokenizer_clip", "tokenizer_wordpiece"].map(|name| Tokenizer::open(&fixtures().join(name)).unwrap());
+        }
+        BOTH.with(|both| {
+            for tokenizer in both {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                let batch = tokenizer.encode_batch(&texts, false).unwrap();
+                for (text, found) in texts.iter().zip(batch) {
+                    let whole = tokenizer.whole(text).unwrap();
+                    let ascii = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+                    assert_eq!(tokenizer.by_words(text), ascii.then(|| Ok(whole.clone())));
+                    assert!(whole.starts_with(&found.ids) && whole.len() == found.ids.len() + found.cut);
+                }
+            }
+        });
+    }
+
+    #[test]
     fn a_mutated_tokenizer_json_never_panics(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5)
     ) {
@@ -346,6 +368,13 @@ proptest! {
             let _ = tokenizer.encode("the cat <eos>  猫 123", true);
             let _ = tokenizer.decode(&[0, 7, 100_000]);
         }
+    }
+}
+
+#[test]
+fn words_are_not_taken_apart_where_spaces_are_part_of_tokens() {
+    for name in ["smollm", "llama3", "qwen2", "gemma", "llama"] {
+        assert!(small(name).words.is_none(), "{name}");
     }
 }
 
