@@ -210,6 +210,7 @@ impl Task for Group<'_> {
                                         rows,
                                         cols: nr,
                                         ahead,
+                                        hurry: false,
                                     },
                                     false,
                                 );
@@ -224,6 +225,7 @@ impl Task for Group<'_> {
                                         rows,
                                         cols: nr,
                                         ahead,
+                                        hurry: false,
                                     },
                                     false,
                                 );
@@ -266,6 +268,7 @@ impl Task for Group<'_> {
                                         rows: count,
                                         cols,
                                         ahead,
+                                        hurry: false,
                                     },
                                     true,
                                 );
@@ -280,6 +283,7 @@ impl Task for Group<'_> {
                                         rows: count,
                                         cols,
                                         ahead,
+                                        hurry: false,
                                     },
                                     true,
                                 );
@@ -296,6 +300,7 @@ impl Task for Group<'_> {
                                     rows: S::MR.min(q1 - i),
                                     cols,
                                     ahead,
+                                    hurry: false,
                                 };
                                 tile_into(s, len, left, k_along.as_ptr().add(panel + block * nr), to, started);
                             }

@@ -195,6 +195,7 @@ impl Task for Rows<'_> {
                             rows,
                             cols: nr,
                             ahead,
+                            hurry: false,
                         };
                         tile_into(s, d, lhs, k_panels.as_ptr().add((block + j) * d), to, false);
                     }
@@ -223,6 +224,7 @@ impl Task for Rows<'_> {
                             rows,
                             cols: nr,
                             ahead,
+                            hurry: false,
                         };
                         tile_into(s, len, p, v_panels.as_ptr().add(j * keys + block * nr), to, started);
                     }

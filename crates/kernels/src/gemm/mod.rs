@@ -450,9 +450,10 @@ impl Task for Block<'_> {
             let cols = nr.min(plan.n - j * nr);
             for (slice, (q0, q1)) in parts(kp, format.unit(), slices).enumerate() {
                 let finish = slice + 1 == slices;
-                // While these tiles are computed, the next slice of B comes nearer: each tile fetches one line per four steps along k.
+                // While these tiles are computed, the next slice of B comes nearer: each tile fetches one line per four steps along k, or four where tiles are few.
                 let next = b.as_ptr().wrapping_add(q1 * nr);
-                let covered = nr / 4;
+                let hurry = format.apart().is_none() && (r1 - r0) / mr <= nr / 8;
+                let (covered, lines) = if hurry { (nr / 16, 4) } else { (nr / 4, 1) };
                 for p in 0..p1 - p0 {
                     let row = r0 + p * mr;
                     let at = row * plan.n + j * nr;
@@ -472,7 +473,7 @@ impl Task for Block<'_> {
                         };
                         let (b, c) = (b.as_ptr().add(q0 * nr), plan.c.ptr().add(at));
                         let ahead = if p < covered {
-                            next.wrapping_add(p * (q1 - q0) / 4 * 16)
+                            next.wrapping_add(p * lines * (q1 - q0) / 4 * 16)
                         } else {
                             b
                         };
@@ -482,6 +483,7 @@ impl Task for Block<'_> {
                             rows,
                             cols,
                             ahead,
+                            hurry,
                         };
                         let apart = format
                             .apart()

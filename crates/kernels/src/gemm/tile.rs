@@ -60,10 +60,16 @@ unsafe fn tile<S: Simd, M: Step<S>, const ROWS: usize, const WIDTH: usize>(
             }
         };
     }
-    // Full tiles bring memory nearer on the way: the rows of C where the sums will go, and a line of `ahead` every four steps.
+    // Full tiles bring memory nearer on the way: the rows of C where the sums will go, and a line of `ahead` every four steps, or four.
     let fours = if ROWS == S::MR { k / 4 } else { 0 };
     for i in 0..fours {
-        s.prefetch(to.ahead.wrapping_add(i * 16));
+        if to.hurry {
+            for line in 0..4 {
+                s.prefetch(to.ahead.wrapping_add((4 * i + line) * 16));
+            }
+        } else {
+            s.prefetch(to.ahead.wrapping_add(i * 16));
+        }
         if i < ROWS {
             s.prefetch(to.c.wrapping_add(i * to.stride));
             s.prefetch(to.c.wrapping_add(i * to.stride + S::LANES));
@@ -96,6 +102,8 @@ pub(crate) struct Tile {
     pub cols: usize,
     /// What will be read soon after this tile; never dereferenced.
     pub ahead: *const f32,
+    /// Whether few tiles share the fetching of it.
+    pub hurry: bool,
 }
 
 /// Sums rows of A times a packed panel of B into a tile of C: overwrites it, or adds to it.

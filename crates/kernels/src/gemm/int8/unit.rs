@@ -191,6 +191,7 @@ impl Unit {
             rows,
             cols: 2 * S::LANES,
             ahead: b.wrapping_add(words * 2 * S::LANES),
+            hurry: false,
         };
         // SAFETY: the caller's contract.
         unsafe {
