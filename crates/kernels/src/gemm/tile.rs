@@ -197,10 +197,15 @@ pub(super) unsafe fn finish_tile<S: Simd>(
     let (sums, stride) = apart.unwrap_or((tile.c, tile.stride));
     let add = add && apart.is_some();
     let bias = e.bias.map_or(&[][..], |b| &b[col..col + tile.cols]);
-    per_activation!(e.act, act => for j in crate::simd::steps::<S>(tile.cols) {
-        let here = (tile.cols - j).min(S::LANES);
-        let bias = if bias.is_empty() { s.zero() } else { s.get(&bias[j..]) };
-        for i in 0..tile.rows {
+    debug_assert!(tile.cols <= 2 * S::LANES);
+    let biases = [0, S::LANES].map(|j| s.get(&bias[j.min(bias.len())..]));
+    // Row by row: rows that are a multiple of 4 KiB apart share a set of the first-level cache, and the second half of each would be gone again.
+    per_activation!(e.act, act => for i in 0..tile.rows {
+        for (j, bias) in [0, S::LANES].into_iter().zip(biases) {
+            if j >= tile.cols {
+                break;
+            }
+            let here = (tile.cols - j).min(S::LANES);
             // SAFETY: the row lies inside C, which nobody else touches here; `pre` is as large as C. Sums were written before, those in C too.
             let (mut v, c) = unsafe {
                 let c = tile.c.add(i * tile.stride + j);
