@@ -10,9 +10,11 @@ const REMEMBERED: usize = 1 << 16;
 /// The longest of them, in bytes: with their tokens all take some 10 MB at most.
 const LONGEST: usize = 32;
 
+type Known = HashMap<Box<str>, Box<[u32]>>;
+
 /// Tokens of words, for texts of printable ASCII. Words are what lies between spaces.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Words(Arc<Mutex<HashMap<Box<str>, Box<[u32]>>>>);
+pub(super) struct Words(Arc<Mutex<Known>>);
 
 impl Words {
     /// `None` where tokens of a word may depend on what is beside it, or spaces be part of tokens: for others than CLIP's and BERT's ways to take a text apart, which drop spaces
