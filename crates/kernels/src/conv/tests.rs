@@ -50,89 +50,35 @@ fn naive_depthwise(x: &[f64], wt: &[f64], b: &[f64], act: Activation, s: &ConvSh
         .collect()
 }
 
+fn shape(
+    (n, h, w, c): (usize, usize, usize, usize),
+    [kh, kw]: [usize; 2],
+    stride: usize,
+    pad: [usize; 4],
+) -> ConvShape {
+    ConvShape {
+        n,
+        h,
+        w,
+        c,
+        kh,
+        kw,
+        stride,
+        pad,
+    }
+}
+
 fn shapes() -> Vec<ConvShape> {
     vec![
-        ConvShape {
-            n: 0,
-            h: 4,
-            w: 4,
-            c: 3,
-            kh: 2,
-            kw: 2,
-            stride: 2,
-            pad: [0; 4],
-        },
-        ConvShape {
-            n: 2,
-            h: 4,
-            w: 6,
-            c: 3,
-            kh: 2,
-            kw: 2,
-            stride: 2,
-            pad: [0; 4],
-        },
-        ConvShape {
-            n: 1,
-            h: 5,
-            w: 4,
-            c: 5,
-            kh: 3,
-            kw: 3,
-            stride: 1,
-            pad: [1, 1, 1, 1],
-        },
-        ConvShape {
-            n: 1,
-            h: 6,
-            w: 5,
-            c: 17,
-            kh: 3,
-            kw: 3,
-            stride: 2,
-            pad: [0, 1, 1, 2],
-        },
-        ConvShape {
-            n: 1,
-            h: 2,
-            w: 2,
-            c: 2,
-            kh: 5,
-            kw: 5,
-            stride: 1,
-            pad: [2, 2, 2, 2],
-        },
-        ConvShape {
-            n: 1,
-            h: 2,
-            w: 2,
-            c: 2,
-            kh: 3,
-            kw: 3,
-            stride: 1,
-            pad: [0; 4],
-        },
+        shape((0, 4, 4, 3), [2, 2], 2, [0; 4]),
+        shape((2, 4, 6, 3), [2, 2], 2, [0; 4]),
+        shape((1, 5, 4, 5), [3, 3], 1, [1, 1, 1, 1]),
+        shape((1, 6, 5, 17), [3, 3], 2, [0, 1, 1, 2]),
+        shape((1, 2, 2, 2), [5, 5], 1, [2, 2, 2, 2]),
+        shape((1, 2, 2, 2), [3, 3], 1, [0; 4]),
         // tiles of a row that lie over padding on either side, and ones that begin again before the row's end
-        ConvShape {
-            n: 2,
-            h: 3,
-            w: 7,
-            c: 19,
-            kh: 5,
-            kw: 5,
-            stride: 1,
-            pad: [2, 2, 2, 2],
-        },
-        ConvShape {
-            n: 1,
-            h: 4,
-            w: 13,
-            c: 3,
-            kh: 5,
-            kw: 5,
-            stride: 2,
-            pad: [1, 2, 1, 12],
-        },
+        shape((2, 3, 7, 19), [5, 5], 1, [2, 2, 2, 2]),
+        shape((1, 4, 13, 3), [5, 5], 2, [1, 2, 1, 12]),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Matrix products C (+)= A·B with packed operands, register tiles, and an epilogue that runs while a tile is in cache.
 //!
 //! Plan (after Goto & van de Geijn 2008): B is packed once, in panels as wide as a tile, by all threads; then each task packs a block of A rows small enough for the
-//! second-level cache and walks over the panels of B: one panel slice in the first-level cache, all row panels against it. Each number of C is summed over k in one
+//! second-level cache (or reads them where they lie, where B has few panels) and walks over the panels of B: one panel slice in the first-level cache, all row panels against it. Each number of C is summed over k in one
 //! order that does not depend on the number of threads.
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -462,7 +462,7 @@ impl Task for Block<'_> {
                     // (rows < m, cols < n) and inside this task's rows and columns.
                     unsafe {
                         let a = if in_place {
-                            let from = plan.a.data.as_ptr().add(row * plan.a.row_stride + k0 + q0);
+                            let from = plan.a.data.as_ptr().wrapping_add(row * plan.a.row_stride + k0 + q0);
                             Lhs {
                                 ptr: from,
                                 row: plan.a.row_stride,
@@ -578,6 +578,9 @@ mod tests {
                 (29, 300, 65),
                 (230, 40, 70),
                 (33, 600, 20),
+                // A is packed even where its rows lie side by side: many columns, and rows 4 KiB apart
+                (29, 40, 300),
+                (15, 1024, 33),
             ] {
                 for layouts in 0..16 {
                     check(m, k, n, layouts, layouts % 3 == 0);
